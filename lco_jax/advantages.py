@@ -1,0 +1,225 @@
+"""Advantage estimators and the ways to spread one over the actions.
+
+Estimators turn rewards into an advantage per step or per sample:
+
+    δ_t = r_t + γ (1 − terminated_t) V(s_{t+1}) − V(s_t)
+    A_t = δ_t + γ λ (1 − done_t) A_{t+1}
+
+An episode that terminates has no future value. One that is truncated (a time
+limit) has: it is bootstrapped from the value of the true next observation, and
+only the recursion is cut. `done` is terminated or truncated.
+
+Spreads turn the advantage of known actions into one for every action, as LCO's
+targets need.
+"""
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from lco_jax import numerics
+
+Array = jax.Array
+
+# Below this, the mass of the unknown actions is treated as this (the authors'
+# floor): the rest's advantage would otherwise grow without bound.
+_MIN_UNKNOWN_MASS = 0.1
+
+
+def generalized_advantage_estimation(
+  rewards: Array,
+  values: Array,
+  next_values: Array,
+  terminated: Array,
+  done: Array,
+  discount: float,
+  lambda_: float,
+) -> Array:
+  """Generalised advantage estimation, time first.
+
+  Args:
+    rewards: float[T, ...].
+    values: float[T, ...], V(s_t).
+    next_values: float[T, ...], V of the true next observation, the one before
+      any automatic reset.
+    terminated: bool[T, ...], the environment reached a terminal state.
+    done: bool[T, ...], the episode ended: terminated or truncated.
+    discount: γ in [0, 1].
+    lambda_: λ in [0, 1]; 0 is the one-step TD error, 1 Monte-Carlo.
+
+  Returns:
+    float[T, ...], advantages in units of return.
+
+  Raises:
+    AssertionError: at trace time, if shapes or dtypes differ.
+
+  Source: Schulman et al. 2016, arXiv:1506.02438, eq. 16.
+  """
+  rewards, values, next_values = numerics.float_arrays(
+    rewards, values, next_values
+  )
+  terminated, done = jnp.asarray(terminated), jnp.asarray(done)
+  chex.assert_equal_shape([rewards, values, next_values, terminated, done])
+  chex.assert_type([terminated, done], bool)
+  future = jnp.where(terminated, 0.0, next_values)
+  deltas = rewards + discount * future - values
+  decays = jnp.where(done, 0.0, discount * lambda_).astype(deltas.dtype)
+
+  def step(advantage, delta_and_decay):
+    delta, decay = delta_and_decay
+    advantage = delta + decay * advantage
+    return advantage, advantage
+
+  _, advantages = jax.lax.scan(
+    step, jnp.zeros_like(deltas[0]), (deltas, decays), reverse=True, unroll=8
+  )
+  return advantages
+
+
+def discounted_returns(
+  rewards: Array,
+  next_values: Array,
+  terminated: Array,
+  done: Array,
+  discount: float,
+) -> Array:
+  """Discounted reward to go, bootstrapped where the rollout is cut.
+
+  Args:
+    rewards: float[T, ...].
+    next_values: float[T, ...], V of the true next observation; used at
+      truncated steps and at the last one.
+    terminated: bool[T, ...], the environment reached a terminal state.
+    done: bool[T, ...], the episode ended: terminated or truncated.
+    discount: γ in [0, 1].
+
+  Returns:
+    float[T, ...], G_t = r_t + γ G_{t+1} within an episode.
+
+  Raises:
+    AssertionError: at trace time, if shapes or dtypes differ.
+
+  Source: Sutton & Barto 2018, eq. 3.8.
+  """
+  # A Monte-Carlo return is the λ = 1 advantage over a baseline of zero, with
+  # the bootstrap value kept where the recursion is cut.
+  cut = jnp.asarray(done).at[-1].set(True)
+  bootstrap = jnp.where(cut, next_values, 0.0)
+  zeros = jnp.zeros_like(rewards)
+  return generalized_advantage_estimation(
+    rewards, zeros, bootstrap, terminated, cut, discount, 1.0
+  )
+
+
+def normalized(advantages: Array, mean: Array, variance: Array) -> Array:
+  """Advantages with mean 0 and variance 1, given the moments of the batch.
+
+  The moments are arguments because a batch may be spread over devices.
+
+  Args:
+    advantages: float[...].
+    mean: float[], mean of the whole batch.
+    variance: float[], variance of the whole batch.
+
+  Returns:
+    float[...].
+  """
+  return (advantages - mean) * jax.lax.rsqrt(variance + 1e-8)
+
+
+def group_relative(rewards: Array, epsilon: float = 1e-6) -> Array:
+  """Rewards standardised within a group: (R − mean) / (std + ε).
+
+  Args:
+    rewards: float[..., n], rewards of the n samples of one prompt.
+    epsilon: added to the (population) standard deviation.
+
+  Returns:
+    float[..., n]; exactly 0 in a group whose rewards are all equal.
+
+  Source: Shao et al. 2024, arXiv:2402.03300 (GRPO).
+  """
+  (rewards,) = numerics.float_arrays(rewards)
+  centred = rewards - jnp.mean(rewards, axis=-1, keepdims=True)
+  scale = jnp.std(rewards, axis=-1, keepdims=True) + epsilon
+  # The rounded mean of equal rewards need not equal them.
+  spread = jnp.ptp(rewards, axis=-1, keepdims=True) > 0
+  return jnp.where(spread, centred / scale, 0.0)
+
+
+def leave_one_out(rewards: Array) -> Array:
+  """Each reward minus the mean of the others in its group (RLOO).
+
+  Args:
+    rewards: float[..., n], rewards of the n ≥ 2 samples of one prompt.
+
+  Returns:
+    float[..., n], in units of reward.
+
+  Raises:
+    AssertionError: if a group has fewer than two samples.
+
+  Source: Ahmadian et al. 2024, arXiv:2402.14740.
+  """
+  (rewards,) = numerics.float_arrays(rewards)
+  chex.assert_axis_dimension_gt(rewards, axis=-1, val=1)
+  n = rewards.shape[-1]
+  return (rewards - jnp.mean(rewards, axis=-1, keepdims=True)) * (n / (n - 1))
+
+
+def sampled(advantage: Array, actions: Array, num_actions: int) -> Array:
+  """The advantage at the sampled action, 0 at the others.
+
+  Args:
+    advantage: float[...].
+    actions: int[...], in [0, num_actions).
+    num_actions: A.
+
+  Returns:
+    float[..., A].
+
+  Raises:
+    AssertionError: at trace time, if shapes or dtypes are wrong.
+  """
+  (advantage,) = numerics.float_arrays(advantage)
+  actions = jnp.asarray(actions)
+  chex.assert_type(actions, int)
+  chex.assert_equal_shape([advantage, actions])
+  taken = jax.nn.one_hot(actions, num_actions, dtype=bool)
+  return jnp.where(taken, advantage[..., None], 0.0)
+
+
+def zero_mean_completion(
+  old_logits: Array, advantages: Array, indices: Array
+) -> Array:
+  """Completes the advantages of K known actions to mean zero under π_old.
+
+    A'_k  = A_k (1 − p_k)                         at the known actions
+    A'    = −Σ_k p_k A'_k / max(1 − Σ_k p_k, 0.1)  at all the others
+
+  Args:
+    old_logits: float[..., A], behaviour policy's logits.
+    advantages: float[..., K], advantages of the known actions.
+    indices: int[..., K], the known actions, distinct within a row.
+
+  Returns:
+    float[..., A], with Σ_a p(a) A'(a) = 0 unless the floor of 0.1 binds.
+
+  Raises:
+    AssertionError: at trace time, if shapes or dtypes are wrong.
+
+  Source: arXiv:2603.00963, dense advantages.
+  """
+  old_logits, advantages = numerics.float_arrays(old_logits, advantages)
+  indices = jnp.asarray(indices)
+  chex.assert_type(indices, int)
+  chex.assert_equal_shape([advantages, indices])
+  chex.assert_equal_shape_prefix([old_logits, indices], old_logits.ndim - 1)
+  probs = jnp.take_along_axis(jax.nn.softmax(old_logits), indices, axis=-1)
+  known = advantages * (1.0 - probs)
+  unknown_mass = 1.0 - jnp.sum(probs, axis=-1, keepdims=True)
+  rest = -jnp.sum(probs * known, axis=-1, keepdims=True) / jnp.maximum(
+    unknown_mass, _MIN_UNKNOWN_MASS
+  )
+  completed = jnp.broadcast_to(rest, old_logits.shape)
+  return jnp.put_along_axis(completed, indices, known, axis=-1, inplace=False)

@@ -1,0 +1,177 @@
+"""Control: the functions that make a `Training` of an environment."""
+
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from lco_jax import (
+  advantages,
+  diagnostics,
+  losses,
+  numerics,
+  objectives,
+  rollout,
+  targets,
+  training,
+  types,
+  update,
+)
+
+Array = jax.Array
+DEVICE_AXIS = update.DEVICE_AXIS
+
+
+def make_training(
+  environment: types.Environment,
+  networks,
+  objective: objectives.Objective,
+  optimizers: Mapping[str, optax.GradientTransformation],
+  *,
+  num_envs: int,
+  num_steps: int,
+  num_epochs: int,
+  num_minibatches: int,
+  discount: float,
+  gae_lambda: float,
+  beta: float,
+  nonpositive_beta_multiple: float = 1.0,
+  normalize_advantages: bool = True,
+) -> training.Training:
+  """Builds the training of an actor-critic in an in-graph environment.
+
+  Args:
+    environment: the environment.
+    networks: its ActorCritic.
+    objective: from `objectives.make_objective`.
+    optimizers: for the parts "policy" and "value".
+    num_envs: environments over all devices.
+    num_steps: steps that a rollout takes in each environment.
+    num_epochs: passes over each rollout.
+    num_minibatches: minibatches of each pass, a divisor of num_steps.
+    discount: γ in [0, 1].
+    gae_lambda: λ in [0, 1].
+    beta: KL strength of the optimal target, positive and finite.
+    nonpositive_beta_multiple: factor on β where the advantage is ≤ 0.
+    normalize_advantages: whether a rollout's advantages are brought to mean 0
+      and variance 1.
+
+  Raises:
+    ValueError: if a number is out of range.
+  """
+  for name, value in (("discount", discount), ("gae_lambda", gae_lambda)):
+    if not 0 <= value <= 1:
+      raise ValueError(f"{name} must be in [0, 1], got {value}")
+  for name, value in (
+    ("beta", beta),
+    ("nonpositive_beta_multiple", nonpositive_beta_multiple),
+  ):
+    if not 0 < value < float("inf"):
+      raise ValueError(f"{name} must be positive and finite, got {value}")
+
+  collect_policy = rollout.make_collect(environment, networks.policy, num_steps)
+
+  def collect(params, actor, keys):
+    return collect_policy(params["policy"], actor, keys)
+
+  def prepare(params, trajectory):
+    values, next_values = networks.value(
+      params["value"],
+      jnp.stack([trajectory.observation, trajectory.next_observation]),
+    )
+    advantage = advantages.generalized_advantage_estimation(
+      trajectory.reward,
+      values,
+      next_values,
+      trajectory.terminated,
+      trajectory.done,
+      discount,
+      gae_lambda,
+    )
+    value_target = advantage + values
+    if normalize_advantages:
+      mean, variance = diagnostics.moments(advantage, DEVICE_AXIS)
+      advantage = advantages.normalized(advantage, mean, variance)
+    old_logits = trajectory.behaviour_logits
+    target_logits = targets.optimal_logits(
+      old_logits,
+      advantages.sampled(
+        advantage, trajectory.action, environment.num_actions
+      ),
+      targets.sign_dependent_beta(advantage, beta, nonpositive_beta_multiple),
+    )
+    batch = types.Batch(
+      observation=trajectory.observation,
+      action=trajectory.action,
+      advantage=advantage,
+      old_logits=old_logits,
+      target_logits=target_logits,
+      old_value=values,
+      value_target=value_target,
+    )
+    metrics = episode_metrics(trajectory) | update.across_devices({
+      "entropy": numerics.average(losses.entropy(old_logits)),
+      "target_residual_before": numerics.average(
+        diagnostics.target_residual(target_logits, old_logits)
+      ),
+    })
+    metrics["explained_variance"] = diagnostics.explained_variance(
+      values, value_target, DEVICE_AXIS
+    )
+    return batch, metrics
+
+  def assess(params, batch):
+    logits = networks.policy(params["policy"], batch.observation)
+    return update.across_devices({
+      "kl_old_new": numerics.average(
+        losses.kl_divergence(batch.old_logits, logits)
+      ),
+      "target_residual_after": numerics.average(
+        diagnostics.target_residual(batch.target_logits, logits)
+      ),
+    })
+
+  return training.Training(
+    init_params=networks.init,
+    init_actor=lambda keys: rollout.start(environment, keys),
+    collect=collect,
+    prepare=prepare,
+    update=update.make_update(objective, dict(optimizers)),
+    assess=assess,
+    optimizers=dict(optimizers),
+    num_streams=num_envs,
+    num_steps=num_steps,
+    num_epochs=num_epochs,
+    num_minibatches=num_minibatches,
+  )
+
+
+def episode_metrics(trajectory: types.Trajectory) -> types.Metrics:
+  """Return and length of the episodes that ended in a rollout.
+
+  Args:
+    trajectory: [T, N], this device's share.
+
+  Returns:
+    Mean, minimum and maximum over all devices' episodes, NaN if none ended, and
+    their number.
+  """
+  done = trajectory.done
+  count = jax.lax.psum(jnp.sum(done), DEVICE_AXIS)
+  metrics = {"episodes": count.astype(jnp.float32)}
+  for name, values in (
+    ("episode_return", trajectory.episode_return),
+    ("episode_length", trajectory.episode_length.astype(jnp.float32)),
+  ):
+    total = jax.lax.psum(jnp.sum(jnp.where(done, values, 0.0)), DEVICE_AXIS)
+    least = jnp.min(values, where=done, initial=jnp.inf)
+    most = jnp.max(values, where=done, initial=-jnp.inf)
+    statistics = {
+      "mean": total / jnp.maximum(count, 1),
+      "min": jax.lax.pmin(least, DEVICE_AXIS),
+      "max": jax.lax.pmax(most, DEVICE_AXIS),
+    }
+    for statistic, value in statistics.items():
+      metrics[f"{name}_{statistic}"] = jnp.where(count > 0, value, jnp.nan)
+  return metrics

@@ -1,0 +1,35 @@
+"""Loss functions: pure, unreduced, one value per state or token."""
+
+from lco_jax.losses.lco import (
+  centred_logits,
+  importance_weight,
+  lco_kld_loss,
+  lco_lch_loss,
+  lco_mse_loss,
+)
+from lco_jax.losses.policy_gradient import ppo_clip_loss, reinforce_loss
+from lco_jax.losses.regularizers import (
+  entropy,
+  kl_divergence,
+  kl_estimate_k1,
+  kl_estimate_k2,
+  kl_estimate_k3,
+)
+from lco_jax.losses.value import clipped_value_loss, squared_value_loss
+
+__all__ = [
+  "centred_logits",
+  "clipped_value_loss",
+  "entropy",
+  "importance_weight",
+  "kl_divergence",
+  "kl_estimate_k1",
+  "kl_estimate_k2",
+  "kl_estimate_k3",
+  "lco_kld_loss",
+  "lco_lch_loss",
+  "lco_mse_loss",
+  "ppo_clip_loss",
+  "reinforce_loss",
+  "squared_value_loss",
+]

@@ -1,0 +1,75 @@
+"""Policy-gradient losses, per step: the surrogates that LCO is compared with.
+
+In the logits, with r = π(a)/π_old(a) and C(π) = diag π − π πᵀ:
+
+    REINFORCE  −A log π(a)   H = A C(π): concave where A < 0
+    PPO        −min(r A, clip(r, 1 − ε, 1 + ε) A)
+               H = −A r [(e_a − π)(e_a − π)ᵀ − C(π)]: indefinite; 0 once clipped
+"""
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from lco_jax import numerics
+
+Array = jax.Array
+
+
+def reinforce_loss(
+  log_prob: Array, advantage: Array, where: Array | None = None
+) -> Array:
+  """Score-function loss, −A log π(a); its mean gradient is −∇J.
+
+  Args:
+    log_prob: float[...], log π(a) of the sampled actions, in nats.
+    advantage: float[...], return minus baseline; held constant.
+    where: bool[...], steps that count; None means all.
+
+  Returns:
+    float[...]; 0 where masked out.
+
+  Raises:
+    AssertionError: at trace time, if shapes or dtypes differ.
+
+  Source: Williams 1992, REINFORCE.
+  """
+  log_prob, advantage = numerics.float_arrays(log_prob, advantage)
+  chex.assert_equal_shape([log_prob, advantage])
+  log_prob, advantage = numerics.zero_outside(where, log_prob, advantage)
+  return -jax.lax.stop_gradient(advantage) * log_prob
+
+
+def ppo_clip_loss(
+  log_prob: Array,
+  old_log_prob: Array,
+  advantage: Array,
+  clip_low: float,
+  clip_high: float,
+  where: Array | None = None,
+) -> Array:
+  """PPO's clipped surrogate, −min(r A, clip(r, 1 − ε_low, 1 + ε_high) A).
+
+  Args:
+    log_prob: float[...], log π(a) of the sampled actions, in nats.
+    old_log_prob: float[...], log π_old(a); held constant.
+    advantage: float[...]; held constant.
+    clip_low: ε_low ≥ 0; the ratio is clipped below at 1 − ε_low.
+    clip_high: ε_high ≥ 0; the ratio is clipped above at 1 + ε_high.
+    where: bool[...], steps that count; None means all.
+
+  Returns:
+    float[...]; 0 where masked out.
+
+  Raises:
+    AssertionError: at trace time, if shapes or dtypes differ.
+
+  Source: Schulman et al. 2017, arXiv:1707.06347, eq. 7.
+  """
+  arrays = numerics.float_arrays(log_prob, old_log_prob, advantage)
+  chex.assert_equal_shape(arrays)
+  log_prob, old_log_prob, advantage = numerics.zero_outside(where, *arrays)
+  advantage = jax.lax.stop_gradient(advantage)
+  ratio = jnp.exp(log_prob - jax.lax.stop_gradient(old_log_prob))
+  clipped = jnp.clip(ratio, 1.0 - clip_low, 1.0 + clip_high)
+  return -jnp.minimum(ratio * advantage, clipped * advantage)

@@ -1,0 +1,39 @@
+"""A small convolutional network for image-like observations."""
+
+from collections.abc import Callable, Sequence
+
+import flax.linen as nn
+import jax
+
+from lco_jax.networks import mlp
+
+Array = jax.Array
+
+
+class ConvolutionalNetwork(nn.Module):
+  """One 3×3 convolution, then an MLP: enough for MinAtar's 10×10 boards.
+
+  Attributes:
+    features: channels of the convolution.
+    hidden_sizes: widths of the MLP's hidden layers.
+    num_outputs: width of the output.
+    activation: nonlinearity.
+    output_scale: gain of the output layer's weights.
+
+  Source: Young & Tian 2019, arXiv:1903.03176 (MinAtar).
+  """
+
+  features: int
+  hidden_sizes: Sequence[int]
+  num_outputs: int
+  activation: Callable[[Array], Array]
+  output_scale: float
+
+  @nn.compact
+  def __call__(self, x: Array) -> Array:
+    """float[..., H, W, C] → float32[..., num_outputs]."""
+    x = self.activation(nn.Conv(self.features, (3, 3), padding="VALID")(x))
+    x = x.reshape(*x.shape[:-3], -1)
+    return mlp.MLP(
+      self.hidden_sizes, self.num_outputs, self.activation, self.output_scale
+    )(x)

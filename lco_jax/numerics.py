@@ -1,0 +1,158 @@
+"""Arithmetic that every loss shares: precision, masks, means, log cosh."""
+
+from typing import NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+
+Array = jax.Array
+
+
+class Average(NamedTuple):
+  """A weighted mean kept as its sum and its count, divided once at the end.
+
+  Partial averages of minibatches, accumulation steps and devices add up to the
+  average of the whole, which means of means do not.
+
+  Attributes:
+    total: float[...], sum of the counted entries.
+    count: float[...], how many entries were counted.
+  """
+
+  total: Array
+  count: Array
+
+  @property
+  def mean(self) -> Array:
+    """float[...], total / count; 0 where nothing was counted."""
+    return self.total / jnp.where(self.count > 0, self.count, 1.0)
+
+
+def average(values: Array, where: Array | None = None) -> Average:
+  """Sums and counts `values` over all axes, skipping what is masked out.
+
+  Args:
+    values: float[...].
+    where: bool[...] of the same shape, the entries that count; None means all.
+
+  Returns:
+    Average of scalars.
+  """
+  if where is None:
+    return Average(jnp.sum(values), jnp.asarray(values.size, values.dtype))
+  chex.assert_equal_shape([values, where])
+  chex.assert_type(where, bool)
+  counted = jnp.where(where, values, 0.0)
+  return Average(jnp.sum(counted), jnp.sum(where, dtype=values.dtype))
+
+
+def float_arrays(*arrays: Array) -> list[Array]:
+  """Checks that floating arrays agree in dtype and widens them to float32.
+
+  Losses are computed in float32 whatever the network's dtype; float64 stays.
+
+  Raises:
+    AssertionError: if an array is not floating point or the dtypes differ.
+  """
+  arrays = [jnp.asarray(array) for array in arrays]
+  chex.assert_type(arrays, float)
+  dtypes = sorted({str(array.dtype) for array in arrays})
+  if len(dtypes) > 1:
+    raise AssertionError(f"arrays must share one dtype, got {dtypes}")
+  dtype = jnp.promote_types(arrays[0].dtype, jnp.float32)
+  return [array.astype(dtype) for array in arrays]
+
+
+def zero_outside(where: Array | None, *arrays: Array) -> list[Array]:
+  """Replaces masked entries by 0 before they enter any arithmetic.
+
+  Masking a result is not enough: the gradient of a masked NaN is NaN · 0.
+
+  Args:
+    where: bool[...], entries to keep; None keeps all.
+    *arrays: float[...] of the same shape as `where`.
+
+  Returns:
+    One array for each of `arrays`.
+
+  Raises:
+    AssertionError: if a shape differs or `where` is not boolean.
+  """
+  if where is None:
+    return list(arrays)
+  where = jnp.asarray(where)
+  chex.assert_type(where, bool)
+  chex.assert_equal_shape([where, *arrays])
+  return [jnp.where(where, array, 0.0) for array in arrays]
+
+
+def log_softmax(logits: Array, where: Array | None = None) -> Array:
+  """log π over the legal actions, −inf elsewhere.
+
+  Args:
+    logits: float[..., A], in nats. Masked entries may hold anything.
+    where: bool[..., A], legal actions; None means all.
+
+  Returns:
+    float[..., A]. A row without any legal action is all −inf. The gradient is
+    finite in every case and zero at masked entries.
+  """
+  if where is None:
+    return jax.nn.log_softmax(logits)
+  where = jnp.asarray(where)
+  chex.assert_type(where, bool)
+  chex.assert_equal_shape([logits, where])
+  peak = jnp.max(logits, axis=-1, keepdims=True, where=where, initial=-jnp.inf)
+  peak = jax.lax.stop_gradient(jnp.where(jnp.isfinite(peak), peak, 0.0))
+  shifted = jnp.where(where, logits - peak, 0.0)
+  partition = jnp.sum(
+    jnp.where(where, jnp.exp(shifted), 0.0), -1, keepdims=True
+  )
+  # A row with nothing legal has an empty sum; its log must not be taken.
+  log_partition = jnp.log(jnp.where(partition > 0, partition, 1.0))
+  return jnp.where(where, shifted - log_partition, -jnp.inf)
+
+
+def select_action(values: Array, actions: Array) -> Array:
+  """values[..., a] for one action per row.
+
+  Args:
+    values: float[..., A].
+    actions: int[...], in [0, A).
+
+  Returns:
+    float[...]. An action out of range reads NaN.
+
+  Raises:
+    AssertionError: if `actions` is not integer or its shape is not [...].
+  """
+  values, actions = jnp.asarray(values), jnp.asarray(actions)
+  chex.assert_type(actions, int)
+  chex.assert_shape(actions, values.shape[:-1])
+  return jnp.take_along_axis(values, actions[..., None], axis=-1)[..., 0]
+
+
+@jax.custom_jvp
+def log_cosh(x: Array) -> Array:
+  """log cosh x without overflow; its derivative is exactly tanh x.
+
+  log cosh x = log(1 + 2 sinh²(x/2)) keeps the digits of a small x, and
+  |x| + log(1 + e^(−2|x|)) − log 2 does not overflow for a large one.
+
+  Args:
+    x: float[...].
+
+  Returns:
+    float[...], ≥ 0. The second derivative, sech² x, holds at 0 too.
+  """
+  size = jnp.abs(x)
+  near = jnp.log1p(2.0 * jnp.sinh(jnp.minimum(size, 1.0) / 2.0) ** 2)
+  far = size + jnp.log1p(jnp.exp(-2.0 * size)) - jnp.log(2.0).astype(x.dtype)
+  return jnp.where(size < 1.0, near, far)
+
+
+@log_cosh.defjvp
+def _log_cosh_jvp(primals, tangents):
+  (x,), (dx,) = primals, tangents
+  return log_cosh(x), jnp.tanh(x) * dx

@@ -1,0 +1,236 @@
+"""Algorithms by name: pure functions from parameters and a batch to a loss.
+
+An algorithm is a policy loss of (logits, Batch), one value per step; the value
+loss and the entropy bonus beside it are common to all. The options of an
+algorithm are the keyword arguments of its function here.
+"""
+
+import inspect
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from lco_jax import diagnostics, losses, numerics, types
+
+Array = jax.Array
+
+# (logits [..., A], Batch [...]) → (loss [...], metrics {name: float[...]}).
+PolicyLoss = Callable[[Array, types.Batch], tuple[Array, types.Metrics]]
+# (params, Batch) → (loss of each part, metrics), as sums and counts.
+Objective = Callable[
+  [dict[str, types.Params], types.Batch],
+  tuple[dict[str, numerics.Average], dict[str, numerics.Average]],
+]
+
+ANCHORS = ("old", "current")
+SUPPORTS = ("full", "sampled")
+
+
+def lco_mse(
+  anchor: str = "old", support: str = "full", centred: bool = True
+) -> PolicyLoss:
+  """LCO-MSE on logits.
+
+  Args:
+    anchor: what the target's logits are built on: `old`, the behaviour
+      policy's, as the theory requires, or `current`, an ablation whose gradient
+      is the constant −A/β, without curvature or fixed point.
+    support: `full` regresses every action's logit, `sampled` the sampled one's.
+    centred: whether the mean of the logits is left free.
+  """
+  return _regression(losses.lco_mse_loss, anchor, support, centred)
+
+
+def lco_lch(
+  anchor: str = "old", support: str = "full", centred: bool = True
+) -> PolicyLoss:
+  """LCO-LCH (log cosh) on logits; options as for LCO-MSE."""
+  return _regression(losses.lco_lch_loss, anchor, support, centred)
+
+
+def lco_kld(
+  anchor: str = "old", max_importance_weight: float = 1.0
+) -> PolicyLoss:
+  """LCO-KLD, forward KL from the optimal policy.
+
+  Args:
+    anchor: as for LCO-MSE.
+    max_importance_weight: clip of the factor 1/p(a) on the loss, ≥ 1; at 1
+      there is no factor.
+  """
+  _check_choice("anchor", anchor, ANCHORS)
+  _check_number("max_importance_weight", max_importance_weight, at_least=1.0)
+
+  def policy_loss(logits, batch):
+    weight = losses.importance_weight(
+      batch.old_logits, batch.action, max_importance_weight
+    )
+    target = _anchored_target(anchor, logits, batch)
+    return weight * losses.lco_kld_loss(logits, target), {}
+
+  return policy_loss
+
+
+def ppo(clip_low: float = 0.2, clip_high: float = 0.2) -> PolicyLoss:
+  """PPO with a clipped probability ratio.
+
+  Args:
+    clip_low: ε below 1, ≥ 0.
+    clip_high: ε above 1, ≥ 0.
+  """
+  _check_number("clip_low", clip_low, at_least=0.0)
+  _check_number("clip_high", clip_high, at_least=0.0)
+
+  def policy_loss(logits, batch):
+    log_prob = _log_prob(logits, batch.action)
+    old_log_prob = _log_prob(batch.old_logits, batch.action)
+    clipped = diagnostics.clipped(log_prob, old_log_prob, clip_low, clip_high)
+    loss = losses.ppo_clip_loss(
+      log_prob, old_log_prob, batch.advantage, clip_low, clip_high
+    )
+    return loss, {"clip_fraction": clipped.astype(jnp.float32)}
+
+  return policy_loss
+
+
+def reinforce() -> PolicyLoss:
+  """REINFORCE with the value function as baseline."""
+
+  def policy_loss(logits, batch):
+    log_prob = _log_prob(logits, batch.action)
+    return losses.reinforce_loss(log_prob, batch.advantage), {}
+
+  return policy_loss
+
+
+POLICY_LOSSES: dict[str, Callable[..., PolicyLoss]] = {
+  "lco_mse": lco_mse,
+  "lco_lch": lco_lch,
+  "lco_kld": lco_kld,
+  "ppo": ppo,
+  "reinforce": reinforce,
+}
+
+
+def options_of(algorithm: str) -> tuple[str, ...]:
+  """Names of the options that an algorithm takes.
+
+  Raises:
+    ValueError: if the algorithm is unknown.
+  """
+  if algorithm not in POLICY_LOSSES:
+    raise ValueError(
+      f"algorithm: unknown {algorithm!r}; known: {', '.join(POLICY_LOSSES)}"
+    )
+  return tuple(inspect.signature(POLICY_LOSSES[algorithm]).parameters)
+
+
+def make_policy_loss(algorithm: str, **options) -> PolicyLoss:
+  """Builds an algorithm's policy loss.
+
+  Args:
+    algorithm: a key of POLICY_LOSSES.
+    **options: the algorithm's own options.
+
+  Raises:
+    ValueError: if the algorithm is unknown, an option is not one of its own,
+      or an option's value is out of range.
+  """
+  known = options_of(algorithm)
+  for name in options:
+    if name not in known:
+      takes = ", ".join(known) or "no options"
+      raise ValueError(f"{name}: {algorithm} takes {takes}")
+  return POLICY_LOSSES[algorithm](**options)
+
+
+def make_objective(
+  policy: types.Apply,
+  value: types.Apply,
+  policy_loss: PolicyLoss,
+  entropy_coefficient: float = 0.0,
+  value_clip: float | None = None,
+) -> Objective:
+  """Builds the objective of an actor-critic.
+
+  Args:
+    policy: (policy parameters, observation) → logits.
+    value: (value parameters, observation) → value.
+    policy_loss: the algorithm's.
+    entropy_coefficient: weight of the entropy bonus, ≥ 0.
+    value_clip: how far a value may move from its old one before its loss is
+      clipped, > 0, in units of return; None for the plain squared error.
+
+  Returns:
+    The objective, with losses and metrics for the parts "policy" and "value".
+
+  Raises:
+    ValueError: if a number is out of range.
+  """
+  _check_number("entropy_coefficient", entropy_coefficient, at_least=0.0)
+  if value_clip is not None and not value_clip > 0:
+    raise ValueError(f"value_clip must be positive, got {value_clip}")
+
+  def objective(params, batch):
+    logits = policy(params["policy"], batch.observation)
+    loss, metrics = policy_loss(logits, batch)
+    loss = loss - entropy_coefficient * losses.entropy(logits)
+    values = value(params["value"], batch.observation)
+    if value_clip is None:
+      value_loss = losses.squared_value_loss(values, batch.value_target)
+    else:
+      value_loss = losses.clipped_value_loss(
+        values, batch.old_value, batch.value_target, value_clip
+      )
+    parts = {
+      "policy": numerics.average(loss),
+      "value": numerics.average(value_loss),
+    }
+    return parts, {k: numerics.average(v) for k, v in metrics.items()}
+
+  return objective
+
+
+def _regression(loss, anchor: str, support: str, centred: bool) -> PolicyLoss:
+  _check_choice("anchor", anchor, ANCHORS)
+  _check_choice("support", support, SUPPORTS)
+
+  def policy_loss(logits, batch):
+    target = _anchored_target(anchor, logits, batch)
+    where = None
+    if support == "sampled":
+      where = jax.nn.one_hot(batch.action, logits.shape[-1], dtype=bool)
+    if centred:
+      logits = losses.centred_logits(logits)
+      target = losses.centred_logits(target)
+    return loss(logits, target, where), {}
+
+  return policy_loss
+
+
+def _anchored_target(
+  anchor: str, logits: Array, batch: types.Batch
+) -> Array:
+  """z* of the batch, moved onto the current logits for the ablation."""
+  if anchor == "old":
+    return batch.target_logits
+  shift = batch.target_logits - batch.old_logits  # A/β
+  return jax.lax.stop_gradient(logits) + shift
+
+
+def _log_prob(logits: Array, action: Array) -> Array:
+  return numerics.select_action(jax.nn.log_softmax(logits), action)
+
+
+def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+  if value not in choices:
+    raise ValueError(
+      f"{name}: unknown {value!r}; known: {', '.join(choices)}"
+    )
+
+
+def _check_number(name: str, value: float, at_least: float) -> None:
+  if not (math.isfinite(value) and value >= at_least):
+    raise ValueError(f"{name} must be finite and ≥ {at_least}, got {value}")

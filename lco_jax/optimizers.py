@@ -1,0 +1,84 @@
+"""Optimizers by name: gradient clipping, then any optax optimizer."""
+
+import inspect
+import math
+
+import jax
+import jax.numpy as jnp
+import optax
+
+SCHEDULES = ("constant", "linear", "cosine")
+
+
+def make_schedule(
+  name: str, learning_rate: float, num_steps: int
+) -> optax.Schedule:
+  """Learning rate as a function of the optimizer step.
+
+  Args:
+    name: `constant`, or `linear` or `cosine` decay to 0.
+    learning_rate: initial value, positive and finite.
+    num_steps: optimizer steps until the end of training.
+
+  Raises:
+    ValueError: if the name is unknown or the rate is out of range.
+  """
+  if not (math.isfinite(learning_rate) and learning_rate > 0):
+    raise ValueError(
+      f"learning_rate must be positive and finite, got {learning_rate}"
+    )
+  if name == "constant":
+    return optax.constant_schedule(learning_rate)
+  if name == "linear":
+    return optax.linear_schedule(learning_rate, 0.0, num_steps)
+  if name == "cosine":
+    return optax.cosine_decay_schedule(learning_rate, num_steps)
+  raise ValueError(
+    f"learning_rate_schedule: unknown {name!r}; known: {', '.join(SCHEDULES)}"
+  )
+
+
+def make_optimizer(
+  name: str,
+  schedule: optax.Schedule,
+  max_gradient_norm: float | None,
+  **options,
+) -> optax.GradientTransformation:
+  """Clips by global norm, then applies the named optax optimizer.
+
+  Args:
+    name: name of a function in optax whose first argument is learning_rate.
+    schedule: the learning rate.
+    max_gradient_norm: global norm to clip at, > 0; None for no clipping.
+    **options: the optimizer's own keyword arguments.
+
+  Raises:
+    ValueError: if optax has no such optimizer, it does not take an option, it
+      needs more than gradients, or the norm is out of range.
+  """
+  if max_gradient_norm is not None and not max_gradient_norm > 0:
+    raise ValueError(
+      f"max_gradient_norm must be positive, got {max_gradient_norm}"
+    )
+  factory = getattr(optax, name, None)
+  if not callable(factory) or not _takes_learning_rate(factory):
+    raise ValueError(f"optimizer: optax has no optimizer {name!r}")
+  try:
+    optimizer = factory(schedule, **options)
+    example = {"w": jnp.zeros((2, 2))}
+    jax.eval_shape(
+      lambda p: optimizer.update(p, optimizer.init(p), p), example
+    )
+  except TypeError as error:
+    raise ValueError(f"optimizer: {name!r} cannot be used: {error}") from error
+  if max_gradient_norm is None:
+    return optimizer
+  return optax.chain(optax.clip_by_global_norm(max_gradient_norm), optimizer)
+
+
+def _takes_learning_rate(factory) -> bool:
+  try:
+    parameters = list(inspect.signature(factory).parameters)
+  except (TypeError, ValueError):
+    return False
+  return parameters[:1] == ["learning_rate"]

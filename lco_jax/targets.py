@@ -1,0 +1,172 @@
+"""Targets: the policy that LCO regresses onto, computed once per rollout.
+
+Per state, with behaviour policy p = softmax(z_old), advantage A and β > 0, the
+KL-regularised objective
+
+    max_π  E_{a∼π}[A(a)] − β KL(π ‖ p)
+
+has the closed-form maximiser
+
+    π*(a) = p(a) exp(A(a)/β) / Z        z* = z_old + A/β   (up to a constant)
+
+The constant is the gauge: logits that differ by it are the same policy.
+
+Source: arXiv:2603.00963.
+"""
+
+import math
+import numbers
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lco_jax import numerics
+
+Array = jax.Array
+
+
+def _check_beta(beta: Array | float) -> None:
+  """Rejects a β known at trace time that is not positive and finite."""
+  if isinstance(beta, numbers.Real):
+    valid = math.isfinite(beta) and beta > 0
+  elif isinstance(beta, np.ndarray):
+    valid = bool(np.all(np.isfinite(beta) & (beta > 0)))
+  else:
+    return  # A traced or device array: its values are not ours to read.
+  if not valid:
+    raise ValueError(f"beta must be positive and finite, got {beta}")
+
+
+def optimal_logits(
+  old_logits: Array, advantages: Array, beta: Array | float
+) -> Array:
+  """Logits of the optimal policy, z* = z_old + A/β.
+
+  Args:
+    old_logits: float[..., A], behaviour policy's logits, in nats.
+    advantages: float[..., A], advantage of every action, in units of return.
+    beta: KL strength, positive, in units of return; a scalar or an array that
+      broadcasts against [..., A].
+
+  Returns:
+    float[..., A], in the gauge of `old_logits`.
+
+  Raises:
+    ValueError: if a Python or NumPy `beta` is not positive and finite.
+    AssertionError: at trace time, if shapes or dtypes differ.
+
+  Source: arXiv:2603.00963, closed-form optimal policy.
+  """
+  _check_beta(beta)
+  old_logits, advantages = numerics.float_arrays(old_logits, advantages)
+  chex.assert_equal_shape([old_logits, advantages])
+  beta = jnp.asarray(beta, old_logits.dtype)
+  return old_logits + advantages / jnp.broadcast_to(beta, old_logits.shape)
+
+
+def optimal_log_probs(
+  old_logits: Array,
+  advantages: Array,
+  beta: Array | float,
+  where: Array | None = None,
+) -> Array:
+  """Log-probabilities of the optimal policy, log π* = log softmax(z*).
+
+  Args:
+    old_logits: float[..., A], behaviour policy's logits, in nats.
+    advantages: float[..., A], advantage of every action, in units of return.
+    beta: KL strength, positive; a scalar or broadcasting against [..., A].
+    where: bool[..., A], legal actions; None means all.
+
+  Returns:
+    float[..., A], −inf at illegal actions.
+
+  Raises:
+    ValueError: if a Python or NumPy `beta` is not positive and finite.
+    AssertionError: at trace time, if shapes or dtypes differ.
+
+  Source: arXiv:2603.00963, closed-form optimal policy.
+  """
+  return numerics.log_softmax(
+    optimal_logits(old_logits, advantages, beta), where
+  )
+
+
+def sign_dependent_beta(
+  advantage: Array, beta: float, nonpositive_multiple: float
+) -> Array:
+  """β where the advantage is positive, a multiple of it elsewhere.
+
+  The authors' rule-reward code multiplies β by 100 where A ≤ 0, which all but
+  discards negative samples. A multiple of 1 is the plain method.
+
+  Args:
+    advantage: float[...].
+    beta: KL strength, positive and finite.
+    nonpositive_multiple: factor on β where A ≤ 0, positive and finite.
+
+  Returns:
+    float[..., 1], to be broadcast over actions.
+
+  Raises:
+    ValueError: if either number is not positive and finite.
+  """
+  _check_beta(beta)
+  _check_beta(beta * nonpositive_multiple)
+  (advantage,) = numerics.float_arrays(advantage)
+  scale = jnp.where(advantage > 0, 1.0, nonpositive_multiple)
+  return (beta * scale).astype(advantage.dtype)[..., None]
+
+
+def ratio_log_probs(
+  old_logits: Array,
+  actions: Array,
+  ratio: Array | float,
+  min_prob: float,
+  max_prob: Array | float,
+) -> Array:
+  """Target that scales the sampled action's probability by a given ratio ρ.
+
+    q(a) = ρ p(a), the other actions rescaled by (1 − q(a)) / (1 − p(a))
+
+  Where ρ < 1 would push an action below `min_prob`, the action keeps p(a);
+  where ρ > 1, q(a) is capped at `max_prob`. As in the authors' code the cap
+  also lowers an action that is above it already; pass
+  `jnp.maximum(max_prob, p(a))` to leave such an action where it is.
+
+  Args:
+    old_logits: float[..., A], logits of the policy p that is rescaled.
+    actions: int[...], sampled actions, in [0, A).
+    ratio: ρ > 0, a scalar or broadcasting against [...].
+    min_prob: probability that a negative sample is not pushed below.
+    max_prob: cap of a positive sample, < 1; broadcasts against [...].
+
+  Returns:
+    float[..., A], log q.
+
+  Raises:
+    AssertionError: at trace time, if shapes or dtypes are wrong.
+
+  Source: arXiv:2603.00963, its earlier version's ratio target.
+  """
+  (old_logits,) = numerics.float_arrays(old_logits)
+  log_probs = jax.nn.log_softmax(old_logits)
+  log_prob = numerics.select_action(log_probs, actions)
+  ratio = jnp.broadcast_to(ratio, log_prob.shape).astype(log_prob.dtype)
+  max_prob = jnp.broadcast_to(max_prob, log_prob.shape).astype(log_prob.dtype)
+  prob = jnp.exp(log_prob)
+  scaled = ratio * prob
+  decreased = jnp.where(scaled < min_prob, prob, scaled)
+  increased = jnp.minimum(scaled, max_prob)
+  new_prob = jnp.where(
+    ratio < 1, decreased, jnp.where(ratio > 1, increased, prob)
+  )
+  # 1 − p(a) is the others' mass; summing it avoids cancellation near p(a) = 1.
+  taken = jax.nn.one_hot(actions, old_logits.shape[-1], dtype=bool)
+  others_mass = jnp.sum(jnp.where(taken, 0.0, jnp.exp(log_probs)), axis=-1)
+  others_scale = jnp.log1p(-new_prob) - jnp.log(others_mass)
+  return jnp.where(
+    taken, jnp.log(new_prob)[..., None], log_probs + others_scale[..., None]
+  )

@@ -1,0 +1,285 @@
+"""The training program: one scanned step for every kind of task.
+
+    collect → prepare (advantages, targets; once) → epochs × minibatches
+
+What differs between tasks comes in as the functions of a `Training`. A chunk
+of steps is one compiled program: scanned over updates, vmapped over seeds,
+pmapped over devices. Axes of the learner state: [devices, seeds, ...].
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from lco_jax import types
+from lco_jax import update as update_lib
+
+Array = jax.Array
+DEVICE_AXIS = update_lib.DEVICE_AXIS
+
+# Metrics that are NaN by right in an update in which no episode ended.
+_MAY_BE_MISSING = "episode_"
+
+
+class NonFiniteError(RuntimeError):
+  """Training produced a value that is not finite."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+  """All that defines a training run, as functions of one device's share.
+
+  A stream is one of the N independent sources of experience on a device (an
+  environment); T is the number of steps that a rollout takes in each.
+
+  Attributes:
+    init_params: key → {part: parameters}.
+    init_actor: keys [N] → collector's state.
+    collect: (params, collector's state, keys [N]) → (collector's state,
+      rollout [T, N, ...]).
+    prepare: (params, rollout) → (batch [T, N, ...], metrics over all devices).
+    update: (params, opt_state, minibatch) → (params, opt_state, metrics).
+    assess: (params, batch) → metrics over all devices, after the epochs.
+    optimizers: {part: optax optimizer}, those that `update` applies.
+    num_streams: N, streams over all devices.
+    num_steps: T.
+    num_epochs: passes over each rollout.
+    num_minibatches: minibatches of each pass, a divisor of T.
+  """
+
+  init_params: Callable[[types.PRNGKey], dict[str, types.Params]]
+  init_actor: Callable[[types.PRNGKey], Any]
+  collect: Callable[[dict[str, types.Params], Any, types.PRNGKey], Any]
+  prepare: Callable[[dict[str, types.Params], Any], tuple[Any, types.Metrics]]
+  update: update_lib.Update
+  assess: Callable[[dict[str, types.Params], Any], types.Metrics]
+  optimizers: dict[str, optax.GradientTransformation]
+  num_streams: int
+  num_steps: int
+  num_epochs: int
+  num_minibatches: int
+
+  def __post_init__(self):
+    for name in ("num_streams", "num_steps", "num_epochs", "num_minibatches"):
+      if getattr(self, name) < 1:
+        raise ValueError(f"{name} must be ≥ 1, got {getattr(self, name)}")
+    if self.num_steps % self.num_minibatches:
+      raise ValueError(
+        f"num_minibatches {self.num_minibatches} does not divide"
+        f" num_steps {self.num_steps}"
+      )
+
+  @property
+  def steps_per_update(self) -> int:
+    """Environment steps in one update of one seed."""
+    return self.num_streams * self.num_steps
+
+
+def train_step(
+  training: Training, num_devices: int, state: types.LearnerState
+) -> tuple[types.LearnerState, types.Metrics]:
+  """One update of one seed on one device's share of the streams.
+
+  Args:
+    training: what to train.
+    num_devices: size of the axis named DEVICE_AXIS that this runs under.
+    state: of one seed on one device.
+
+  Returns:
+    The next state, and metrics that are the same on every device.
+  """
+  key = jax.random.fold_in(state.key, state.update)
+  collect_key, shuffle_key = jax.random.split(key)
+  num_streams = training.num_streams // num_devices
+  actor, rollout = training.collect(
+    state.params, state.actor, _stream_keys(collect_key, num_streams)
+  )
+  batch, before = training.prepare(state.params, rollout)
+  indices = update_lib.minibatch_indices(
+    _stream_keys(shuffle_key, num_streams),
+    training.num_steps,
+    training.num_epochs,
+    training.num_minibatches,
+  )
+  params, opt_state, during = update_lib.run_epochs(
+    training.update, state.params, state.opt_state, batch, indices
+  )
+  after = training.assess(params, batch)
+  norms = {
+    f"{part}_parameter_norm": optax.global_norm(params[part]) for part in params
+  }
+  state = types.LearnerState(
+    params=params,
+    opt_state=opt_state,
+    actor=actor,
+    key=state.key,
+    update=state.update + 1,
+  )
+  return state, before | during | after | norms
+
+
+def initial_state(
+  training: Training,
+  seeds: Sequence[int],
+  devices: Sequence[jax.Device],
+) -> types.LearnerState:
+  """The learner state before the first update, [devices, seeds, ...].
+
+  Parameters are initialised seed by seed: a vmapped orthogonal initialiser can
+  deadlock the CPU backend on two cores.
+
+  Args:
+    training: what to train.
+    seeds: distinct, one run each.
+    devices: over which the streams are divided.
+
+  Raises:
+    ValueError: if the streams do not divide over the devices.
+  """
+  if training.num_streams % len(devices):
+    raise ValueError(
+      f"{training.num_streams} environments do not divide over"
+      f" {len(devices)} devices"
+    )
+  roots = jax.vmap(jax.random.key)(jnp.asarray(seeds, jnp.uint32))
+  init_keys, actor_keys, run_keys = jax.vmap(
+    lambda key: tuple(jax.random.split(key, 3))
+  )(roots)
+  init_params = jax.jit(training.init_params)
+  params = jax.tree.map(
+    lambda *leaves: jnp.stack(leaves), *[init_params(key) for key in init_keys]
+  )
+
+  def init(actor_key, params, run_key):
+    num_streams = training.num_streams // len(devices)
+    return types.LearnerState(
+      params=params,
+      opt_state={
+        part: optimizer.init(params[part])
+        for part, optimizer in training.optimizers.items()
+      },
+      actor=training.init_actor(_stream_keys(actor_key, num_streams)),
+      key=run_key,
+      update=jnp.int32(0),
+    )
+
+  init_on_devices = jax.pmap(
+    lambda _: jax.vmap(init)(actor_keys, params, run_keys),
+    axis_name=DEVICE_AXIS,
+    devices=devices,
+  )
+  return init_on_devices(jnp.arange(len(devices)))  # One call each.
+
+
+def compile_chunks(
+  training: Training,
+  devices: Sequence[jax.Device],
+  state: types.LearnerState,
+  lengths: Sequence[int],
+) -> dict[int, Callable]:
+  """Compiles the training program for each chunk length, ahead of time.
+
+  Args:
+    training: what to train.
+    devices: those of the state.
+    state: a learner state [devices, seeds, ...], read for its shapes only.
+    lengths: numbers of updates in a chunk.
+
+  Returns:
+    {length: program}; a program takes and consumes a state and returns
+    (state, metrics [devices, length, seeds]).
+  """
+
+  def run(length):
+    def seeds_step(state, _):
+      return jax.vmap(lambda s: train_step(training, len(devices), s))(state)
+
+    return jax.pmap(
+      lambda state: jax.lax.scan(seeds_step, state, length=length),
+      axis_name=DEVICE_AXIS,
+      devices=devices,
+      donate_argnums=0,
+    )
+
+  return {
+    length: run(length).lower(state).compile() for length in sorted(set(lengths))
+  }
+
+
+def chunk_lengths(num_updates: int, updates_per_chunk: int) -> list[int]:
+  """Splits a run into chunks: equal ones, then what remains."""
+  whole, rest = divmod(num_updates, updates_per_chunk)
+  return [updates_per_chunk] * whole + [rest] * (rest > 0)
+
+
+def run_chunks(
+  programs: dict[int, Callable],
+  state: types.LearnerState,
+  lengths: Sequence[int],
+) -> Iterator[tuple[types.LearnerState, dict[str, np.ndarray]]]:
+  """Runs the chunks one after the other, handing each one's metrics to the host.
+
+  Args:
+    programs: from `compile_chunks`.
+    state: the state to start from; consumed.
+    lengths: the chunks' numbers of updates.
+
+  Yields:
+    (state, metrics {name: float[updates, seeds]}) after each chunk.
+  """
+  for length in lengths:
+    state, metrics = programs[length](state)
+    # Every device holds the same metrics; read the first one's.
+    yield (
+      state,
+      jax.tree.map(
+        lambda leaf: np.asarray(leaf.addressable_shards[0].data)[0], metrics
+      ),
+    )
+
+
+def first_nonfinite(
+  metrics: dict[str, np.ndarray],
+) -> tuple[int, int, list[str]] | None:
+  """The first update of a chunk in which a metric is not finite.
+
+  Args:
+    metrics: {name: float[updates, seeds]}.
+
+  Returns:
+    (update within the chunk, seed's position, names of the metrics), or None.
+  """
+  checked = {
+    name: np.isfinite(values)
+    for name, values in metrics.items()
+    if not name.startswith(_MAY_BE_MISSING)
+  }
+  finite = np.all(list(checked.values()), axis=0)
+  if finite.all():
+    return None
+  update, seed = np.argwhere(~finite)[0]
+  return (
+    int(update),
+    int(seed),
+    [name for name, ok in checked.items() if not ok[update, seed]],
+  )
+
+
+def unreplicated(state: types.LearnerState) -> dict[str, types.Params]:
+  """Parameters [seeds, ...] of a state [devices, seeds, ...], on the host."""
+  return jax.tree.map(
+    lambda leaf: np.asarray(leaf.addressable_shards[0].data)[0], state.params
+  )
+
+
+def _stream_keys(key: types.PRNGKey, num_streams: int) -> types.PRNGKey:
+  """Keys of this device's streams, by their global index: keys [N]."""
+  first = jax.lax.axis_index(DEVICE_AXIS) * num_streams
+  return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(
+    key, first + jnp.arange(num_streams)
+  )

@@ -1,0 +1,157 @@
+"""The data that flows through training, and the functions that carry it.
+
+Shapes name their axes: T time steps, N environments, A actions, O the
+observation's own axes. Control is time-major.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+import jax
+
+Array = jax.Array
+PRNGKey = jax.Array
+Params = Any  # A pytree of one network's parameters.
+Metrics = dict[str, Array]
+
+
+class Transition(NamedTuple):
+  """What one environment step returns; the environment does not reset itself.
+
+  Attributes:
+    state: pytree, the environment's next state.
+    observation: float[O], seen in that state, also if the episode ended.
+    reward: float[].
+    terminated: bool[], the task reached an end: the future is worth nothing.
+    truncated: bool[], a time limit cut the episode: the future has a value.
+  """
+
+  state: Any
+  observation: Array
+  reward: Array
+  terminated: Array
+  truncated: Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Environment:
+  """An environment as pure functions of explicit state, one copy at a time.
+
+  Attributes:
+    name: the id that it was made by.
+    observation_shape: O.
+    num_actions: A.
+    max_episode_steps: bound on an episode's length.
+    reset: key → (state, observation).
+    step: (key, state, action int32[]) → Transition.
+  """
+
+  name: str
+  observation_shape: tuple[int, ...]
+  num_actions: int
+  max_episode_steps: int
+  reset: Callable[[PRNGKey], tuple[Any, Array]]
+  step: Callable[[PRNGKey, Any, Array], Transition]
+
+
+def _pytree(cls):
+  """A frozen dataclass whose fields are all children of the pytree."""
+  return jax.tree_util.register_dataclass(
+    dataclasses.dataclass(frozen=True)(cls)
+  )
+
+
+@_pytree
+class Trajectory:
+  """What a rollout saw, time-major.
+
+  Attributes:
+    observation: float[T, N, O].
+    action: int32[T, N].
+    behaviour_logits: float[T, N, A], of the policy that chose the action.
+    reward: float[T, N].
+    next_observation: float[T, N, O], the true successor, before any reset.
+    terminated: bool[T, N].
+    done: bool[T, N], terminated or truncated.
+    episode_return: float[T, N], undiscounted return of the episode so far.
+    episode_length: int32[T, N], steps of the episode so far.
+  """
+
+  observation: Array
+  action: Array
+  behaviour_logits: Array
+  reward: Array
+  next_observation: Array
+  terminated: Array
+  done: Array
+  episode_return: Array
+  episode_length: Array
+
+
+@_pytree
+class ActorState:
+  """What a collector carries from rollout to rollout.
+
+  Attributes:
+    environment_state: pytree with leading axis N.
+    observation: float[N, O], of the current states.
+    episode_return: float[N], of the episodes under way.
+    episode_length: int32[N].
+  """
+
+  environment_state: Any
+  observation: Array
+  episode_return: Array
+  episode_length: Array
+
+
+@_pytree
+class Batch:
+  """What an objective needs of each step; constant during the epochs.
+
+  Attributes:
+    observation: float[..., O].
+    action: int32[...].
+    advantage: float[...], normalised.
+    old_logits: float[..., A], behaviour policy's logits.
+    target_logits: float[..., A], optimal logits z*.
+    old_value: float[...], V at collection.
+    value_target: float[...], the return that V regresses onto.
+  """
+
+  observation: Array
+  action: Array
+  advantage: Array
+  old_logits: Array
+  target_logits: Array
+  old_value: Array
+  value_target: Array
+
+
+@_pytree
+class LearnerState:
+  """All that training carries: saving this pytree saves the run.
+
+  Attributes:
+    params: {part: parameters}; the parts are "policy" and "value".
+    opt_state: {part: optax state}.
+    actor: the collector's state, different on every device.
+    key: PRNG key of the run; randomness is drawn from it, the update's number
+      and the environment's global index, so it never changes.
+    update: int32[], completed updates.
+  """
+
+  params: dict[str, Params]
+  opt_state: dict[str, Any]
+  actor: Any
+  key: PRNGKey
+  update: Array
+
+
+class Apply(Protocol):
+  """A network: parameters and observations [..., O] to outputs [...]."""
+
+  def __call__(self, params: Params, observation: Array) -> Array:
+    """Applies the network to observations with any leading axes."""
+    ...

@@ -1,0 +1,155 @@
+"""One optimizer step, and the epochs of minibatches that it is repeated over.
+
+Written for one shard of the data on a mapped device axis: sums and counts are
+added over the axis before they are divided, so every device takes the same
+step, the one that the whole batch asks for. The body does not know whether the
+axis comes from `jax.pmap` or from `jax.vmap(axis_name=...)`.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from lco_jax import numerics, objectives, types
+
+Array = jax.Array
+
+# Name of the mapped axis over which data is divided.
+DEVICE_AXIS = "devices"
+
+Update = Callable[
+  [dict[str, types.Params], dict[str, Any], types.Batch],
+  tuple[dict[str, types.Params], dict[str, Any], dict[str, numerics.Average]],
+]
+
+
+def make_update(
+  objective: objectives.Objective,
+  optimizers: dict[str, optax.GradientTransformation],
+) -> Update:
+  """Builds the step: gradient → sum over devices → optax, part by part.
+
+  Args:
+    objective: (params, batch) → (losses by part, metrics).
+    optimizers: an optax chain for each part, so that one part's gradient norm
+      never clips another's.
+
+  Returns:
+    (params, opt_state, batch) → (params, opt_state, metrics). To be called
+    under an axis named DEVICE_AXIS.
+  """
+
+  def total_loss(params, batch):
+    parts, metrics = objective(params, batch)
+    counts = jax.lax.psum(
+      {name: part.count for name, part in parts.items()}, DEVICE_AXIS
+    )
+    shares = [
+      numerics.Average(part.total, counts[name]).mean
+      for name, part in parts.items()
+    ]
+    return sum(shares), (parts, metrics)
+
+  def update(params, opt_state, batch):
+    gradients, (parts, metrics) = jax.grad(total_loss, has_aux=True)(
+      params, batch
+    )
+    gradients = jax.lax.psum(gradients, DEVICE_AXIS)
+    new_params, new_opt_state = {}, {}
+    for name, optimizer in optimizers.items():
+      updates, new_opt_state[name] = optimizer.update(
+        gradients[name], opt_state[name], params[name]
+      )
+      new_params[name] = optax.apply_updates(params[name], updates)
+      metrics[f"{name}_loss"] = parts[name]
+      metrics[f"{name}_gradient_norm"] = numerics.average(
+        optax.global_norm(gradients[name])
+      )
+      metrics[f"{name}_update_norm"] = numerics.average(
+        optax.global_norm(updates)
+      )
+    return new_params, new_opt_state, metrics
+
+  return update
+
+
+def minibatch_indices(
+  keys: types.PRNGKey, num_steps: int, num_epochs: int, num_minibatches: int
+) -> Array:
+  """Which time steps each minibatch takes of each environment.
+
+  Time is shuffled within every environment, so a minibatch holds T/M steps of
+  each, however the environments are dealt to devices.
+
+  Args:
+    keys: PRNG keys [N], one for each environment.
+    num_steps: T.
+    num_epochs: E.
+    num_minibatches: M, a divisor of T.
+
+  Returns:
+    int32[E · M, T / M, N], time indices.
+  """
+
+  def permutations(key):
+    epoch_keys = jax.random.split(key, num_epochs)
+    return jax.vmap(lambda k: jax.random.permutation(k, num_steps))(epoch_keys)
+
+  indices = jax.vmap(permutations, out_axes=-1)(keys)  # [E, T, N]
+  return indices.reshape(
+    num_epochs * num_minibatches, num_steps // num_minibatches, len(keys)
+  )
+
+
+def take_steps(batch: types.Batch, indices: Array) -> types.Batch:
+  """Gathers time steps, environment by environment.
+
+  Args:
+    batch: pytree of [T, N, ...].
+    indices: int32[K, N], times to take of each environment.
+
+  Returns:
+    The pytree with [K, N, ...].
+  """
+  environments = jnp.arange(indices.shape[-1])
+  return jax.tree.map(lambda leaf: leaf[indices, environments], batch)
+
+
+def run_epochs(
+  update: Update,
+  params: dict[str, types.Params],
+  opt_state: dict[str, Any],
+  batch: types.Batch,
+  indices: Array,
+) -> tuple[dict[str, types.Params], dict[str, Any], types.Metrics]:
+  """Scans the update over all minibatches of all epochs.
+
+  Args:
+    update: the step.
+    params: by part.
+    opt_state: by part.
+    batch: pytree of [T, N, ...], this device's share.
+    indices: int32[E · M, T / M, N], from `minibatch_indices`.
+
+  Returns:
+    params, opt_state, and each metric averaged over minibatches and devices.
+  """
+
+  def step(carry, times):
+    *carry, metrics = update(*carry, take_steps(batch, times))
+    return tuple(carry), metrics
+
+  (params, opt_state), metrics = jax.lax.scan(
+    step, (params, opt_state), indices
+  )
+  summed = jax.tree.map(lambda x: jnp.sum(x, axis=0), metrics)
+  return params, opt_state, across_devices(summed)
+
+
+def across_devices(averages: dict[str, numerics.Average]) -> types.Metrics:
+  """Adds sums and counts over devices and divides them once."""
+  totals = jax.lax.psum(averages, DEVICE_AXIS)
+  return {name: average.mean for name, average in totals.items()}
