@@ -106,6 +106,7 @@ def make_training(
       action=trajectory.action,
       advantage=advantage,
       old_logits=old_logits,
+      old_log_prob=numerics.action_log_prob(old_logits, trajectory.action),
       target_logits=target_logits,
       old_value=values,
       value_target=value_target,

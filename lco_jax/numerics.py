@@ -117,12 +117,14 @@ def log_softmax(logits: Array, where: Array | None = None) -> Array:
 def select_action(values: Array, actions: Array) -> Array:
   """values[..., a] for one action per row.
 
+  A masked sum rather than a gather, whose gradient would be a slow scatter.
+
   Args:
     values: float[..., A].
     actions: int[...], in [0, A).
 
   Returns:
-    float[...]. An action out of range reads NaN.
+    float[...]; NaN where an action is out of range.
 
   Raises:
     AssertionError: if `actions` is not integer or its shape is not [...].
@@ -130,7 +132,27 @@ def select_action(values: Array, actions: Array) -> Array:
   values, actions = jnp.asarray(values), jnp.asarray(actions)
   chex.assert_type(actions, int)
   chex.assert_shape(actions, values.shape[:-1])
-  return jnp.take_along_axis(values, actions[..., None], axis=-1)[..., 0]
+  num_actions = values.shape[-1]
+  taken = jax.nn.one_hot(actions, num_actions, dtype=bool)
+  selected = jnp.sum(jnp.where(taken, values, 0.0), axis=-1)
+  in_range = (actions >= 0) & (actions < num_actions)
+  return jnp.where(in_range, selected, jnp.nan)
+
+
+def action_log_prob(logits: Array, actions: Array) -> Array:
+  """log π(a) of one action per row.
+
+  Args:
+    logits: float[..., A], in nats, any additive offset.
+    actions: int[...], in [0, A).
+
+  Returns:
+    float[...], nats; NaN where an action is out of range.
+
+  Raises:
+    AssertionError: if `actions` is not integer or its shape is not [...].
+  """
+  return select_action(jax.nn.log_softmax(logits), actions)
 
 
 @jax.custom_jvp

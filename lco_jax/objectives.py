@@ -84,11 +84,12 @@ def ppo(clip_low: float = 0.2, clip_high: float = 0.2) -> PolicyLoss:
   _check_number("clip_high", clip_high, at_least=0.0)
 
   def policy_loss(logits, batch):
-    log_prob = _log_prob(logits, batch.action)
-    old_log_prob = _log_prob(batch.old_logits, batch.action)
-    clipped = diagnostics.clipped(log_prob, old_log_prob, clip_low, clip_high)
+    log_prob = numerics.action_log_prob(logits, batch.action)
+    clipped = diagnostics.clipped(
+      log_prob, batch.old_log_prob, clip_low, clip_high
+    )
     loss = losses.ppo_clip_loss(
-      log_prob, old_log_prob, batch.advantage, clip_low, clip_high
+      log_prob, batch.old_log_prob, batch.advantage, clip_low, clip_high
     )
     return loss, {"clip_fraction": clipped.astype(jnp.float32)}
 
@@ -99,7 +100,7 @@ def reinforce() -> PolicyLoss:
   """REINFORCE with the value function as baseline."""
 
   def policy_loss(logits, batch):
-    log_prob = _log_prob(logits, batch.action)
+    log_prob = numerics.action_log_prob(logits, batch.action)
     return losses.reinforce_loss(log_prob, batch.advantage), {}
 
   return policy_loss
@@ -218,10 +219,6 @@ def _anchored_target(
     return batch.target_logits
   shift = batch.target_logits - batch.old_logits  # A/β
   return jax.lax.stop_gradient(logits) + shift
-
-
-def _log_prob(logits: Array, action: Array) -> Array:
-  return numerics.select_action(jax.nn.log_softmax(logits), action)
 
 
 def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:

@@ -115,6 +115,7 @@ class Batch:
     action: int32[...].
     advantage: float[...], normalised.
     old_logits: float[..., A], behaviour policy's logits.
+    old_log_prob: float[...], behaviour policy's log-probability of the action.
     target_logits: float[..., A], optimal logits z*.
     old_value: float[...], V at collection.
     value_target: float[...], the return that V regresses onto.
@@ -124,6 +125,7 @@ class Batch:
   action: Array
   advantage: Array
   old_logits: Array
+  old_log_prob: Array
   target_logits: Array
   old_value: Array
   value_target: Array

@@ -94,14 +94,36 @@ def minibatch_indices(
     int32[E · M, T / M, N], time indices.
   """
 
-  def permutations(key):
-    epoch_keys = jax.random.split(key, num_epochs)
-    return jax.vmap(lambda k: jax.random.permutation(k, num_steps))(epoch_keys)
-
-  indices = jax.vmap(permutations, out_axes=-1)(keys)  # [E, T, N]
+  permutations = jax.vmap(
+    lambda key: random_permutations(key, num_epochs, num_steps), out_axes=-1
+  )
+  indices = permutations(keys)  # [E, T, N]
   return indices.reshape(
     num_epochs * num_minibatches, num_steps // num_minibatches, len(keys)
   )
+
+
+def random_permutations(key: types.PRNGKey, count: int, size: int) -> Array:
+  """Independent random permutations of range(size).
+
+  Sorts random words that carry the index in their low bits: sorting one array
+  is several times faster on CPU than sorting keys together with values. Words
+  whose random bits coincide stay in index order, which happens to a share of
+  about size² / 2³³ of the pairs.
+
+  Args:
+    key: PRNG key.
+    count: how many permutations.
+    size: of each.
+
+  Returns:
+    int32[count, size].
+  """
+  index_bits = max(1, (size - 1).bit_length())
+  low = jnp.uint32((1 << index_bits) - 1)
+  words = jax.random.bits(key, (count, size), jnp.uint32) & ~low
+  words = words | jnp.arange(size, dtype=jnp.uint32)
+  return (jnp.sort(words, axis=-1) & low).astype(jnp.int32)
 
 
 def take_steps(batch: types.Batch, indices: Array) -> types.Batch:
@@ -112,10 +134,15 @@ def take_steps(batch: types.Batch, indices: Array) -> types.Batch:
     indices: int32[K, N], times to take of each environment.
 
   Returns:
-    The pytree with [K, N, ...].
+    The pytree with [K · N, ...].
   """
-  environments = jnp.arange(indices.shape[-1])
-  return jax.tree.map(lambda leaf: leaf[indices, environments], batch)
+  num_envs = indices.shape[-1]
+  rows = (indices * num_envs + jnp.arange(num_envs)).reshape(-1)
+
+  def take(leaf):
+    return leaf.reshape(-1, *leaf.shape[2:])[rows]
+
+  return jax.tree.map(take, batch)
 
 
 def run_epochs(
