@@ -96,9 +96,7 @@ def make_training(
     old_logits = trajectory.behaviour_logits
     target_logits = targets.optimal_logits(
       old_logits,
-      advantages.sampled(
-        advantage, trajectory.action, environment.num_actions
-      ),
+      advantages.sampled(advantage, trajectory.action, environment.num_actions),
       targets.sign_dependent_beta(advantage, beta, nonpositive_beta_multiple),
     )
     batch = types.Batch(
@@ -111,12 +109,14 @@ def make_training(
       old_value=values,
       value_target=value_target,
     )
-    metrics = episode_metrics(trajectory) | update.across_devices({
-      "entropy": numerics.average(losses.entropy(old_logits)),
-      "target_residual_before": numerics.average(
-        diagnostics.target_residual(target_logits, old_logits)
-      ),
-    })
+    metrics = episode_metrics(trajectory) | update.across_devices(
+      {
+        "entropy": numerics.average(losses.entropy(old_logits)),
+        "target_residual_before": numerics.average(
+          diagnostics.target_residual(target_logits, old_logits)
+        ),
+      }
+    )
     metrics["explained_variance"] = diagnostics.explained_variance(
       values, value_target, DEVICE_AXIS
     )
@@ -124,14 +124,16 @@ def make_training(
 
   def assess(params, batch):
     logits = networks.policy(params["policy"], batch.observation)
-    return update.across_devices({
-      "kl_old_new": numerics.average(
-        losses.kl_divergence(batch.old_logits, logits)
-      ),
-      "target_residual_after": numerics.average(
-        diagnostics.target_residual(batch.target_logits, logits)
-      ),
-    })
+    return update.across_devices(
+      {
+        "kl_old_new": numerics.average(
+          losses.kl_divergence(batch.old_logits, logits)
+        ),
+        "target_residual_after": numerics.average(
+          diagnostics.target_residual(batch.target_logits, logits)
+        ),
+      }
+    )
 
   return training.Training(
     init_params=networks.init,

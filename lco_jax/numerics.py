@@ -60,8 +60,9 @@ def float_arrays(*arrays: Array) -> list[Array]:
   dtypes = sorted({str(array.dtype) for array in arrays})
   if len(dtypes) > 1:
     raise AssertionError(f"arrays must share one dtype, got {dtypes}")
-  dtype = jnp.promote_types(arrays[0].dtype, jnp.float32)
-  return [array.astype(dtype) for array in arrays]
+  if jnp.finfo(arrays[0].dtype).bits < 32:
+    arrays = [array.astype(jnp.float32) for array in arrays]
+  return arrays
 
 
 def zero_outside(where: Array | None, *arrays: Array) -> list[Array]:

@@ -211,9 +211,7 @@ def _regression(loss, anchor: str, support: str, centred: bool) -> PolicyLoss:
   return policy_loss
 
 
-def _anchored_target(
-  anchor: str, logits: Array, batch: types.Batch
-) -> Array:
+def _anchored_target(anchor: str, logits: Array, batch: types.Batch) -> Array:
   """z* of the batch, moved onto the current logits for the ablation."""
   if anchor == "old":
     return batch.target_logits
@@ -223,9 +221,7 @@ def _anchored_target(
 
 def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
   if value not in choices:
-    raise ValueError(
-      f"{name}: unknown {value!r}; known: {', '.join(choices)}"
-    )
+    raise ValueError(f"{name}: unknown {value!r}; known: {', '.join(choices)}")
 
 
 def _check_number(name: str, value: float, at_least: float) -> None:

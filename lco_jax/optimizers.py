@@ -66,9 +66,7 @@ def make_optimizer(
   try:
     optimizer = factory(schedule, **options)
     example = {"w": jnp.zeros((2, 2))}
-    jax.eval_shape(
-      lambda p: optimizer.update(p, optimizer.init(p), p), example
-    )
+    jax.eval_shape(lambda p: optimizer.update(p, optimizer.init(p), p), example)
   except TypeError as error:
     raise ValueError(f"optimizer: {name!r} cannot be used: {error}") from error
   if max_gradient_norm is None:

@@ -116,8 +116,8 @@ def sign_dependent_beta(
   _check_beta(beta)
   _check_beta(beta * nonpositive_multiple)
   (advantage,) = numerics.float_arrays(advantage)
-  scale = jnp.where(advantage > 0, 1.0, nonpositive_multiple)
-  return (beta * scale).astype(advantage.dtype)[..., None]
+  low = jnp.asarray(beta * nonpositive_multiple, advantage.dtype)
+  return jnp.where(advantage > 0, beta, low)[..., None]
 
 
 def ratio_log_probs(
@@ -154,8 +154,9 @@ def ratio_log_probs(
   (old_logits,) = numerics.float_arrays(old_logits)
   log_probs = jax.nn.log_softmax(old_logits)
   log_prob = numerics.select_action(log_probs, actions)
-  ratio = jnp.broadcast_to(ratio, log_prob.shape).astype(log_prob.dtype)
-  max_prob = jnp.broadcast_to(max_prob, log_prob.shape).astype(log_prob.dtype)
+  dtype, shape = log_prob.dtype, log_prob.shape
+  ratio = jnp.broadcast_to(jnp.asarray(ratio, dtype), shape)
+  max_prob = jnp.broadcast_to(jnp.asarray(max_prob, dtype), shape)
   prob = jnp.exp(log_prob)
   scaled = ratio * prob
   decreased = jnp.where(scaled < min_prob, prob, scaled)

@@ -8,7 +8,7 @@ pmapped over devices. Axes of the learner state: [devices, seeds, ...].
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -123,6 +123,19 @@ def train_step(
   return state, before | during | after | norms
 
 
+def check_devices(training: Training, num_devices: int) -> None:
+  """Checks that the streams divide over the devices.
+
+  Raises:
+    ValueError: if they do not.
+  """
+  if training.num_streams % num_devices:
+    raise ValueError(
+      f"num_envs {training.num_streams} does not divide over"
+      f" {num_devices} devices"
+    )
+
+
 def initial_state(
   training: Training,
   seeds: Sequence[int],
@@ -141,11 +154,7 @@ def initial_state(
   Raises:
     ValueError: if the streams do not divide over the devices.
   """
-  if training.num_streams % len(devices):
-    raise ValueError(
-      f"{training.num_streams} environments do not divide over"
-      f" {len(devices)} devices"
-    )
+  check_devices(training, len(devices))
   roots = jax.vmap(jax.random.key)(jnp.asarray(seeds, jnp.uint32))
   init_keys, actor_keys, run_keys = jax.vmap(
     lambda key: tuple(jax.random.split(key, 3))
@@ -207,8 +216,19 @@ def compile_chunks(
     )
 
   return {
-    length: run(length).lower(state).compile() for length in sorted(set(lengths))
+    length: run(length).lower(state).compile()
+    for length in sorted(set(lengths))
   }
+
+
+def default_chunk_length(num_updates: int) -> int:
+  """Updates in a chunk so that a run has about 20 to 60 of them.
+
+  Prefers a divisor: a shorter last chunk would be a second program to compile.
+  """
+  candidates = range(max(1, num_updates // 60), max(1, num_updates // 20) + 1)
+  divisors = [n for n in candidates if num_updates % n == 0]
+  return max(divisors, default=max(1, num_updates // 40))
 
 
 def chunk_lengths(num_updates: int, updates_per_chunk: int) -> list[int]:
@@ -217,30 +237,20 @@ def chunk_lengths(num_updates: int, updates_per_chunk: int) -> list[int]:
   return [updates_per_chunk] * whole + [rest] * (rest > 0)
 
 
-def run_chunks(
-  programs: dict[int, Callable],
-  state: types.LearnerState,
-  lengths: Sequence[int],
-) -> Iterator[tuple[types.LearnerState, dict[str, np.ndarray]]]:
-  """Runs the chunks one after the other, handing each one's metrics to the host.
+def run_chunk(
+  program: Callable, state: types.LearnerState
+) -> tuple[types.LearnerState, dict[str, np.ndarray]]:
+  """Runs one compiled chunk and brings its metrics to the host.
 
   Args:
-    programs: from `compile_chunks`.
-    state: the state to start from; consumed.
-    lengths: the chunks' numbers of updates.
+    program: from `compile_chunks`.
+    state: [devices, seeds, ...]; consumed.
 
-  Yields:
-    (state, metrics {name: float[updates, seeds]}) after each chunk.
+  Returns:
+    (state, metrics {name: float[updates, seeds]}).
   """
-  for length in lengths:
-    state, metrics = programs[length](state)
-    # Every device holds the same metrics; read the first one's.
-    yield (
-      state,
-      jax.tree.map(
-        lambda leaf: np.asarray(leaf.addressable_shards[0].data)[0], metrics
-      ),
-    )
+  state, metrics = program(state)
+  return state, jax.tree.map(_first_replica, metrics)
 
 
 def first_nonfinite(
@@ -272,9 +282,12 @@ def first_nonfinite(
 
 def unreplicated(state: types.LearnerState) -> dict[str, types.Params]:
   """Parameters [seeds, ...] of a state [devices, seeds, ...], on the host."""
-  return jax.tree.map(
-    lambda leaf: np.asarray(leaf.addressable_shards[0].data)[0], state.params
-  )
+  return jax.tree.map(_first_replica, state.params)
+
+
+def _first_replica(leaf: Array) -> np.ndarray:
+  """What the first device here holds of [devices, ...]: all hold the same."""
+  return np.asarray(leaf.addressable_shards[0].data)[0]
 
 
 def _stream_keys(key: types.PRNGKey, num_streams: int) -> types.PRNGKey:

@@ -93,7 +93,6 @@ def minibatch_indices(
   Returns:
     int32[E · M, T / M, N], time indices.
   """
-
   permutations = jax.vmap(
     lambda key: random_permutations(key, num_epochs, num_steps), out_axes=-1
   )

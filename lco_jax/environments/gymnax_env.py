@@ -1,5 +1,7 @@
 """Adapter of gymnax's in-graph environments to this project's interface."""
 
+import functools
+
 import gymnax
 import jax
 import jax.numpy as jnp
@@ -40,10 +42,10 @@ def make(name: str) -> types.Environment:
   space = environment.observation_space(params)
   if isinstance(space, spaces.Discrete):
     shape = (space.n,)
-    encode = lambda index: jax.nn.one_hot(index, space.n)
+    encode = functools.partial(jax.nn.one_hot, num_classes=space.n)
   elif isinstance(space, spaces.Box):
     shape = tuple(space.shape)
-    encode = lambda observation: jnp.asarray(observation, jnp.float32)
+    encode = functools.partial(jnp.asarray, dtype=jnp.float32)
   else:
     raise ValueError(
       f"environment {name!r} observes {space}; only one array is supported"

@@ -1,0 +1,1 @@
+"""Experiment scripts: the only readers of flags."""

@@ -1,0 +1,74 @@
+"""What the scripts share: flags in, one clear line out when they are wrong."""
+
+import sys
+from collections.abc import Callable, Sequence
+
+import ml_collections
+from absl import app, flags
+from ml_collections import config_flags
+
+
+class UsageError(Exception):
+  """The command line or the configuration is wrong."""
+
+
+def define_config() -> flags.FlagHolder:
+  """Defines --config and --workdir."""
+  flags.DEFINE_string("workdir", None, "New or empty directory of the run.")
+  flags.mark_flag_as_required("workdir")
+  config = config_flags.DEFINE_config_file(
+    "config", None, "FILE:ENVIRONMENT; then --config.NAME=VALUE to change it."
+  )
+  flags.mark_flag_as_required("config")
+  return config
+
+
+def run(main: Callable[[], None]) -> None:
+  """Runs a script: a wrong command line ends with one line and status 2.
+
+  Args:
+    main: the script, called once flags are parsed. A UsageError that it raises
+      is the user's to fix; any other error is a defect and keeps its trace.
+  """
+
+  def parse(argv: Sequence[str]) -> list[str]:
+    try:
+      rest = flags.FLAGS(argv)
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as e:
+      fail(e)
+    if len(rest) > 1:
+      fail(f"unexpected argument {rest[1]!r}")
+    return rest
+
+  def guarded(_):
+    try:
+      main()
+    except UsageError as error:
+      fail(error)
+
+  app.run(guarded, flags_parser=parse)
+
+
+def fail(error: Exception | str) -> None:
+  """Prints one line on standard error and exits with status 2."""
+  message = str(error.args[0] if isinstance(error, KeyError) else error)
+  lines = [line.strip() for line in message.splitlines() if line.strip()]
+  print(f"error: {lines[-1] if lines else 'unknown'}", file=sys.stderr)
+  sys.exit(2)
+
+
+def resolve(config: ml_collections.ConfigDict) -> dict:
+  """Plain settings of a run: what is unset takes the algorithm's tuned value.
+
+  Args:
+    config: has `algorithm`, and `tuned` {algorithm: {name: value}}.
+
+  Returns:
+    {name: value}, without `tuned`.
+  """
+  settings = config.to_dict()
+  tuned = settings.pop("tuned").get(settings["algorithm"], {})
+  for name, value in tuned.items():
+    if settings[name] is None:
+      settings[name] = value
+  return settings

@@ -1,0 +1,1 @@
+"""Configurations: get_config() files for ml_collections."""

@@ -1,0 +1,93 @@
+"""Control configurations, e.g. --config=experiments/configs/control.py:ID.
+
+A value of None is filled in: an option of the algorithm by the algorithm's own
+default, the rest by what was tuned for this environment and algorithm.
+"""
+
+import ml_collections
+from ml_collections import config_dict
+
+# What differs from the common settings, by environment.
+_ENVIRONMENTS = {
+  "CartPole-v1": {"total_steps": 500_000},
+  "Acrobot-v1": {"total_steps": 500_000},
+  "Catch-bsuite": {"total_steps": 500_000},
+  "MountainCar-v0": {"total_steps": 1_000_000},
+}
+
+# Learning rate of the policy and epochs per rollout, by environment and
+# algorithm; BUILD_NOTES.md has the sweep. "default" serves the others.
+_TUNED = {
+  "default": {
+    "lco_mse": {"policy_learning_rate": 3e-3, "num_epochs": 4},
+    "lco_lch": {"policy_learning_rate": 3e-3, "num_epochs": 4},
+    "lco_kld": {"policy_learning_rate": 3e-3, "num_epochs": 4},
+    "ppo": {"policy_learning_rate": 1e-3, "num_epochs": 4},
+    "reinforce": {"policy_learning_rate": 3e-4, "num_epochs": 4},
+  },
+}
+
+
+def get_config(environment: str = "CartPole-v1") -> ml_collections.ConfigDict:
+  """Settings of a control run.
+
+  Args:
+    environment: id, as of lco_jax.environments.
+  """
+  config = ml_collections.ConfigDict()
+  config.environment = environment
+  config.algorithm = "lco_mse"
+
+  # Amount: every seed takes total_steps environment steps.
+  config.seed = 0
+  config.num_seeds = 8
+  config.total_steps = 200_000
+  config.eval_episodes = 100
+
+  # Data: a rollout is num_steps in each of num_envs environments.
+  config.num_envs = 16
+  config.num_steps = 128
+  config.num_epochs = config_dict.placeholder(int)
+  config.num_minibatches = 4
+
+  # Advantages.
+  config.discount = 0.99
+  config.gae_lambda = 0.95
+  config.normalize_advantages = True
+
+  # Networks.
+  config.hidden_sizes = (64, 64)
+  config.activation = "tanh"
+
+  # Optimization: any optax optimizer; policy and value apart.
+  config.optimizer = "adam"
+  config.optimizer_options = ml_collections.ConfigDict()
+  config.learning_rate_schedule = "linear"
+  config.policy_learning_rate = config_dict.placeholder(float)
+  config.value_learning_rate = 1e-3
+  config.policy_max_gradient_norm = 0.5
+  config.value_max_gradient_norm = 0.5
+
+  # Objective.
+  config.beta = 1.0
+  config.nonpositive_beta_multiple = 1.0
+  config.entropy_coefficient = 0.0
+  config.value_clip = config_dict.placeholder(float)
+
+  # Options of single algorithms.
+  config.anchor = config_dict.placeholder(str)  # lco_*: old, current
+  config.support = config_dict.placeholder(
+    str
+  )  # lco_mse, lco_lch: full, sampled
+  config.centred = config_dict.placeholder(bool)  # lco_mse, lco_lch
+  config.max_importance_weight = config_dict.placeholder(float)  # lco_kld
+  config.clip_low = config_dict.placeholder(float)  # ppo
+  config.clip_high = config_dict.placeholder(float)  # ppo
+
+  # Host side.
+  config.updates_per_chunk = config_dict.placeholder(int)
+  config.wandb_project = config_dict.placeholder(str)
+
+  config.update(_ENVIRONMENTS.get(environment, {}))
+  config.tuned = _TUNED["default"] | _TUNED.get(environment, {})
+  return config

@@ -1,0 +1,238 @@
+"""Trains a policy for control and evaluates it.
+
+python -m experiments.train_control --workdir=DIR \
+    --config=experiments/configs/control.py:CartPole-v1 \
+    --config.algorithm=lco_mse
+"""
+
+import pathlib
+
+import jax
+from absl import flags
+
+from experiments import command_line
+from lco_jax import (
+  control,
+  environments,
+  evaluation,
+  metric_writer,
+  networks,
+  objectives,
+  optimizers,
+  run_directory,
+  runner,
+  training,
+  types,
+)
+from lco_jax.environments import gymnasium_env
+from lco_jax.reporting import curves, statistics, tables
+
+_CONFIG = command_line.define_config()
+_COUNTS = (
+  "num_seeds",
+  "total_steps",
+  "eval_episodes",
+  "num_envs",
+  "num_steps",
+  "num_epochs",
+  "num_minibatches",
+)
+# Every name that is an option of some algorithm.
+_OPTIONS = sorted(
+  {
+    option
+    for algorithm in objectives.POLICY_LOSSES
+    for option in objectives.options_of(algorithm)
+  }
+)
+
+
+def build(settings: dict):
+  """Builds the environment, its networks, the training and its length.
+
+  Args:
+    settings: plain values, from `command_line.resolve`.
+
+  Returns:
+    (Environment, ActorCritic, Training, number of updates).
+
+  Raises:
+    ValueError: naming the setting that is wrong.
+  """
+  for name in _COUNTS:
+    if settings[name] < 1:
+      raise ValueError(f"{name} must be ≥ 1, got {settings[name]}")
+  steps_per_update = settings["num_envs"] * settings["num_steps"]
+  num_updates = settings["total_steps"] // steps_per_update
+  if num_updates < 1:
+    raise ValueError(
+      f"total_steps {settings['total_steps']} is less than one update of"
+      f" num_envs × num_steps = {steps_per_update}"
+    )
+  policy_loss = objectives.make_policy_loss(
+    settings["algorithm"],
+    **{k: settings[k] for k in _OPTIONS if settings[k] is not None},
+  )
+  environment = environments.make(settings["environment"])
+  actor_critic = networks.make_actor_critic(
+    environment.observation_shape,
+    environment.num_actions,
+    settings["hidden_sizes"],
+    settings["activation"],
+  )
+  objective = objectives.make_objective(
+    actor_critic.policy,
+    actor_critic.value,
+    policy_loss,
+    settings["entropy_coefficient"],
+    settings["value_clip"],
+  )
+  optimizer_steps = (
+    num_updates * settings["num_epochs"] * settings["num_minibatches"]
+  )
+  task = control.make_training(
+    environment,
+    actor_critic,
+    objective,
+    {
+      part: optimizers.make_optimizer(
+        settings["optimizer"],
+        optimizers.make_schedule(
+          settings["learning_rate_schedule"],
+          settings[f"{part}_learning_rate"],
+          optimizer_steps,
+        ),
+        settings[f"{part}_max_gradient_norm"],
+        **settings["optimizer_options"],
+      )
+      for part in ("policy", "value")
+    },
+    **{
+      name: settings[name]
+      for name in (
+        "num_envs",
+        "num_steps",
+        "num_epochs",
+        "num_minibatches",
+        "discount",
+        "gae_lambda",
+        "beta",
+        "nonpositive_beta_multiple",
+        "normalize_advantages",
+      )
+    },
+  )
+  return environment, actor_critic, task, num_updates
+
+
+def evaluate(
+  environment: types.Environment,
+  policy: types.Apply,
+  params: types.Params,
+  num_episodes: int,
+  seed: int,
+  greedy: bool,
+) -> dict:
+  """Evaluates in Gymnasium's original where there is one.
+
+  Args:
+    environment: that of training.
+    policy: its policy network.
+    params: policies' parameters [seeds, ...].
+    num_episodes: of each policy.
+    seed: of the evaluation.
+    greedy: whether to take the likeliest action, or to sample.
+
+  Returns:
+    The evaluation's part of summary.json.
+  """
+  if environment.name in gymnasium_env.TWINS:
+    num_policies = len(jax.tree.leaves(params)[0])
+    copies = gymnasium_env.make_vector(
+      environment.name, num_policies * num_episodes
+    )
+    returns = evaluation.on_host(copies, policy, params, seed, greedy)
+    copies.close()
+    backend = "gymnasium"
+  else:
+    returns = evaluation.in_graph(
+      environment, policy, params, jax.random.key(seed), num_episodes, greedy
+    )
+    backend = "in-graph"
+  return {
+    "backend": backend,
+    "episodes": num_episodes,
+    **statistics.summarize(returns.mean(axis=1)),
+  }
+
+
+def main() -> None:
+  """Trains, evaluates, and writes the run directory."""
+  workdir = pathlib.Path(flags.FLAGS.workdir)
+  devices = jax.local_devices()
+  try:
+    settings = command_line.resolve(_CONFIG.value)
+    environment, actor_critic, task, num_updates = build(settings)
+    training.check_devices(task, len(devices))
+    run_directory.create(workdir, settings)
+  except ValueError as error:
+    raise command_line.UsageError(error) from error
+  seeds = range(settings["seed"], settings["seed"] + settings["num_seeds"])
+  writers = [
+    metric_writer.CsvWriter(workdir / "metrics.csv", seeds),
+    metric_writer.TensorBoardWriter(workdir / "tensorboard", seeds),
+  ]
+  if settings["wandb_project"]:
+    writers.append(
+      metric_writer.WandbWriter(
+        workdir, seeds, settings["wandb_project"], settings
+      )
+    )
+  result = runner.run(
+    task,
+    seeds,
+    devices,
+    num_updates,
+    writers,
+    updates_per_chunk=settings["updates_per_chunk"],
+  )
+  logged = run_directory.read_metrics(
+    workdir, ["episode_return_mean", "episodes"]
+  )
+  returns = (logged["episode_return_mean"], logged["episodes"])
+  evaluations = [
+    evaluate(
+      environment,
+      actor_critic.policy,
+      result.params["policy"],
+      settings["eval_episodes"],
+      seed=settings["seed"],
+      greedy=greedy,
+    )
+    for greedy in (True, False)
+  ]
+  summary = {
+    "env": settings["environment"],
+    "algorithm": settings["algorithm"],
+    "num_seeds": settings["num_seeds"],
+    "total_steps": result.total_steps,
+    "compile_seconds": result.compile_seconds,
+    "train_seconds": result.train_seconds,
+    "steps_per_second": result.steps_per_second,
+    "final_return": statistics.summarize(curves.final_return(*returns)),
+    "evaluation": evaluations[0],
+    "evaluation_sampled": evaluations[1],
+  }
+  run_directory.write_json(workdir / "summary.json", summary)
+  picture = workdir / "learning_curve.png"
+  curves.save_learning_curve(
+    picture,
+    *curves.binned(logged["env_steps"], *returns),
+    title=f"{settings['algorithm']} on {settings['environment']}",
+  )
+  print(tables.run_summary(summary))
+  print(f"learning curve: {picture}")
+
+
+if __name__ == "__main__":
+  command_line.run(main)

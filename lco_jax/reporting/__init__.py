@@ -1,0 +1,1 @@
+"""Statistics over seeds, pictures and tables, from numbers on the host."""

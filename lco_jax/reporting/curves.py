@@ -1,0 +1,119 @@
+"""Learning curves: from logged metrics to a picture."""
+
+import pathlib
+
+import matplotlib
+
+matplotlib.use("Agg")  # Files only; works without a display.
+
+import matplotlib.pyplot as plt
+import numpy as np
+
+from lco_jax.reporting import statistics
+
+_COLOR = "#2563a8"
+# More points than this cannot be told apart on the picture.
+_MAX_POINTS = 100
+
+
+def binned(
+  steps: np.ndarray, returns: np.ndarray, episodes: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+  """Mean return per episode in windows of updates, seed by seed.
+
+  A window in which a seed finished no episode keeps its last known value; one
+  before its first finished episode is NaN.
+
+  Args:
+    steps: float[updates], environment steps.
+    returns: float[updates, seeds], mean episodic return, NaN where none ended.
+    episodes: float[updates, seeds], number of episodes that ended.
+
+  Returns:
+    (steps [windows], returns [windows, seeds]).
+  """
+  num_windows = min(_MAX_POINTS, len(steps))
+  windows = np.array_split(np.arange(len(steps)), num_windows)
+  totals = np.where(episodes > 0, np.nan_to_num(returns) * episodes, 0.0)
+  count = np.array([episodes[window].sum(0) for window in windows])
+  total = np.array([totals[window].sum(0) for window in windows])
+  means = np.divide(
+    total, count, out=np.full_like(total, np.nan), where=count > 0
+  )
+  for previous, current in zip(means[:-1], means[1:], strict=True):
+    current[:] = np.where(np.isnan(current), previous, current)
+  return np.array([steps[window[-1]] for window in windows]), means
+
+
+def final_return(returns: np.ndarray, episodes: np.ndarray) -> np.ndarray:
+  """Mean return per episode over the last tenth of training.
+
+  Args:
+    returns: float[updates, seeds], mean episodic return, NaN where none ended.
+    episodes: float[updates, seeds], number of episodes that ended.
+
+  Returns:
+    float[seeds]; NaN for a seed that finished no episode.
+  """
+  last = -(-len(returns) // 10)
+  count = episodes[-last:].sum(0)
+  totals = np.where(episodes > 0, np.nan_to_num(returns) * episodes, 0.0)
+  total = totals[-last:].sum(0)
+  return np.divide(
+    total, count, out=np.full_like(total, np.nan), where=count > 0
+  )
+
+
+def save_learning_curve(
+  path: pathlib.Path, steps: np.ndarray, returns: np.ndarray, title: str
+) -> None:
+  """Draws the interquartile mean with its interval over thin per-seed curves.
+
+  Args:
+    path: PNG file to write.
+    steps: float[windows], environment steps of each seed.
+    returns: float[windows, seeds].
+    title: above the picture.
+  """
+  known = ~np.isnan(returns).any(axis=1)
+  figure, axes = plt.subplots(figsize=(6.4, 4.0), dpi=150, layout="constrained")
+  axes.plot(steps, returns, color=_COLOR, alpha=0.3, linewidth=0.7)
+  if known.any():
+    low, high = statistics.bootstrap_interval(returns[known])
+    middle = statistics.interquartile_mean(returns[known])
+    axes.fill_between(
+      steps[known],
+      low,
+      high,
+      color=_COLOR,
+      alpha=0.25,
+      linewidth=0,
+      label="95% bootstrap interval",
+    )
+    axes.plot(
+      steps[known],
+      middle,
+      color=_COLOR,
+      linewidth=2,
+      label="interquartile mean",
+    )
+  axes.plot(
+    [],
+    [],
+    color=_COLOR,
+    alpha=0.4,
+    linewidth=0.7,
+    label=f"each of {returns.shape[1]} seeds",
+  )
+  axes.set_xlabel("environment steps")
+  axes.set_ylabel("episodic return (sampled policy)")
+  axes.set_title(title)
+  axes.set_xlim(0, steps[-1])
+  axes.xaxis.set_major_formatter(
+    matplotlib.ticker.FuncFormatter(lambda x, _: f"{x:,.0f}")
+  )
+  axes.grid(alpha=0.2)
+  axes.spines[["top", "right"]].set_visible(False)
+  axes.legend(frameon=False, loc="best")
+  figure.savefig(path)
+  plt.close(figure)

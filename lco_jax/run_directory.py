@@ -1,0 +1,82 @@
+"""The directory of one run: what a report needs, and nothing half-written.
+
+config.json  metrics.csv  tensorboard/  summary.json  learning_curve.png
+"""
+
+import csv
+import json
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+
+def check_unused(path: pathlib.Path) -> None:
+  """Checks that a run can be written to a directory, without writing to it.
+
+  Args:
+    path: a directory that does not exist yet, or is empty.
+
+  Raises:
+    ValueError: if it holds files, is no directory, or cannot be written to.
+  """
+  if path.exists():
+    if not path.is_dir():
+      raise ValueError(f"workdir {path} is not a directory")
+    if any(path.iterdir()):
+      raise ValueError(f"workdir {path} is already in use; choose another")
+  parent = path
+  while not parent.exists():
+    parent = parent.parent
+  if not (parent.is_dir() and os.access(parent, os.W_OK | os.X_OK)):
+    raise ValueError(f"workdir {path} cannot be written to")
+
+
+def create(path: pathlib.Path, config: Mapping) -> None:
+  """Creates the directory and writes the resolved configuration into it.
+
+  Args:
+    path: the directory.
+    config: plain numbers, strings, lists and dicts.
+
+  Raises:
+    ValueError: as `check_unused`, or if creating it fails.
+  """
+  check_unused(path)
+  try:
+    path.mkdir(parents=True, exist_ok=True)
+    write_json(path / "config.json", config)
+  except OSError as error:
+    raise ValueError(f"workdir {path} cannot be written to: {error}") from error
+
+
+def write_json(path: pathlib.Path, content: Mapping) -> None:
+  """Writes a JSON file whole or not at all."""
+  partial = path.with_suffix(".partial")
+  partial.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
+  partial.replace(path)
+
+
+def read_metrics(
+  path: pathlib.Path, names: Sequence[str]
+) -> dict[str, np.ndarray]:
+  """Reads columns of a run's metrics.csv.
+
+  Args:
+    path: the run directory.
+    names: columns.
+
+  Returns:
+    {name: float[updates, seeds]}, NaN for an empty cell; also "env_steps",
+    float[updates].
+  """
+  columns = {name: [] for name in ("env_steps", "seed", *names)}
+  with open(path / "metrics.csv", newline="") as file:
+    for row in csv.DictReader(file):
+      for name, values in columns.items():
+        values.append(float(row[name] or "nan"))
+  num_seeds = len(set(columns.pop("seed")))
+  arrays = {k: np.reshape(v, (-1, num_seeds)) for k, v in columns.items()}
+  arrays["env_steps"] = arrays["env_steps"][:, 0]
+  return arrays
