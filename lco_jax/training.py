@@ -111,7 +111,7 @@ def train_step(
   )
   after = training.assess(params, batch)
   norms = {
-    f"{part}_parameter_norm": optax.global_norm(params[part]) for part in params
+    f"{part}_parameter_norm": optax.tree.norm(params[part]) for part in params
   }
   state = types.LearnerState(
     params=params,

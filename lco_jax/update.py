@@ -66,10 +66,10 @@ def make_update(
       new_params[name] = optax.apply_updates(params[name], updates)
       metrics[f"{name}_loss"] = parts[name]
       metrics[f"{name}_gradient_norm"] = numerics.average(
-        optax.global_norm(gradients[name])
+        optax.tree.norm(gradients[name])
       )
       metrics[f"{name}_update_norm"] = numerics.average(
-        optax.global_norm(updates)
+        optax.tree.norm(updates)
       )
     return new_params, new_opt_state, metrics
 
@@ -121,7 +121,7 @@ def random_permutations(key: types.PRNGKey, count: int, size: int) -> Array:
   index_bits = max(1, (size - 1).bit_length())
   low = jnp.uint32((1 << index_bits) - 1)
   words = jax.random.bits(key, (count, size), jnp.uint32) & ~low
-  words = words | jnp.arange(size, dtype=jnp.uint32)
+  words = words | jnp.arange(size, dtype=jnp.uint32)[None]
   return (jnp.sort(words, axis=-1) & low).astype(jnp.int32)
 
 
@@ -136,7 +136,7 @@ def take_steps(batch: types.Batch, indices: Array) -> types.Batch:
     The pytree with [K · N, ...].
   """
   num_envs = indices.shape[-1]
-  rows = (indices * num_envs + jnp.arange(num_envs)).reshape(-1)
+  rows = (indices * num_envs + jnp.arange(num_envs)[None]).reshape(-1)
 
   def take(leaf):
     return leaf.reshape(-1, *leaf.shape[2:])[rows]

@@ -11,7 +11,7 @@ import pytest
 
 @pytest.fixture(autouse=True)
 def strict_arrays(request):
-  """Ranks and dtypes must be spelled out, except in third-party environments."""
+  """Ranks and dtypes must be spelled out, except where other packages run."""
   if "third_party" in request.keywords:
     yield
     return

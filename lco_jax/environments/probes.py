@@ -67,7 +67,7 @@ def _environment(
   """
 
   def observe(sign, step):
-    return jnp.reshape(sign * (1.0 + step), (1,)).astype(jnp.float32)
+    return jnp.reshape(sign * (1.0 + step.astype(jnp.float32)), (1,))
 
   def reset(key):
     sign = jax.random.rademacher(key, (), jnp.float32)

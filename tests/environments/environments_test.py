@@ -1,0 +1,99 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lco_jax import environments
+from lco_jax.environments import gymnax_env, probes
+
+# One of each kind: Box and Discrete observations, matrices and images.
+_GYMNAX = [
+  "CartPole-v1",
+  "Acrobot-v1",
+  "MountainCar-v0",
+  "Catch-bsuite",
+  "DeepSea-bsuite",
+  "Breakout-MinAtar",
+  "Asterix-MinAtar",
+  "Freeway-MinAtar",
+  "SpaceInvaders-MinAtar",
+  "Seaquest-MinAtar",
+  "FrozenLake-misc",
+  "BernoulliBandit-misc",
+  "UmbrellaChain-bsuite",
+]
+
+
+@pytest.mark.third_party
+@pytest.mark.parametrize("name", _GYMNAX)
+def test_gymnax_environments_step(name):
+  environment = environments.make(name)
+  key = jax.random.key(0)
+  state, observation = environment.reset(key)
+  assert observation.shape == environment.observation_shape
+  transition = jax.jit(environment.step)(key, state, jnp.int32(1))
+  assert transition.observation.shape == environment.observation_shape
+  assert transition.observation.dtype == jnp.float32
+  assert transition.reward.dtype == jnp.float32
+  assert transition.terminated.dtype == transition.truncated.dtype == bool
+  same = jax.tree.map(
+    lambda a, b: jnp.shape(a) == jnp.shape(b), state, transition.state
+  )
+  assert all(jax.tree.leaves(same))
+
+
+@pytest.mark.third_party
+@pytest.mark.parametrize(
+  ("bad", "message"),
+  [
+    ("Nope-v0", "unknown environment 'Nope-v0'"),
+    ("os:system", "unknown environment namespace 'os'"),
+    ("probe:nope", "unknown probe environment 'nope'"),
+    ("tabular:nope", "unknown tabular environment 'nope'"),
+    ("Pendulum-v1", "only discrete actions"),
+    ("gymnax:MountainCarContinuous-v0", "only discrete actions"),
+    ("", "unknown environment ''"),
+  ],
+)
+def test_wrong_ids_are_named(bad, message):
+  with pytest.raises(ValueError, match=message):
+    environments.make(bad)
+
+
+def test_data_that_cannot_be_had_is_a_clear_error(monkeypatch):
+  def no_network(*_, **__):
+    raise OSError("no network")
+
+  monkeypatch.setattr(gymnax_env.gymnax, "make", no_network)
+  with pytest.raises(ValueError, match="cannot be built: no network"):
+    environments.make("MNISTBandit-bsuite")
+
+
+@pytest.mark.parametrize("name", probes.PROBES)
+def test_probe_answers_by_simulation(name):
+  """Plays the optimal actions from every start; the returns are the values."""
+  probe = probes.PROBES[name]()
+  environment, discount = probe.environment, 0.9
+  table = {
+    float(o[0]): (float(v), int(a))
+    for o, v, a in zip(
+      probe.observations, probe.values(discount), probe.actions, strict=True
+    )
+  }
+  for seed in range(8):
+    state, observation = environment.reset(jax.random.key(seed))
+    value, _ = table[float(observation[0])]
+    total, weight = 0.0, 1.0
+    while True:
+      _, action = table[float(observation[0])]
+      transition = environment.step(
+        jax.random.key(0), state, jnp.int32(max(action, 0))
+      )
+      total += weight * float(transition.reward)
+      weight *= discount
+      state, observation = transition.state, transition.observation
+      if transition.terminated or transition.truncated:
+        break
+    if transition.truncated:  # The rest of an endless episode.
+      total += weight * table[float(observation[0])][0]
+    np.testing.assert_allclose(total, value, rtol=1e-6)

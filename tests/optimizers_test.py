@@ -1,0 +1,62 @@
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from lco_jax import optimizers
+
+pytestmark = pytest.mark.third_party  # optax casts implicitly.
+
+
+@pytest.mark.parametrize(
+  ("name", "start", "middle", "end"),
+  [("constant", 1, 1, 1), ("linear", 1, 0.5, 0), ("cosine", 1, 0.5, 0)],
+)
+def test_schedules(name, start, middle, end):
+  schedule = optimizers.make_schedule(name, 0.1, 100)
+  np.testing.assert_allclose(
+    [schedule(0), schedule(50), schedule(100)],
+    0.1 * np.array([start, middle, end]),
+    atol=1e-7,
+  )
+
+
+@pytest.mark.parametrize("rate", [-1.0, 0.0, float("nan"), float("inf")])
+def test_learning_rate_must_be_positive_and_finite(rate):
+  with pytest.raises(ValueError, match="learning_rate"):
+    optimizers.make_schedule("linear", rate, 10)
+
+
+def test_wrong_names_and_options_are_named():
+  constant = optax.constant_schedule(0.1)
+  with pytest.raises(ValueError, match="learning_rate_schedule"):
+    optimizers.make_schedule("steep", 0.1, 10)
+  for name in ("nope", "clip_by_global_norm", "lbfgs", "__doc__"):
+    with pytest.raises(ValueError, match=f"{name!r}"):
+      optimizers.make_optimizer(name, constant, None)
+  with pytest.raises(ValueError, match="sgd"):
+    optimizers.make_optimizer("sgd", constant, None, nope=1)
+  for norm in (0.0, -1.0, float("nan")):
+    with pytest.raises(ValueError, match="max_gradient_norm"):
+      optimizers.make_optimizer("adam", constant, norm)
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw", "sgd", "lion", "rmsprop"])
+def test_optimizers_by_name(name):
+  optimizer = optimizers.make_optimizer(
+    name, optax.constant_schedule(0.1), None
+  )
+  params = {"w": jnp.ones(3)}
+  updates, _ = optimizer.update(params, optimizer.init(params), params)
+  assert (updates["w"] < 0).all()
+
+
+def test_gradients_are_clipped_before_the_optimizer():
+  optimizer = optimizers.make_optimizer(
+    "sgd", optax.constant_schedule(1.0), 0.5
+  )
+  params = {"w": jnp.zeros(2)}
+  updates, _ = optimizer.update(
+    {"w": jnp.array([30.0, 40.0])}, optimizer.init(params), params
+  )
+  np.testing.assert_allclose(updates["w"], [-0.3, -0.4], rtol=1e-5)
