@@ -8,8 +8,8 @@ from absl import app, flags
 from ml_collections import config_flags
 
 
-class UsageError(Exception):
-  """The command line or the configuration is wrong."""
+class ScriptError(Exception):
+  """Something went wrong that one line explains: no trace is shown."""
 
 
 def define_config() -> flags.FlagHolder:
@@ -24,11 +24,11 @@ def define_config() -> flags.FlagHolder:
 
 
 def run(main: Callable[[], None]) -> None:
-  """Runs a script: a wrong command line ends with one line and status 2.
+  """Runs a script; what the user can fix ends with one line and status 2.
 
   Args:
-    main: the script, called once flags are parsed. A UsageError that it raises
-      is the user's to fix; any other error is a defect and keeps its trace.
+    main: the script, called once flags are parsed. A ScriptError that it raises
+      is shown as one line; any other error is a defect and keeps its trace.
   """
 
   def parse(argv: Sequence[str]) -> list[str]:
@@ -43,7 +43,7 @@ def run(main: Callable[[], None]) -> None:
   def guarded(_):
     try:
       main()
-    except UsageError as error:
+    except ScriptError as error:
       fail(error)
 
   app.run(guarded, flags_parser=parse)

@@ -5,6 +5,7 @@ python -m experiments.train_control --workdir=DIR \
     --config.algorithm=lco_mse
 """
 
+import math
 import pathlib
 
 import jax
@@ -37,6 +38,12 @@ _COUNTS = (
   "num_epochs",
   "num_minibatches",
 )
+_POSITIVE = (
+  "policy_learning_rate",
+  "value_learning_rate",
+  "policy_max_gradient_norm",
+  "value_max_gradient_norm",
+)
 # Every name that is an option of some algorithm.
 _OPTIONS = sorted(
   {
@@ -59,9 +66,18 @@ def build(settings: dict):
   Raises:
     ValueError: naming the setting that is wrong.
   """
+  policy_loss = objectives.make_policy_loss(
+    settings["algorithm"],
+    **{k: settings[k] for k in _OPTIONS if settings[k] is not None},
+  )
   for name in _COUNTS:
     if settings[name] < 1:
       raise ValueError(f"{name} must be ≥ 1, got {settings[name]}")
+  for name in _POSITIVE:
+    if settings[name] is not None and not 0 < settings[name] < math.inf:
+      raise ValueError(
+        f"{name} must be positive and finite, got {settings[name]}"
+      )
   steps_per_update = settings["num_envs"] * settings["num_steps"]
   num_updates = settings["total_steps"] // steps_per_update
   if num_updates < 1:
@@ -69,10 +85,6 @@ def build(settings: dict):
       f"total_steps {settings['total_steps']} is less than one update of"
       f" num_envs × num_steps = {steps_per_update}"
     )
-  policy_loss = objectives.make_policy_loss(
-    settings["algorithm"],
-    **{k: settings[k] for k in _OPTIONS if settings[k] is not None},
-  )
   environment = environments.make(settings["environment"])
   actor_critic = networks.make_actor_critic(
     environment.observation_shape,
@@ -174,28 +186,23 @@ def main() -> None:
     settings = command_line.resolve(_CONFIG.value)
     environment, actor_critic, task, num_updates = build(settings)
     training.check_devices(task, len(devices))
+    metric_writer.check_wandb(settings["wandb_project"])
     run_directory.create(workdir, settings)
   except ValueError as error:
-    raise command_line.UsageError(error) from error
+    raise command_line.ScriptError(error) from error
   seeds = range(settings["seed"], settings["seed"] + settings["num_seeds"])
-  writers = [
-    metric_writer.CsvWriter(workdir / "metrics.csv", seeds),
-    metric_writer.TensorBoardWriter(workdir / "tensorboard", seeds),
-  ]
-  if settings["wandb_project"]:
-    writers.append(
-      metric_writer.WandbWriter(
-        workdir, seeds, settings["wandb_project"], settings
-      )
+  writers = metric_writer.make_writers(workdir, seeds, settings)
+  try:
+    result = runner.run(
+      task,
+      seeds,
+      devices,
+      num_updates,
+      writers,
+      updates_per_chunk=settings["updates_per_chunk"],
     )
-  result = runner.run(
-    task,
-    seeds,
-    devices,
-    num_updates,
-    writers,
-    updates_per_chunk=settings["updates_per_chunk"],
-  )
+  except training.NonFiniteError as error:
+    raise command_line.ScriptError(f"training stopped at {error}") from error
   logged = run_directory.read_metrics(
     workdir, ["episode_return_mean", "episodes"]
   )

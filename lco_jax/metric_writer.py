@@ -1,6 +1,7 @@
 """Writers of metrics: CSV and TensorBoard always, Weights & Biases if asked."""
 
 import csv
+import importlib.util
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Protocol
@@ -88,11 +89,7 @@ class TensorBoardWriter:
 
 
 class WandbWriter:
-  """Weights & Biases; one run, a metric of a seed is `name/seed_K`.
-
-  Raises:
-    ValueError: if the package is not installed.
-  """
+  """Weights & Biases; one run, a metric of a seed is `name/seed_K`."""
 
   def __init__(
     self,
@@ -101,13 +98,8 @@ class WandbWriter:
     project: str,
     config: Mapping,
   ):
-    try:
-      import wandb
-    except ImportError as error:
-      raise ValueError(
-        "wandb_project: the package wandb is not installed;"
-        " pip install 'lco_jax[wandb]'"
-      ) from error
+    import wandb  # An extra: imported only where it is asked for.
+
     self._run = wandb.init(project=project, dir=str(directory), config=config)
     self._seeds = seeds
 
@@ -125,3 +117,36 @@ class WandbWriter:
   def close(self):
     """See MetricWriter."""
     self._run.finish()
+
+
+def make_writers(
+  directory: pathlib.Path, seeds: Sequence[int], settings: Mapping
+) -> list[MetricWriter]:
+  """Opens the writers of a run.
+
+  Args:
+    directory: the run directory.
+    seeds: of the run.
+    settings: of the run; `wandb_project` turns Weights & Biases on.
+  """
+  writers = [
+    CsvWriter(directory / "metrics.csv", seeds),
+    TensorBoardWriter(directory / "tensorboard", seeds),
+  ]
+  project = settings["wandb_project"]
+  if project:
+    writers.append(WandbWriter(directory, seeds, project, settings))
+  return writers
+
+
+def check_wandb(project: str | None) -> None:
+  """Checks that Weights & Biases is there if it is asked for.
+
+  Raises:
+    ValueError: if a project is named and the package is not installed.
+  """
+  if project and importlib.util.find_spec("wandb") is None:
+    raise ValueError(
+      "wandb_project: the package wandb is not installed;"
+      " pip install 'lco_jax[wandb]'"
+    )

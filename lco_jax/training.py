@@ -155,17 +155,9 @@ def initial_state(
     ValueError: if the streams do not divide over the devices.
   """
   check_devices(training, len(devices))
-  roots = jax.vmap(jax.random.key)(jnp.asarray(seeds, jnp.uint32))
-  init_keys, actor_keys, run_keys = jax.vmap(
-    lambda key: tuple(jax.random.split(key, 3))
-  )(roots)
-  init_params = jax.jit(training.init_params)
-  params = jax.tree.map(
-    lambda *leaves: jnp.stack(leaves), *[init_params(key) for key in init_keys]
-  )
+  num_streams = training.num_streams // len(devices)
 
-  def init(actor_key, params, run_key):
-    num_streams = training.num_streams // len(devices)
+  def init(params, actor_key, run_key):
     return types.LearnerState(
       params=params,
       opt_state={
@@ -177,12 +169,14 @@ def initial_state(
       update=jnp.int32(0),
     )
 
-  init_on_devices = jax.pmap(
-    lambda _: jax.vmap(init)(actor_keys, params, run_keys),
-    axis_name=DEVICE_AXIS,
-    devices=devices,
-  )
-  return init_on_devices(jnp.arange(len(devices)))  # One call each.
+  def init_seeds(_):
+    roots = jax.vmap(jax.random.key)(jnp.asarray(seeds, jnp.uint32))
+    keys = jax.vmap(lambda root: jax.random.split(root, 3))(roots)
+    params = jax.lax.map(training.init_params, keys[:, 0])
+    return jax.vmap(init)(params, keys[:, 1], keys[:, 2])
+
+  init_devices = jax.pmap(init_seeds, axis_name=DEVICE_AXIS, devices=devices)
+  return init_devices(jnp.arange(len(devices)))  # One call for each device.
 
 
 def compile_chunks(

@@ -46,9 +46,9 @@ def test_expected_sampled_kld_gradient_is_biased_to_first_order(float64):
   advantage = jnp.asarray(np.random.default_rng(1).normal(size=5))
   beta = 1e5
   actions = jnp.arange(5)
-  gradients = jax.vmap(
-    lambda a, x: _sampled_kld_gradient(logits, a, x, beta)
-  )(actions, advantage)
+  gradients = jax.vmap(lambda a, x: _sampled_kld_gradient(logits, a, x, beta))(
+    actions, advantage
+  )
   expected = -jnp.sum(
     (p**2 * advantage)[:, None] * (jnp.eye(5) - p[None]), axis=0
   )

@@ -69,8 +69,7 @@ def test_import_is_light():
   """The core pulls in no plotting, no metric logging, no environments."""
   heavy = ("matplotlib", "tensorboardX", "wandb", "gymnax", "gymnasium", "tqdm")
   code = (
-    "import lco_jax, sys;"
-    f"print([m for m in {heavy!r} if m in sys.modules])"
+    f"import lco_jax, sys;print([m for m in {heavy!r} if m in sys.modules])"
   )
   output = subprocess.run(
     [sys.executable, "-c", code],

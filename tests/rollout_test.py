@@ -30,7 +30,9 @@ def test_trajectory_is_consistent():
   assert done.any()
   np.testing.assert_array_equal(trajectory.observation[0], start.observation)
   # Within an episode the successor is what is seen next ...
-  next_seen = np.concatenate([trajectory.observation[1:], end.observation[None]])
+  next_seen = np.concatenate(
+    [trajectory.observation[1:], end.observation[None]]
+  )
   np.testing.assert_array_equal(
     np.asarray(trajectory.next_observation)[~done], next_seen[~done]
   )

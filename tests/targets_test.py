@@ -124,7 +124,9 @@ def test_one_known_action_gives_the_same_target_sparse_or_completed(float64):
   advantage = _random(20, seed=3)
   sparse = advantages.sampled(jnp.asarray(advantage), jnp.asarray(action), 5)
   completed = advantages.zero_mean_completion(
-    jnp.asarray(z), jnp.asarray(advantage)[:, None], jnp.asarray(action)[:, None]
+    jnp.asarray(z),
+    jnp.asarray(advantage)[:, None],
+    jnp.asarray(action)[:, None],
   )
   np.testing.assert_allclose(
     targets.optimal_log_probs(jnp.asarray(z), completed, 0.7),

@@ -34,9 +34,7 @@ def _batch(size=8, seed=0):
 def _step(batch, optimizers, num_shards):
   """One update with the batch dealt to shards of a vmapped axis."""
   step = update.make_update(_objective, optimizers)
-  shards = jax.tree.map(
-    lambda leaf: leaf.reshape(num_shards, -1), batch
-  )
+  shards = jax.tree.map(lambda leaf: leaf.reshape(num_shards, -1), batch)
   opt_state = {k: o.init(_params()[k]) for k, o in optimizers.items()}
 
   def run(shard):
@@ -70,9 +68,9 @@ def test_parts_are_clipped_apart():
   params, _, metrics = _step(batch, {"left": clip, "right": clip}, 1)
   alone, _, _ = _step(_batch(), {"left": clip, "right": clip}, 1)
   np.testing.assert_array_equal(params["left"]["w"], alone["left"]["w"])
-  assert metrics["right_gradient_norm"][0] > 1e6 > metrics[
-    "left_gradient_norm"
-  ][0]
+  assert (
+    metrics["right_gradient_norm"][0] > 1e6 > metrics["left_gradient_norm"][0]
+  )
 
 
 def test_norms_are_reported():

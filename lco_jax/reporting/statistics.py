@@ -57,19 +57,19 @@ def summarize(per_seed: np.ndarray) -> dict:
     per_seed: float[seeds].
 
   Returns:
-    {"per_seed", "mean", "iqm", "ci95"}; ci95 is the interval of the IQM. A
-    score that is not finite, as of a run in which no episode ended, is None.
+    {"per_seed", "mean", "iqm", "ci95"}; ci95 is the interval of the IQM. Where
+    a seed has no finite score, as when no episode ended, it and all that is
+    computed from it are None.
   """
   per_seed = np.asarray(per_seed, np.float64)
+  if not np.isfinite(per_seed).all():
+    # JSON has no NaN; and a seed without a score must not be dropped.
+    scores = [float(x) if np.isfinite(x) else None for x in per_seed]
+    return {"per_seed": scores, "mean": None, "iqm": None, "ci95": [None, None]}
   low, high = bootstrap_interval(per_seed)
   return {
-    "per_seed": [_number(score) for score in per_seed],
-    "mean": _number(np.mean(per_seed)),
-    "iqm": _number(interquartile_mean(per_seed)),
-    "ci95": [_number(low), _number(high)],
+    "per_seed": per_seed.tolist(),
+    "mean": float(per_seed.mean()),
+    "iqm": float(interquartile_mean(per_seed)),
+    "ci95": [float(low), float(high)],
   }
-
-
-def _number(value: float) -> float | None:
-  """JSON has no NaN."""
-  return round(float(value), 6) if np.isfinite(value) else None

@@ -44,9 +44,9 @@ def test_gradient_formula(name, float64):
     "lch": np.tanh(z - target),
     "kld": oracles.softmax(z) - oracles.softmax(target),
   }[name]
-  gradient = jax.grad(
-    lambda x: jnp.sum(LOSSES[name](x, jnp.asarray(target)))
-  )(jnp.asarray(z))
+  gradient = jax.grad(lambda x: jnp.sum(LOSSES[name](x, jnp.asarray(target))))(
+    jnp.asarray(z)
+  )
   np.testing.assert_allclose(gradient, expected, atol=1e-12)
 
 

@@ -73,9 +73,9 @@ def test_advantage_and_old_log_prob_get_no_gradient():
     lambda *a: jnp.sum(losses.ppo_clip_loss(*a, 0.2, 0.2)), argnums=(1, 2)
   )(*args)
   np.testing.assert_array_equal(gradients, 0.0)
-  gradient = jax.grad(
-    lambda a: jnp.sum(losses.reinforce_loss(args[0], a))
-  )(args[2])
+  gradient = jax.grad(lambda a: jnp.sum(losses.reinforce_loss(args[0], a)))(
+    args[2]
+  )
   np.testing.assert_array_equal(gradient, 0.0)
 
 

@@ -1,0 +1,34 @@
+# make demo   train LCO on CartPole and evaluate it (minutes)
+# make test   run the tests
+# make lint   check style, as pre-commit does
+#
+# Everything is installed into .venv by the first call; PYTHON chooses the
+# interpreter that makes it.
+PYTHON ?= python3
+VENV := .venv
+INSTALLED := $(VENV)/.installed
+DEMO_DIR ?= runs/demo-$(shell date +%Y%m%d-%H%M%S)
+
+.PHONY: demo test lint clean
+
+demo: $(INSTALLED)
+	$(VENV)/bin/python -m experiments.train_control \
+	  --config=experiments/configs/control.py:CartPole-v1 \
+	  --config.algorithm=lco_lch --workdir=$(DEMO_DIR)
+
+test: $(INSTALLED)
+	$(VENV)/bin/python -m pytest -n 2
+
+lint: $(INSTALLED)
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+
+$(INSTALLED): requirements.txt setup.cfg pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --upgrade pip
+	$(VENV)/bin/python -m pip install --quiet -r requirements.txt
+	$(VENV)/bin/python -m pip install --quiet --no-deps --no-build-isolation -e .
+	touch $@
+
+clean:
+	rm -rf $(VENV)

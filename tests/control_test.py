@@ -1,0 +1,269 @@
+"""Training for control: probes are solved, devices do not matter."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lco_jax import (
+  control,
+  environments,
+  evaluation,
+  networks,
+  objectives,
+  optimizers,
+  training,
+  update,
+)
+from lco_jax.environments import probes, tabular
+
+pytestmark = pytest.mark.third_party
+
+_DISCOUNT = 0.9
+
+
+def _make(
+  environment,
+  algorithm="lco_mse",
+  num_envs=16,
+  num_steps=16,
+  learning_rate=1e-2,
+  num_updates=60,
+  options=None,
+  **overrides,
+):
+  net = networks.make_actor_critic(
+    environment.observation_shape, environment.num_actions, (16,), "tanh"
+  )
+  objective = objectives.make_objective(
+    net.policy,
+    net.value,
+    objectives.make_policy_loss(algorithm, **(options or {})),
+  )
+  chain = optimizers.make_optimizer(
+    "adam",
+    optimizers.make_schedule("linear", learning_rate, num_updates * 8),
+    0.5,
+  )
+  settings = {
+    "num_envs": num_envs,
+    "num_steps": num_steps,
+    "num_epochs": 4,
+    "num_minibatches": 2,
+    "discount": _DISCOUNT,
+    "gae_lambda": 0.95,
+    "beta": 1.0,
+  } | overrides
+  task = control.make_training(
+    environment, net, objective, {"policy": chain, "value": chain}, **settings
+  )
+  return net, task
+
+
+def _train(task, num_updates, seeds=(0,), devices=None):
+  devices = devices or jax.devices()[:1]
+  state = training.initial_state(task, seeds, devices)
+  programs = training.compile_chunks(task, devices, state, [num_updates])
+  return training.run_chunk(programs[num_updates], state)
+
+
+@pytest.mark.parametrize("algorithm", objectives.POLICY_LOSSES)
+@pytest.mark.parametrize("name", probes.PROBES)
+def test_every_algorithm_solves_every_probe(name, algorithm):
+  probe = probes.PROBES[name]()
+  net, task = _make(probe.environment, algorithm)
+  state, _ = _train(task, 60, seeds=(0, 1, 2))
+  params = training.unreplicated(state)
+  observations = jnp.asarray(probe.observations)
+  logits = jax.vmap(net.policy, in_axes=(0, None))(
+    params["policy"], observations
+  )
+  for observed, action in enumerate(probe.actions):
+    if action >= 0:
+      likely = jax.nn.softmax(logits[:, observed])[:, action]
+      assert (likely > 0.9).all(), (probe.observations[observed], likely)
+  values = jax.vmap(net.value, in_axes=(0, None))(params["value"], observations)
+  expected = np.broadcast_to(probe.values(_DISCOUNT), values.shape)
+  tolerance = 0.1 * max(1.0, np.abs(expected).max())
+  np.testing.assert_allclose(values, expected, atol=tolerance)
+
+
+@pytest.mark.parametrize(
+  ("algorithm", "options"),
+  [
+    ("lco_mse", {}),
+    # Without the weight KLD is slow on rare actions: 76% of the gap by then.
+    ("lco_kld", {"max_importance_weight": 10.0}),
+    ("ppo", {}),
+  ],
+)
+def test_tabular_policies_come_close_to_optimal(algorithm, options):
+  """The exact discounted return of the learned policy, against the optimum."""
+  mdp = tabular.garnet()
+  environment = environments.make("tabular:garnet")
+  net, task = _make(
+    environment, algorithm, num_updates=100, num_envs=32, options=options
+  )
+  state, _ = _train(task, 100)
+  params = jax.tree.map(lambda x: x[0], training.unreplicated(state)["policy"])
+  policy = np.asarray(jax.nn.softmax(net.policy(params, jnp.eye(12))))
+  uniform = np.full((12, 4), 0.25)
+  best = float(mdp.initial @ tabular.optimal_q_values(mdp, _DISCOUNT).max(-1))
+  worst = tabular.expected_return(mdp, uniform, _DISCOUNT)
+  reached = tabular.expected_return(mdp, policy, _DISCOUNT)
+  assert reached > worst + 0.9 * (best - worst)
+
+
+@pytest.mark.parametrize("algorithm", ["lco_mse", "ppo"])
+def test_eight_devices_match_one(algorithm):
+  """The same global batch on 1 and 8 devices: 20 updates, every parameter."""
+  environment = environments.make("CartPole-v1")
+  _, task = _make(
+    environment,
+    algorithm,
+    num_envs=16,
+    num_steps=32,
+    learning_rate=1e-3,
+    num_updates=20,
+  )
+  one, metrics_one = _train(task, 20, seeds=(0, 1), devices=jax.devices()[:1])
+  eight, metrics_eight = _train(task, 20, seeds=(0, 1), devices=jax.devices())
+  assert len(jax.devices()) == 8
+  for a, b in zip(
+    jax.tree.leaves(training.unreplicated(one)),
+    jax.tree.leaves(training.unreplicated(eight)),
+    strict=True,
+  ):
+    np.testing.assert_allclose(a, b, atol=1e-4)
+  np.testing.assert_array_equal(
+    metrics_one["episodes"], metrics_eight["episodes"]
+  )
+  for leaf in jax.tree.leaves((eight.params, eight.opt_state)):
+    replicas = np.asarray(leaf)
+    for replica in replicas[1:]:
+      np.testing.assert_array_equal(replica, replicas[0])
+
+
+def test_the_same_step_runs_under_vmap():
+  """pmap over 4 devices and vmap(axis_name) over 4 shards: the same update."""
+  environment = environments.make("CartPole-v1")
+  _, task = _make(environment, num_envs=8)
+  devices = jax.devices()[:4]
+  state = training.initial_state(task, (0,), devices)
+  step = lambda s: training.train_step(task, 4, s)
+  on_shards = jax.jit(jax.vmap(jax.vmap(step), axis_name=update.DEVICE_AXIS))
+  on_devices = jax.pmap(
+    jax.vmap(step), axis_name=update.DEVICE_AXIS, devices=devices
+  )
+  host = jax.tree.map(lambda x: jax.device_put(x, devices[0]), state)
+  (a, _), (b, _) = on_shards(host), on_devices(state)
+  for x, y in zip(
+    jax.tree.leaves(a.params), jax.tree.leaves(b.params), strict=True
+  ):
+    np.testing.assert_allclose(np.asarray(x), np.asarray(y), atol=1e-5)
+
+
+def test_training_is_reproducible_and_chunks_do_not_matter():
+  environment = environments.make("CartPole-v1")
+  _, task = _make(environment, num_envs=4)
+  devices = jax.devices()[:1]
+  whole, _ = _train(task, 6)
+  state = training.initial_state(task, (0,), devices)
+  programs = training.compile_chunks(task, devices, state, [2, 4])
+  state, _ = training.run_chunk(programs[4], state)
+  state, _ = training.run_chunk(programs[2], state)
+  assert int(state.update[0, 0]) == 6
+  for a, b in zip(
+    jax.tree.leaves(training.unreplicated(whole)),
+    jax.tree.leaves(training.unreplicated(state)),
+    strict=True,
+  ):
+    np.testing.assert_array_equal(a, b)
+
+
+def test_seeds_differ_and_do_not_depend_on_their_company():
+  environment = environments.make("CartPole-v1")
+  _, task = _make(environment, num_envs=4)
+  together, metrics = _train(task, 3, seeds=(5, 6))
+  alone, _ = _train(task, 3, seeds=(6,))
+  assert (metrics["policy_loss"][:, 0] != metrics["policy_loss"][:, 1]).any()
+  for a, b in zip(
+    jax.tree.leaves(training.unreplicated(together)),
+    jax.tree.leaves(training.unreplicated(alone)),
+    strict=True,
+  ):
+    np.testing.assert_allclose(a[1], b[0], atol=1e-5)
+
+
+def test_metrics_mean_what_they_say():
+  environment = environments.make("probe:action")
+  _, task = _make(environment, "ppo", num_envs=8)
+  _, metrics = _train(task, 30)
+  first, last = ({k: v[i, 0] for k, v in metrics.items()} for i in (0, -1))
+  np.testing.assert_allclose(first["entropy"], np.log(2), atol=0.01)
+  assert last["entropy"] < 0.3
+  assert last["episode_return_mean"] > 0.8 > first["episode_return_mean"]
+  assert first["episode_return_min"] == -1 and first["episode_return_max"] == 1
+  assert (metrics["episode_length_mean"] == 1).all()
+  assert (metrics["episodes"] == 8 * 16).all()
+  assert (metrics["kl_old_new"] >= -1e-6).all() and first["kl_old_new"] > 1e-4
+  assert first["target_residual_after"] < first["target_residual_before"]
+  assert first["policy_gradient_norm"] > 0
+  assert 0 <= metrics["clip_fraction"].min() < metrics["clip_fraction"].max()
+
+
+def test_updates_without_a_finished_episode_have_no_return():
+  environment = environments.make("CartPole-v1")
+  _, task = _make(environment, num_steps=4, num_envs=2)
+  _, metrics = _train(task, 1)
+  assert metrics["episodes"][0, 0] == 0
+  assert np.isnan(metrics["episode_return_mean"][0, 0])
+  assert training.first_nonfinite(metrics) is None
+
+
+def test_no_policy_gradient_leaks_into_the_values():
+  """Parts share nothing: an algorithm cannot change the value network."""
+  environment = environments.make("CartPole-v1")
+  params = []
+  for algorithm in ("lco_mse", "ppo"):
+    _, task = _make(environment, algorithm)
+    state, _ = _train(task, 1)
+    params.append(training.unreplicated(state)["value"])
+  for a, b in zip(*map(jax.tree.leaves, params), strict=True):
+    np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+def test_in_graph_evaluation_counts_one_episode_each():
+  environment = environments.make("probe:credit")
+  always_one = lambda params, observation: (
+    jnp.broadcast_to(jnp.array([-50.0, 50.0]), (len(observation), 2)) + params
+  )
+  for greedy in (True, False):
+    returns = evaluation.in_graph(
+      environment, always_one, jnp.zeros(3), jax.random.key(0), 7, greedy
+    )
+    np.testing.assert_array_equal(returns, np.ones((3, 7)))
+
+
+@pytest.mark.parametrize(
+  ("overrides", "message"),
+  [
+    ({"beta": 0.0}, "beta"),
+    ({"beta": float("nan")}, "beta"),
+    ({"beta": float("inf")}, "beta"),
+    ({"nonpositive_beta_multiple": -1.0}, "nonpositive_beta_multiple"),
+    ({"discount": 1.5}, "discount"),
+    ({"gae_lambda": float("nan")}, "gae_lambda"),
+    ({"num_minibatches": 5}, "num_minibatches 5 does not divide"),
+    ({"num_epochs": 0}, "num_epochs"),
+  ],
+)
+def test_wrong_settings_are_named(overrides, message):
+  with pytest.raises(ValueError, match=message):
+    _make(environments.make("probe:value"), **overrides)
+
+
+def test_streams_must_divide_over_devices():
+  _, task = _make(environments.make("probe:value"), num_envs=12)
+  with pytest.raises(ValueError, match="num_envs 12 does not divide over 8"):
+    training.initial_state(task, (0,), jax.devices())

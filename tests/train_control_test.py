@@ -1,0 +1,119 @@
+"""The script as a user runs it: in a process of its own."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+_ROOT = pathlib.Path(__file__).parent.parent
+_CONFIG = "experiments/configs/control.py"
+
+
+def _script(workdir, *flags, environment="CartPole-v1", devices=1):
+  flag = f"--xla_force_host_platform_device_count={devices}"
+  return subprocess.run(
+    [
+      sys.executable,
+      "-m",
+      "experiments.train_control",
+      f"--config={_CONFIG}:{environment}",
+      f"--workdir={workdir}",
+      *flags,
+    ],
+    cwd=_ROOT,
+    env=os.environ
+    | {"XLA_FLAGS": f"{flag} --xla_backend_optimization_level=0"},
+    capture_output=True,
+    text=True,
+    timeout=300,
+  )
+
+
+def test_a_small_run_leaves_a_whole_directory(tmp_path):
+  workdir = tmp_path / "run"
+  done = _script(
+    workdir,
+    "--config.algorithm=ppo",
+    "--config.num_seeds=2",
+    "--config.total_steps=1000",
+    "--config.num_envs=4",
+    "--config.num_steps=32",
+    "--config.eval_episodes=5",
+    "--config.hidden_sizes=(8,)",
+    "--config.clip_high=0.3",
+    devices=2,
+  )
+  assert done.returncode == 0, done.stderr
+  assert {path.name for path in workdir.iterdir()} == {
+    "config.json",
+    "metrics.csv",
+    "tensorboard",
+    "summary.json",
+    "learning_curve.png",
+  }
+  summary = json.loads((workdir / "summary.json").read_text())
+  assert summary["env"] == "CartPole-v1" and summary["algorithm"] == "ppo"
+  assert summary["total_steps"] == 7 * 128
+  for name in ("final_return", "evaluation", "evaluation_sampled"):
+    assert len(summary[name]["per_seed"]) == 2
+    assert {"mean", "iqm", "ci95"} <= set(summary[name])
+  assert summary["evaluation"]["backend"] == "gymnasium"
+  assert summary["evaluation"]["episodes"] == 5
+  for name in ("compile_seconds", "train_seconds", "steps_per_second"):
+    assert summary[name] > 0
+  config = json.loads((workdir / "config.json").read_text())
+  assert config["clip_high"] == 0.3
+  assert config["policy_learning_rate"] is not None
+  rows = (workdir / "metrics.csv").read_text().splitlines()
+  assert len(rows) == 1 + 7 * 2 and "clip_fraction" in rows[0]
+  assert f"learning curve: {workdir}" in done.stdout
+  again = _script(workdir)
+  assert again.returncode == 2 and "already in use" in again.stderr
+
+
+@pytest.mark.parametrize(
+  ("flags", "named"),
+  [
+    (["--config.algorithm=nope"], "algorithm"),
+    (["--config.nope=1"], "nope"),
+    (["--config.beta=0"], "beta"),
+    (["--config.beta=inf"], "beta"),
+    (["--config.policy_learning_rate=-1"], "policy_learning_rate"),
+    (["--config.value_learning_rate=nan"], "value_learning_rate"),
+    (["--config.num_seeds=0"], "num_seeds"),
+    (["--config.num_minibatches=5"], "num_minibatches"),
+    (["--config.num_envs=3"], "num_envs"),
+    (["--config.total_steps=10"], "total_steps"),
+    (["--config.num_envs=x"], "num_envs"),
+    (["--config.clip_low=0.1"], "clip_low"),
+    (["--config.optimizer=nope"], "optimizer"),
+    (["--config.wandb_project=x"], "wandb_project"),
+    (["stray"], "stray"),
+  ],
+  ids=lambda value: value[0] if isinstance(value, list) else None,
+)
+def test_bad_input_is_one_line_and_nothing_is_written(tmp_path, flags, named):
+  workdir = tmp_path / "run"
+  done = _script(workdir, *flags, devices=2)
+  assert done.returncode == 2
+  lines = done.stderr.strip().splitlines()
+  assert len(lines) == 1 and lines[0].startswith("error: "), done.stderr
+  assert named in lines[0]
+  assert not workdir.exists()
+
+
+@pytest.mark.parametrize("name", ["Nope-v0", "Pendulum-v1", "os:system"])
+def test_bad_environments_are_named(tmp_path, name):
+  done = _script(tmp_path / "run", environment=name)
+  assert done.returncode == 2 and len(done.stderr.strip().splitlines()) == 1
+  assert name in done.stderr
+
+
+@pytest.mark.parametrize("workdir", ["/proc/nope", "/dev/null"])
+def test_an_impossible_workdir_is_named(workdir):
+  done = _script(workdir)
+  assert done.returncode == 2 and len(done.stderr.strip().splitlines()) == 1
+  assert workdir in done.stderr

@@ -1,0 +1,25 @@
+import numpy as np
+import pytest
+
+from lco_jax import training
+
+
+@pytest.mark.parametrize("num_updates", [1, 2, 7, 40, 61, 244, 976, 977])
+def test_chunks_cover_a_run(num_updates):
+  length = training.default_chunk_length(num_updates)
+  lengths = training.chunk_lengths(num_updates, length)
+  assert sum(lengths) == num_updates
+  assert len(set(lengths)) <= 2 and len(lengths) <= 62
+  assert set(lengths[:-1]) <= {length}
+
+
+def test_first_nonfinite_names_update_seed_and_metric():
+  fine = np.zeros((4, 3))
+  episodes = np.full((4, 3), np.nan)  # No episode ended: that is no error.
+  metrics = {"loss": fine, "norm": fine, "episode_return_mean": episodes}
+  assert training.first_nonfinite(metrics) is None
+  broken = fine.copy()
+  broken[2, 1] = np.inf
+  broken[3, 0] = np.nan
+  metrics["norm"] = broken
+  assert training.first_nonfinite(metrics) == (2, 1, ["norm"])
