@@ -1,29 +1,40 @@
 """Control configurations, e.g. --config=experiments/configs/control.py:ID.
 
-A value of None is filled in: an option of the algorithm by the algorithm's own
-default, the rest by what was tuned for this environment and algorithm.
+A value of None is filled in by what was tuned for this environment and
+algorithm (policy_learning_rate, beta) or by the algorithm's own default.
 """
 
 import ml_collections
 from ml_collections import config_dict
 
-# What differs from the common settings, by environment.
-_ENVIRONMENTS = {
-  "CartPole-v1": {"total_steps": 500_000},
-  "Acrobot-v1": {"total_steps": 500_000},
-  "Catch-bsuite": {"total_steps": 500_000},
-  "MountainCar-v0": {"total_steps": 1_000_000},
+# Environment steps of each seed, where 200,000 do not suit.
+_TOTAL_STEPS = {
+  "CartPole-v1": 500_000,
+  "Acrobot-v1": 500_000,
+  "Catch-bsuite": 500_000,
 }
 
-# Learning rate of the policy and epochs per rollout, by environment and
-# algorithm; BUILD_NOTES.md has the sweep. "default" serves the others.
+# What was tuned for an environment and algorithm; BUILD_NOTES.md has the
+# sweeps. "default" serves the other environments.
 _TUNED = {
   "default": {
-    "lco_mse": {"policy_learning_rate": 3e-3, "num_epochs": 4},
-    "lco_lch": {"policy_learning_rate": 3e-3, "num_epochs": 4},
-    "lco_kld": {"policy_learning_rate": 3e-3, "num_epochs": 4},
-    "ppo": {"policy_learning_rate": 1e-3, "num_epochs": 4},
-    "reinforce": {"policy_learning_rate": 3e-4, "num_epochs": 4},
+    "lco_mse": {"policy_learning_rate": 3e-4, "beta": 1.0},
+    "lco_lch": {"policy_learning_rate": 3e-4, "beta": 3.0},
+    "lco_kld": {"policy_learning_rate": 1e-3, "beta": 1.0},
+    "ppo": {"policy_learning_rate": 3e-4, "beta": 1.0},
+    "reinforce": {"policy_learning_rate": 3e-4, "beta": 1.0},
+  },
+  "CartPole-v1": {
+    "lco_mse": {"policy_learning_rate": 1e-4},
+    "ppo": {"policy_learning_rate": 1e-4},
+    "reinforce": {"policy_learning_rate": 1e-4},
+  },
+  "Acrobot-v1": {
+    "ppo": {"policy_learning_rate": 1e-3},
+  },
+  "Catch-bsuite": {
+    "lco_mse": {"policy_learning_rate": 1e-3},
+    "lco_lch": {"policy_learning_rate": 1e-3},
   },
 }
 
@@ -41,13 +52,13 @@ def get_config(environment: str = "CartPole-v1") -> ml_collections.ConfigDict:
   # Amount: every seed takes total_steps environment steps.
   config.seed = 0
   config.num_seeds = 8
-  config.total_steps = 200_000
+  config.total_steps = _TOTAL_STEPS.get(environment, 200_000)
   config.eval_episodes = 100
 
   # Data: a rollout is num_steps in each of num_envs environments.
   config.num_envs = 16
   config.num_steps = 128
-  config.num_epochs = config_dict.placeholder(int)
+  config.num_epochs = 4
   config.num_minibatches = 4
 
   # Advantages.
@@ -69,7 +80,7 @@ def get_config(environment: str = "CartPole-v1") -> ml_collections.ConfigDict:
   config.value_max_gradient_norm = 0.5
 
   # Objective.
-  config.beta = 1.0
+  config.beta = config_dict.placeholder(float)
   config.nonpositive_beta_multiple = 1.0
   config.entropy_coefficient = 0.0
   config.value_clip = config_dict.placeholder(float)
@@ -88,6 +99,8 @@ def get_config(environment: str = "CartPole-v1") -> ml_collections.ConfigDict:
   config.updates_per_chunk = config_dict.placeholder(int)
   config.wandb_project = config_dict.placeholder(str)
 
-  config.update(_ENVIRONMENTS.get(environment, {}))
-  config.tuned = _TUNED["default"] | _TUNED.get(environment, {})
+  config.tuned = {
+    algorithm: values | _TUNED.get(environment, {}).get(algorithm, {})
+    for algorithm, values in _TUNED["default"].items()
+  }
   return config
