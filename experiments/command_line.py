@@ -4,7 +4,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 import ml_collections
-from absl import app, flags
+from absl import app, flags, logging
 from ml_collections import config_flags
 
 
@@ -46,6 +46,8 @@ def run(main: Callable[[], None]) -> None:
     except ScriptError as error:
       fail(error)
 
+  # Warnings only: jax tells of every accelerator that it did not find.
+  flags.FLAGS.set_default("verbosity", logging.WARNING)
   app.run(guarded, flags_parser=parse)
 
 

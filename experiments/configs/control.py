@@ -87,9 +87,7 @@ def get_config(environment: str = "CartPole-v1") -> ml_collections.ConfigDict:
 
   # Options of single algorithms.
   config.anchor = config_dict.placeholder(str)  # lco_*: old, current
-  config.support = config_dict.placeholder(
-    str
-  )  # lco_mse, lco_lch: full, sampled
+  config.support = config_dict.placeholder(str)  # lco_mse, _lch: full, sampled
   config.centred = config_dict.placeholder(bool)  # lco_mse, lco_lch
   config.max_importance_weight = config_dict.placeholder(float)  # lco_kld
   config.clip_low = config_dict.placeholder(float)  # ppo
