@@ -38,6 +38,9 @@ def run(main: Callable[[], None]) -> None:
       fail(e)
     if len(rest) > 1:
       fail(f"unexpected argument {rest[1]!r}")
+    if flags.FLAGS["verbosity"].using_default_value:
+      # As information, jax tells of every accelerator that it did not find.
+      flags.FLAGS.verbosity = logging.WARNING
     return rest
 
   def guarded(_):
@@ -46,8 +49,6 @@ def run(main: Callable[[], None]) -> None:
     except ScriptError as error:
       fail(error)
 
-  # Warnings only: jax tells of every accelerator that it did not find.
-  flags.FLAGS.set_default("verbosity", logging.WARNING)
   app.run(guarded, flags_parser=parse)
 
 
