@@ -188,7 +188,7 @@ def main() -> None:
     training.check_devices(task, len(devices))
     metric_writer.check_wandb(settings["wandb_project"])
     run_directory.create(workdir, settings)
-  except ValueError as error:
+  except (ValueError, OSError) as error:
     raise command_line.ScriptError(error) from error
   seeds = range(settings["seed"], settings["seed"] + settings["num_seeds"])
   writers = metric_writer.make_writers(workdir, seeds, settings)

@@ -30,6 +30,7 @@ _TUNED = {
     "reinforce": {"policy_learning_rate": 1e-4},
   },
   "Acrobot-v1": {
+    "lco_lch": {"policy_learning_rate": 1e-4},
     "ppo": {"policy_learning_rate": 1e-3},
   },
   "Catch-bsuite": {
