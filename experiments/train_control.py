@@ -73,6 +73,11 @@ def build(settings: dict):
   for name in _COUNTS:
     if settings[name] < 1:
       raise ValueError(f"{name} must be ≥ 1, got {settings[name]}")
+  updates_per_chunk = settings["updates_per_chunk"]
+  if updates_per_chunk is not None and updates_per_chunk < 1:
+    raise ValueError(f"updates_per_chunk must be ≥ 1, got {updates_per_chunk}")
+  if not 0 <= settings["seed"] < 2**31:
+    raise ValueError(f"seed must be in [0, 2³¹), got {settings['seed']}")
   for name in _POSITIVE:
     if settings[name] is not None and not 0 < settings[name] < math.inf:
       raise ValueError(

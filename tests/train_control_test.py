@@ -84,6 +84,8 @@ def test_a_small_run_leaves_a_whole_directory(tmp_path):
     (["--config.policy_learning_rate=-1"], "policy_learning_rate"),
     (["--config.value_learning_rate=nan"], "value_learning_rate"),
     (["--config.num_seeds=0"], "num_seeds"),
+    (["--config.seed=-1"], "seed"),
+    (["--config.updates_per_chunk=0"], "updates_per_chunk"),
     (["--config.num_minibatches=5"], "num_minibatches"),
     (["--config.num_envs=3"], "num_envs"),
     (["--config.total_steps=10"], "total_steps"),
