@@ -7,6 +7,17 @@ import ml_collections
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+# What absl, ml_collections and a config file raise for a wrong command line.
+_WRONG_FLAGS = (
+  flags.Error,
+  AttributeError,
+  ImportError,
+  KeyError,
+  SyntaxError,
+  TypeError,
+  ValueError,
+)
+
 
 class ScriptError(Exception):
   """Something went wrong that one line explains: no trace is shown."""
@@ -34,8 +45,8 @@ def run(main: Callable[[], None]) -> None:
   def parse(argv: Sequence[str]) -> list[str]:
     try:
       rest = flags.FLAGS(argv)
-    except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as e:
-      fail(e)
+    except _WRONG_FLAGS as error:
+      fail(error)
     if len(rest) > 1:
       fail(f"unexpected argument {rest[1]!r}")
     if flags.FLAGS["verbosity"].using_default_value:
@@ -64,14 +75,23 @@ def resolve(config: ml_collections.ConfigDict) -> dict:
   """Plain settings of a run: what is unset takes the algorithm's tuned value.
 
   Args:
-    config: has `algorithm`, and `tuned` {algorithm: {name: value}}.
+    config: has `environment`, `algorithm`, and `tuned` {"environment": ID,
+      algorithm: {name: value}}.
 
   Returns:
     {name: value}, without `tuned`.
+
+  Raises:
+    ValueError: if the tuned values are those of another environment.
   """
   settings = config.to_dict()
-  tuned = settings.pop("tuned").get(settings["algorithm"], {})
-  for name, value in tuned.items():
+  tuned = settings.pop("tuned")
+  if settings["environment"] != tuned["environment"]:
+    raise ValueError(
+      "environment: choose it with --config=FILE:"
+      f"{settings['environment']}, so that its own defaults are taken"
+    )
+  for name, value in tuned.get(settings["algorithm"], {}).items():
     if settings[name] is None:
       settings[name] = value
   return settings

@@ -6,6 +6,7 @@ python -m experiments.train_control --workdir=DIR \
 """
 
 import math
+import os
 import pathlib
 
 import jax
@@ -38,12 +39,10 @@ _COUNTS = (
   "num_epochs",
   "num_minibatches",
 )
-_POSITIVE = (
-  "policy_learning_rate",
-  "value_learning_rate",
-  "policy_max_gradient_norm",
-  "value_max_gradient_norm",
-)
+_RATES = ("policy_learning_rate", "value_learning_rate")
+_NORMS = ("policy_max_gradient_norm", "value_max_gradient_norm")
+# Keeps the evaluation's random numbers apart from the training's.
+_EVALUATION_STREAM = 20_000
 # Every name that is an option of some algorithm.
 _OPTIONS = sorted(
   {
@@ -52,6 +51,21 @@ _OPTIONS = sorted(
     for option in objectives.options_of(algorithm)
   }
 )
+
+
+def parse_options(text: str) -> dict[str, float]:
+  """Keyword arguments of an optimizer from "name=number,name=number".
+
+  Raises:
+    ValueError: if the text is not of that form.
+  """
+  try:
+    pairs = [item.split("=") for item in text.split(",") if item]
+    return {name.strip(): float(value) for name, value in pairs}
+  except ValueError:
+    raise ValueError(
+      f'optimizer_options: want "name=number,...", got {text!r}'
+    ) from None
 
 
 def build(settings: dict):
@@ -78,11 +92,14 @@ def build(settings: dict):
     raise ValueError(f"updates_per_chunk must be ≥ 1, got {updates_per_chunk}")
   if not 0 <= settings["seed"] < 2**31:
     raise ValueError(f"seed must be in [0, 2³¹), got {settings['seed']}")
-  for name in _POSITIVE:
-    if settings[name] is not None and not 0 < settings[name] < math.inf:
+  for name in _RATES:
+    if not 0 < settings[name] < math.inf:
       raise ValueError(
         f"{name} must be positive and finite, got {settings[name]}"
       )
+  for name in _NORMS:
+    if not 0 <= settings[name] < math.inf:
+      raise ValueError(f"{name} must be ≥ 0 and finite, got {settings[name]}")
   steps_per_update = settings["num_envs"] * settings["num_steps"]
   num_updates = settings["total_steps"] // steps_per_update
   if num_updates < 1:
@@ -119,8 +136,8 @@ def build(settings: dict):
           settings[f"{part}_learning_rate"],
           optimizer_steps,
         ),
-        settings[f"{part}_max_gradient_norm"],
-        **settings["optimizer_options"],
+        settings[f"{part}_max_gradient_norm"] or None,
+        **parse_options(settings["optimizer_options"]),
       )
       for part in ("policy", "value")
     },
@@ -172,8 +189,9 @@ def evaluate(
     copies.close()
     backend = "gymnasium"
   else:
+    key = jax.random.fold_in(jax.random.key(seed), _EVALUATION_STREAM)
     returns = evaluation.in_graph(
-      environment, policy, params, jax.random.key(seed), num_episodes, greedy
+      environment, policy, params, key, num_episodes, greedy
     )
     backend = "in-graph"
   return {
@@ -186,9 +204,13 @@ def evaluate(
 def main() -> None:
   """Trains, evaluates, and writes the run directory."""
   workdir = pathlib.Path(flags.FLAGS.workdir)
-  devices = jax.local_devices()
   try:
     settings = command_line.resolve(_CONFIG.value)
+    if settings["num_seeds"] == 1:
+      # Read by the CPU backend when it starts: for one small learner, handing
+      # work between threads costs more than it saves.
+      os.environ.setdefault("NPROC", "1")
+    devices = jax.local_devices()
     environment, actor_critic, task, num_updates = build(settings)
     training.check_devices(task, len(devices))
     metric_writer.check_wandb(settings["wandb_project"])

@@ -58,6 +58,7 @@ def clipped(
   Returns:
     bool[...].
   """
+  log_prob, old_log_prob = numerics.float_arrays(log_prob, old_log_prob)
   chex.assert_equal_shape([log_prob, old_log_prob])
   ratio = jnp.exp(log_prob - old_log_prob)
   return (ratio < 1.0 - clip_low) | (ratio > 1.0 + clip_high)

@@ -148,5 +148,5 @@ def check_wandb(project: str | None) -> None:
   if project and importlib.util.find_spec("wandb") is None:
     raise ValueError(
       "wandb_project: the package wandb is not installed;"
-      " pip install 'lco_jax[wandb]'"
+      " pip install -e '.[wandb]'"
     )

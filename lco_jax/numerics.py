@@ -48,20 +48,23 @@ def average(values: Array, where: Array | None = None) -> Average:
 
 
 def float_arrays(*arrays: Array) -> list[Array]:
-  """Checks that floating arrays agree in dtype and widens them to float32.
+  """Widens floating arrays to float32 and checks that they agree.
 
   Losses are computed in float32 whatever the network's dtype; float64 stays.
 
   Raises:
-    AssertionError: if an array is not floating point or the dtypes differ.
+    AssertionError: if an array is not floating point, or float32 (or narrower)
+      meets float64.
   """
   arrays = [jnp.asarray(array) for array in arrays]
   chex.assert_type(arrays, float)
+  arrays = [
+    array.astype(jnp.float32) if array.dtype.itemsize < 4 else array
+    for array in arrays
+  ]
   dtypes = sorted({str(array.dtype) for array in arrays})
   if len(dtypes) > 1:
     raise AssertionError(f"arrays must share one dtype, got {dtypes}")
-  if jnp.finfo(arrays[0].dtype).bits < 32:
-    arrays = [array.astype(jnp.float32) for array in arrays]
   return arrays
 
 
@@ -153,6 +156,7 @@ def action_log_prob(logits: Array, actions: Array) -> Array:
   Raises:
     AssertionError: if `actions` is not integer or its shape is not [...].
   """
+  (logits,) = float_arrays(logits)
   return select_action(jax.nn.log_softmax(logits), actions)
 
 

@@ -29,24 +29,29 @@ SUPPORTS = ("full", "sampled")
 
 
 def lco_mse(
-  anchor: str = "old", support: str = "full", centred: bool = True
+  anchor: str = "old", support: str = "full", centred: bool | None = None
 ) -> PolicyLoss:
   """LCO-MSE on logits.
 
   Args:
     anchor: what the target's logits are built on: `old`, the behaviour
-      policy's, as the theory requires, or `current`, an ablation whose gradient
-      is the constant −A/β, without curvature or fixed point.
+      policy's, as the theory requires, or `current`, an ablation without
+      curvature or fixed point: its gradient is the constant −A/β (centred, if
+      the residual is).
     support: `full` regresses every action's logit, `sampled` the sampled one's.
-    centred: whether the mean of the logits is left free.
+    centred: whether the mean of the logits is left free; None means for `full`
+      support only. A centred residual of one action pulls on all of them.
   """
   return _regression(losses.lco_mse_loss, anchor, support, centred)
 
 
 def lco_lch(
-  anchor: str = "old", support: str = "full", centred: bool = True
+  anchor: str = "old", support: str = "full", centred: bool | None = None
 ) -> PolicyLoss:
-  """LCO-LCH (log cosh) on logits; options as for LCO-MSE."""
+  """LCO-LCH (log cosh) on logits.
+
+  Options as for LCO-MSE; with the `current` anchor the gradient is −tanh(A/β).
+  """
   return _regression(losses.lco_lch_loss, anchor, support, centred)
 
 
@@ -56,7 +61,7 @@ def lco_kld(
   """LCO-KLD, forward KL from the optimal policy.
 
   Args:
-    anchor: as for LCO-MSE.
+    anchor: `old`, or `current`, an ablation without fixed point.
     max_importance_weight: clip of the factor 1/p(a) on the loss, ≥ 1; at 1
       there is no factor.
   """
@@ -165,14 +170,17 @@ def make_objective(
       clipped, > 0, in units of return; None for the plain squared error.
 
   Returns:
-    The objective, with losses and metrics for the parts "policy" and "value".
+    The objective, with losses and metrics for the parts "policy" and "value";
+    the policy's loss includes the entropy bonus.
 
   Raises:
     ValueError: if a number is out of range.
   """
   _check_number("entropy_coefficient", entropy_coefficient, at_least=0.0)
-  if value_clip is not None and not value_clip > 0:
-    raise ValueError(f"value_clip must be positive, got {value_clip}")
+  if value_clip is not None and not 0 < value_clip < math.inf:
+    raise ValueError(
+      f"value_clip must be positive and finite, got {value_clip}"
+    )
 
   def objective(params, batch):
     logits = policy(params["policy"], batch.observation)
@@ -197,6 +205,8 @@ def make_objective(
 def _regression(loss, anchor: str, support: str, centred: bool) -> PolicyLoss:
   _check_choice("anchor", anchor, ANCHORS)
   _check_choice("support", support, SUPPORTS)
+  if centred is None:
+    centred = support == "full"
 
   def policy_loss(logits, batch):
     target = _anchored_target(anchor, logits, batch)

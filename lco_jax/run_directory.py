@@ -41,9 +41,11 @@ def create(path: pathlib.Path, config: Mapping) -> None:
     config: plain numbers, strings, lists and dicts.
 
   Raises:
-    ValueError: as `check_unused`, or if creating it fails.
+    ValueError: as `check_unused`, if creating it fails, or if the
+      configuration holds what JSON cannot.
   """
   check_unused(path)
+  json.dumps(config, allow_nan=False)  # Raises before anything is made.
   try:
     path.mkdir(parents=True, exist_ok=True)
     write_json(path / "config.json", config)

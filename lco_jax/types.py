@@ -113,7 +113,7 @@ class Batch:
   Attributes:
     observation: float[..., O].
     action: int32[...].
-    advantage: float[...], normalised.
+    advantage: float[...], normalised if so configured.
     old_logits: float[..., A], behaviour policy's logits.
     old_log_prob: float[...], behaviour policy's log-probability of the action.
     target_logits: float[..., A], optimal logits z*.

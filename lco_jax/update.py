@@ -107,8 +107,8 @@ def random_permutations(key: types.PRNGKey, count: int, size: int) -> Array:
 
   Sorts random words that carry the index in their low bits: sorting one array
   is several times faster on CPU than sorting keys together with values. Words
-  whose random bits coincide stay in index order, which happens to a share of
-  about size² / 2³³ of the pairs.
+  whose random bits coincide stay in index order, which happens to about one
+  pair in 2³² / size.
 
   Args:
     key: PRNG key.

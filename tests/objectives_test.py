@@ -53,7 +53,7 @@ def test_each_algorithm_is_its_loss():
     _loss("lco_mse", centred=False), losses.lco_mse_loss(logits, target)
   )
   np.testing.assert_allclose(
-    _loss("lco_lch", centred=False, support="sampled"),
+    _loss("lco_lch", support="sampled"),
     losses.lco_lch_loss(logits, target, where),
   )
   np.testing.assert_allclose(

@@ -44,6 +44,8 @@ def test_a_small_run_leaves_a_whole_directory(tmp_path):
     "--config.eval_episodes=5",
     "--config.hidden_sizes=(8,)",
     "--config.clip_high=0.3",
+    "--config.optimizer_options=b1=0.8,eps=1e-5",
+    "--config.policy_max_gradient_norm=0",
     devices=2,
   )
   assert done.returncode == 0, done.stderr
@@ -91,6 +93,12 @@ def test_a_small_run_leaves_a_whole_directory(tmp_path):
     (["--config.total_steps=10"], "total_steps"),
     (["--config.num_envs=x"], "num_envs"),
     (["--config.clip_low=0.1"], "clip_low"),
+    (["--config.value_clip=inf"], "value_clip"),
+    (["--config.value_max_gradient_norm=-1"], "value_max_gradient_norm"),
+    (["--config.hidden_sizes=(0.5,)"], "hidden_sizes"),
+    (["--config.environment=Acrobot-v1"], "environment"),
+    (["--config.optimizer_options=b1"], "optimizer_options"),
+    (["--config.optimizer_options=nope=1"], "optimizer"),
     (["--config.optimizer=nope"], "optimizer"),
     (["--config.wandb_project=x"], "wandb_project"),
     (["stray"], "stray"),

@@ -73,11 +73,11 @@ def get_config(environment: str = "CartPole-v1") -> ml_collections.ConfigDict:
 
   # Optimization: any optax optimizer; policy and value apart.
   config.optimizer = "adam"
-  config.optimizer_options = ml_collections.ConfigDict()
+  config.optimizer_options = ""  # Of the optimizer, e.g. "b1=0.8,eps=1e-5".
   config.learning_rate_schedule = "linear"
   config.policy_learning_rate = config_dict.placeholder(float)
   config.value_learning_rate = 1e-3
-  config.policy_max_gradient_norm = 0.5
+  config.policy_max_gradient_norm = 0.5  # Global norm; 0 for no clipping.
   config.value_max_gradient_norm = 0.5
 
   # Objective.
@@ -98,7 +98,7 @@ def get_config(environment: str = "CartPole-v1") -> ml_collections.ConfigDict:
   config.updates_per_chunk = config_dict.placeholder(int)
   config.wandb_project = config_dict.placeholder(str)
 
-  config.tuned = {
+  config.tuned = {"environment": environment} | {
     algorithm: values | _TUNED.get(environment, {}).get(algorithm, {})
     for algorithm, values in _TUNED["default"].items()
   }

@@ -147,7 +147,6 @@ def importance_weight(
 
   Source: derived; on-policy ∇ = −p(a)(e^{A/β} − 1)/Z · (e_a − p).
   """
-  (old_logits,) = numerics.float_arrays(old_logits)
   log_prob = numerics.action_log_prob(old_logits, actions)
   return jax.lax.stop_gradient(jnp.minimum(jnp.exp(-log_prob), max_weight))
 

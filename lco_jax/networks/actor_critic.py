@@ -59,8 +59,10 @@ def make_actor_critic(
       f"activation: unknown {activation!r}; known: {', '.join(ACTIVATIONS)}"
     )
   hidden_sizes = tuple(hidden_sizes)
-  if any(size < 1 for size in hidden_sizes):
-    raise ValueError(f"hidden_sizes must be positive, got {hidden_sizes}")
+  if not all(isinstance(size, int) and size >= 1 for size in hidden_sizes):
+    raise ValueError(
+      f"hidden_sizes must be positive integers, got {hidden_sizes}"
+    )
   observation_shape = tuple(observation_shape)
   rank = len(observation_shape)
 
