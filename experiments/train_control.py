@@ -6,7 +6,6 @@ python -m experiments.train_control --workdir=DIR \
 """
 
 import math
-import os
 import pathlib
 
 import jax
@@ -206,10 +205,6 @@ def main() -> None:
   workdir = pathlib.Path(flags.FLAGS.workdir)
   try:
     settings = command_line.resolve(_CONFIG.value)
-    if settings["num_seeds"] == 1:
-      # Read by the CPU backend when it starts: for one small learner, handing
-      # work between threads costs more than it saves.
-      os.environ.setdefault("NPROC", "1")
     devices = jax.local_devices()
     environment, actor_critic, task, num_updates = build(settings)
     training.check_devices(task, len(devices))

@@ -64,7 +64,8 @@ class TensorBoardWriter:
 
   def __init__(self, directory: pathlib.Path, seeds: Sequence[int]):
     self._writers = [
-      tensorboardX.SummaryWriter(str(directory / f"seed_{seed}"))
+      # Flushed by its own thread: waiting for that would stall training.
+      tensorboardX.SummaryWriter(str(directory / f"seed_{seed}"), flush_secs=10)
       for seed in seeds
     ]
 
@@ -79,8 +80,6 @@ class TensorBoardWriter:
           if not np.isnan(value[index, position])
         ]
         writer.file_writer.add_summary(summary(value=values), step)
-    for writer in self._writers:
-      writer.flush()
 
   def close(self):
     """See MetricWriter."""
