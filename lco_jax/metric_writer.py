@@ -37,6 +37,7 @@ class CsvWriter:
   """A row for each update and seed; an empty cell is no value."""
 
   def __init__(self, path: pathlib.Path, seeds: Sequence[int]):
+    # Held open for the whole run; close() ends it.
     self._file = open(path, "x", newline="")  # noqa: SIM115
     self._writer = csv.writer(self._file)
     self._seeds = seeds

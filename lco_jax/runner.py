@@ -66,7 +66,7 @@ def run(
   compile_seconds = time.perf_counter() - started
 
   started = chunk_started = time.perf_counter()
-  steps_per_chunk_update = task.steps_per_update * len(seeds)
+  steps_per_update = task.steps_per_update * len(seeds)
   done = 0
   bar = tqdm.tqdm(
     total=num_updates * task.steps_per_update,
@@ -81,7 +81,7 @@ def run(
     for length in lengths:
       state, metrics = training.run_chunk(programs[length], state)
       now = time.perf_counter()
-      speed = length * steps_per_chunk_update / (now - chunk_started)
+      speed = length * steps_per_update / (now - chunk_started)
       bad = training.first_nonfinite(metrics)
       kept = length if bad is None else bad[0]
       updates = np.arange(done + 1, done + kept + 1)
@@ -111,7 +111,7 @@ def run(
     total_steps=num_updates * task.steps_per_update,
     compile_seconds=compile_seconds,
     train_seconds=train_seconds,
-    steps_per_second=num_updates * steps_per_chunk_update / train_seconds,
+    steps_per_second=num_updates * steps_per_update / train_seconds,
   )
 
 
