@@ -14,12 +14,14 @@ from absl import flags
 from experiments import command_line
 from lco_jax import (
   control,
+  cpu_backend,
   environments,
   evaluation,
   metric_writer,
   networks,
   objectives,
   optimizers,
+  placement,
   run_directory,
   runner,
   training,
@@ -205,9 +207,11 @@ def main() -> None:
   workdir = pathlib.Path(flags.FLAGS.workdir)
   try:
     settings = command_line.resolve(_CONFIG.value)
-    devices = jax.local_devices()
+    cpu_backend.divide_cores(settings["num_seeds"])
     environment, actor_critic, task, num_updates = build(settings)
-    training.check_devices(task, len(devices))
+    where = placement.place(
+      settings["num_seeds"], task.num_streams, jax.local_devices()
+    )
     metric_writer.check_wandb(settings["wandb_project"])
     run_directory.create(workdir, settings)
   except (ValueError, OSError) as error:
@@ -218,7 +222,7 @@ def main() -> None:
     result = runner.run(
       task,
       seeds,
-      devices,
+      where,
       num_updates,
       writers,
       updates_per_chunk=settings["updates_per_chunk"],

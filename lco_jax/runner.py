@@ -5,11 +5,10 @@ import sys
 import time
 from collections.abc import Sequence
 
-import jax
 import numpy as np
 import tqdm
 
-from lco_jax import metric_writer, training, types
+from lco_jax import metric_writer, placement, training, types
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +33,7 @@ class Result:
 def run(
   task: training.Training,
   seeds: Sequence[int],
-  devices: Sequence[jax.Device],
+  where: placement.Placement,
   num_updates: int,
   writers: Sequence[metric_writer.MetricWriter],
   *,
@@ -46,7 +45,7 @@ def run(
   Args:
     task: what to train.
     seeds: one run each, side by side.
-    devices: over which environments are divided.
+    where: placement of seeds and environments on devices.
     num_updates: updates of each seed.
     writers: take the metrics of each chunk; closed at the end.
     updates_per_chunk: updates in a compiled chunk; None chooses.
@@ -61,8 +60,8 @@ def run(
     num_updates,
     updates_per_chunk or training.default_chunk_length(num_updates),
   )
-  state = training.initial_state(task, seeds, devices)
-  programs = training.compile_chunks(task, devices, state, lengths)
+  state = training.initial_state(task, seeds, where)
+  programs = training.compile_chunks(task, where, state, lengths)
   compile_seconds = time.perf_counter() - started
 
   started = chunk_started = time.perf_counter()
@@ -79,7 +78,7 @@ def run(
   )
   try:
     for length in lengths:
-      state, metrics = training.run_chunk(programs[length], state)
+      state, metrics = training.run_chunk(programs[length], where, state)
       now = time.perf_counter()
       speed = length * steps_per_update / (now - chunk_started)
       bad = training.first_nonfinite(metrics)
@@ -107,7 +106,7 @@ def run(
       writer.close()
   train_seconds = time.perf_counter() - started
   return Result(
-    params=training.unreplicated(state),
+    params=training.host_params(where, state),
     total_steps=num_updates * task.steps_per_update,
     compile_seconds=compile_seconds,
     train_seconds=train_seconds,

@@ -4,10 +4,12 @@
 
 What differs between tasks comes in as the functions of a `Training`. A chunk
 of steps is one compiled program: scanned over updates, vmapped over seeds,
-pmapped over devices. Axes of the learner state: [devices, seeds, ...].
+pmapped over devices. Axes of the learner state: [devices, seeds, ...], the
+seeds being those of one device.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -16,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from lco_jax import placement as placement_lib
 from lco_jax import types
 from lco_jax import update as update_lib
 
@@ -81,13 +84,13 @@ class Training:
 
 
 def train_step(
-  training: Training, num_devices: int, state: types.LearnerState
+  training: Training, num_shards: int, state: types.LearnerState
 ) -> tuple[types.LearnerState, types.Metrics]:
   """One update of one seed on one device's share of the streams.
 
   Args:
     training: what to train.
-    num_devices: size of the axis named DEVICE_AXIS that this runs under.
+    num_shards: size of the axis named DEVICE_AXIS that this runs under.
     state: of one seed on one device.
 
   Returns:
@@ -95,7 +98,7 @@ def train_step(
   """
   key = jax.random.fold_in(state.key, state.update)
   collect_key, shuffle_key = jax.random.split(key)
-  num_streams = training.num_streams // num_devices
+  num_streams = training.num_streams // num_shards
   actor, rollout = training.collect(
     state.params, state.actor, _stream_keys(collect_key, num_streams)
   )
@@ -123,23 +126,10 @@ def train_step(
   return state, before | during | after | norms
 
 
-def check_devices(training: Training, num_devices: int) -> None:
-  """Checks that the streams divide over the devices.
-
-  Raises:
-    ValueError: if they do not.
-  """
-  if training.num_streams % num_devices:
-    raise ValueError(
-      f"num_envs {training.num_streams} does not divide over"
-      f" {num_devices} devices"
-    )
-
-
 def initial_state(
   training: Training,
   seeds: Sequence[int],
-  devices: Sequence[jax.Device],
+  placement: placement_lib.Placement,
 ) -> types.LearnerState:
   """The learner state before the first update, [devices, seeds, ...].
 
@@ -149,13 +139,9 @@ def initial_state(
   Args:
     training: what to train.
     seeds: distinct, one run each.
-    devices: over which the streams are divided.
-
-  Raises:
-    ValueError: if the streams do not divide over the devices.
+    placement: of seeds and streams on devices.
   """
-  check_devices(training, len(devices))
-  num_streams = training.num_streams // len(devices)
+  num_streams = training.num_streams // placement.num_shards
 
   def init(params, actor_key, run_key):
     return types.LearnerState(
@@ -169,19 +155,18 @@ def initial_state(
       update=jnp.int32(0),
     )
 
-  def init_seeds(_):
-    roots = jax.vmap(jax.random.key)(jnp.asarray(seeds, jnp.uint32))
+  def init_seeds(seeds):
+    roots = jax.vmap(jax.random.key)(seeds)
     keys = jax.vmap(lambda root: jax.random.split(root, 3))(roots)
     params = jax.lax.map(training.init_params, keys[:, 0])
     return jax.vmap(init)(params, keys[:, 1], keys[:, 2])
 
-  init_devices = jax.pmap(init_seeds, axis_name=DEVICE_AXIS, devices=devices)
-  return init_devices(jnp.arange(len(devices)))  # One call for each device.
+  return placement.map(init_seeds)(placement.deal_seeds(seeds))
 
 
 def compile_chunks(
   training: Training,
-  devices: Sequence[jax.Device],
+  placement: placement_lib.Placement,
   state: types.LearnerState,
   lengths: Sequence[int],
 ) -> dict[int, Callable]:
@@ -189,7 +174,7 @@ def compile_chunks(
 
   Args:
     training: what to train.
-    devices: those of the state.
+    placement: that of the state.
     state: a learner state [devices, seeds, ...], read for its shapes only.
     lengths: numbers of updates in a chunk.
 
@@ -200,12 +185,11 @@ def compile_chunks(
 
   def run(length):
     def seeds_step(state, _):
-      return jax.vmap(lambda s: train_step(training, len(devices), s))(state)
+      step = functools.partial(train_step, training, placement.num_shards)
+      return jax.vmap(step)(state)
 
-    return jax.pmap(
+    return placement.map(
       lambda state: jax.lax.scan(seeds_step, state, length=length),
-      axis_name=DEVICE_AXIS,
-      devices=devices,
       donate_argnums=0,
     )
 
@@ -232,19 +216,24 @@ def chunk_lengths(num_updates: int, updates_per_chunk: int) -> list[int]:
 
 
 def run_chunk(
-  program: Callable, state: types.LearnerState
+  program: Callable,
+  placement: placement_lib.Placement,
+  state: types.LearnerState,
 ) -> tuple[types.LearnerState, dict[str, np.ndarray]]:
   """Runs one compiled chunk and brings its metrics to the host.
 
   Args:
     program: from `compile_chunks`.
+    placement: that of the state.
     state: [devices, seeds, ...]; consumed.
 
   Returns:
     (state, metrics {name: float[updates, seeds]}).
   """
   state, metrics = program(state)
-  return state, jax.tree.map(_first_replica, metrics)
+  return state, jax.tree.map(
+    lambda leaf: placement.collect_seeds(leaf, axis=1), metrics
+  )
 
 
 def first_nonfinite(
@@ -274,14 +263,13 @@ def first_nonfinite(
   )
 
 
-def unreplicated(state: types.LearnerState) -> dict[str, types.Params]:
+def host_params(
+  placement: placement_lib.Placement, state: types.LearnerState
+) -> dict[str, types.Params]:
   """Parameters [seeds, ...] of a state [devices, seeds, ...], on the host."""
-  return jax.tree.map(_first_replica, state.params)
-
-
-def _first_replica(leaf: Array) -> np.ndarray:
-  """What the first device here holds of [devices, ...]: all hold the same."""
-  return np.asarray(leaf.addressable_shards[0].data)[0]
+  return jax.tree.map(
+    lambda leaf: placement.collect_seeds(leaf, axis=0), state.params
+  )
 
 
 def _stream_keys(key: types.PRNGKey, num_streams: int) -> types.PRNGKey:

@@ -12,6 +12,7 @@ from lco_jax import (
   networks,
   objectives,
   optimizers,
+  placement,
   training,
   update,
 )
@@ -58,10 +59,13 @@ def _make(
 
 
 def _train(task, num_updates, seeds=(0,), devices=None):
+  """Trains on one device unless told otherwise: (parameters, metrics, state)."""
   devices = devices or jax.devices()[:1]
-  state = training.initial_state(task, seeds, devices)
-  programs = training.compile_chunks(task, devices, state, [num_updates])
-  return training.run_chunk(programs[num_updates], state)
+  where = placement.place(len(seeds), task.num_streams, devices)
+  state = training.initial_state(task, seeds, where)
+  programs = training.compile_chunks(task, where, state, [num_updates])
+  state, metrics = training.run_chunk(programs[num_updates], where, state)
+  return training.host_params(where, state), metrics, state
 
 
 @pytest.mark.parametrize("algorithm", objectives.POLICY_LOSSES)
@@ -69,8 +73,7 @@ def _train(task, num_updates, seeds=(0,), devices=None):
 def test_every_algorithm_solves_every_probe(name, algorithm):
   probe = probes.PROBES[name]()
   net, task = _make(probe.environment, algorithm)
-  state, _ = _train(task, 60, seeds=(0, 1, 2))
-  params = training.unreplicated(state)
+  params, _, _ = _train(task, 60, seeds=(0, 1, 2))
   observations = jnp.asarray(probe.observations)
   logits = jax.vmap(net.policy, in_axes=(0, None))(
     params["policy"], observations
@@ -95,8 +98,8 @@ def test_tabular_policies_come_close_to_optimal(algorithm):
   mdp = tabular.garnet()
   environment = environments.make("tabular:garnet")
   net, task = _make(environment, algorithm, num_updates=100, num_envs=32)
-  state, _ = _train(task, 100)
-  params = jax.tree.map(lambda x: x[0], training.unreplicated(state)["policy"])
+  params, _, _ = _train(task, 100)
+  params = jax.tree.map(lambda x: x[0], params["policy"])
   logits = np.asarray(net.policy(params, jnp.eye(12)))
   sampled = np.asarray(jax.nn.softmax(logits))
   greedy = np.eye(4)[logits.argmax(-1)]
@@ -120,22 +123,37 @@ def test_eight_devices_match_one(algorithm):
     learning_rate=1e-3,
     num_updates=20,
   )
-  one, metrics_one = _train(task, 20, seeds=(0, 1), devices=jax.devices()[:1])
-  eight, metrics_eight = _train(task, 20, seeds=(0, 1), devices=jax.devices())
+  one, metrics_one, _ = _train(task, 20, seeds=(0, 1))
+  eight, metrics_eight, state = _train(
+    task, 20, seeds=(0, 1), devices=jax.devices()
+  )
   assert len(jax.devices()) == 8
-  for a, b in zip(
-    jax.tree.leaves(training.unreplicated(one)),
-    jax.tree.leaves(training.unreplicated(eight)),
-    strict=True,
-  ):
+  for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(eight), strict=True):
     np.testing.assert_allclose(a, b, atol=1e-4)
   np.testing.assert_array_equal(
     metrics_one["episodes"], metrics_eight["episodes"]
   )
-  for leaf in jax.tree.leaves((eight.params, eight.opt_state)):
+  for leaf in jax.tree.leaves((state.params, state.opt_state)):
     replicas = np.asarray(leaf)
     for replica in replicas[1:]:
       np.testing.assert_array_equal(replica, replicas[0])
+
+
+def test_seeds_dealt_to_devices_are_the_same_seeds():
+  """Four seeds on one device, on two of them, and on four."""
+  _, task = _make(environments.make("CartPole-v1"), num_envs=4)
+  alone, metrics, _ = _train(task, 3, seeds=(3, 1, 4, 5))
+  for count in (2, 4):
+    dealt, metrics_dealt, state = _train(
+      task, 3, seeds=(3, 1, 4, 5), devices=jax.devices()[:count]
+    )
+    assert state.update.shape == (count, 4 // count)
+    for a, b in zip(
+      jax.tree.leaves((alone, metrics)),
+      jax.tree.leaves((dealt, metrics_dealt)),
+      strict=True,
+    ):
+      np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
 def test_the_same_step_runs_under_vmap():
@@ -143,7 +161,8 @@ def test_the_same_step_runs_under_vmap():
   environment = environments.make("CartPole-v1")
   _, task = _make(environment, num_envs=8)
   devices = jax.devices()[:4]
-  state = training.initial_state(task, (0,), devices)
+  where = placement.place(1, task.num_streams, devices)
+  state = training.initial_state(task, (0,), where)
   step = lambda s: training.train_step(task, 4, s)
   on_shards = jax.jit(jax.vmap(jax.vmap(step), axis_name=update.DEVICE_AXIS))
   on_devices = jax.pmap(
@@ -160,17 +179,16 @@ def test_the_same_step_runs_under_vmap():
 def test_training_is_reproducible_and_chunks_do_not_matter():
   environment = environments.make("CartPole-v1")
   _, task = _make(environment, num_envs=4)
-  devices = jax.devices()[:1]
-  whole, _ = _train(task, 6)
-  state = training.initial_state(task, (0,), devices)
-  programs = training.compile_chunks(task, devices, state, [2, 4])
-  state, _ = training.run_chunk(programs[4], state)
-  state, _ = training.run_chunk(programs[2], state)
+  where = placement.place(1, task.num_streams, jax.devices()[:1])
+  whole, _, _ = _train(task, 6)
+  state = training.initial_state(task, (0,), where)
+  programs = training.compile_chunks(task, where, state, [2, 4])
+  state, _ = training.run_chunk(programs[4], where, state)
+  state, _ = training.run_chunk(programs[2], where, state)
   assert int(state.update[0, 0]) == 6
+  chunked = training.host_params(where, state)
   for a, b in zip(
-    jax.tree.leaves(training.unreplicated(whole)),
-    jax.tree.leaves(training.unreplicated(state)),
-    strict=True,
+    jax.tree.leaves(whole), jax.tree.leaves(chunked), strict=True
   ):
     np.testing.assert_array_equal(a, b)
 
@@ -178,13 +196,11 @@ def test_training_is_reproducible_and_chunks_do_not_matter():
 def test_seeds_differ_and_do_not_depend_on_their_company():
   environment = environments.make("CartPole-v1")
   _, task = _make(environment, num_envs=4)
-  together, metrics = _train(task, 3, seeds=(5, 6))
-  alone, _ = _train(task, 3, seeds=(6,))
+  together, metrics, _ = _train(task, 3, seeds=(5, 6))
+  alone, _, _ = _train(task, 3, seeds=(6,))
   assert (metrics["policy_loss"][:, 0] != metrics["policy_loss"][:, 1]).any()
   for a, b in zip(
-    jax.tree.leaves(training.unreplicated(together)),
-    jax.tree.leaves(training.unreplicated(alone)),
-    strict=True,
+    jax.tree.leaves(together), jax.tree.leaves(alone), strict=True
   ):
     np.testing.assert_allclose(a[1], b[0], atol=1e-5)
 
@@ -192,7 +208,7 @@ def test_seeds_differ_and_do_not_depend_on_their_company():
 def test_metrics_mean_what_they_say():
   environment = environments.make("probe:action")
   _, task = _make(environment, "ppo", num_envs=8)
-  _, metrics = _train(task, 30)
+  _, metrics, _ = _train(task, 30)
   first, last = ({k: v[i, 0] for k, v in metrics.items()} for i in (0, -1))
   np.testing.assert_allclose(first["entropy"], np.log(2), atol=0.01)
   assert last["entropy"] < 0.3
@@ -209,7 +225,7 @@ def test_metrics_mean_what_they_say():
 def test_updates_without_a_finished_episode_have_no_return():
   environment = environments.make("CartPole-v1")
   _, task = _make(environment, num_steps=4, num_envs=2)
-  _, metrics = _train(task, 1)
+  _, metrics, _ = _train(task, 1)
   assert metrics["episodes"][0, 0] == 0
   assert np.isnan(metrics["episode_return_mean"][0, 0])
   assert training.first_nonfinite(metrics) is None
@@ -221,8 +237,7 @@ def test_no_policy_gradient_leaks_into_the_values():
   params = []
   for algorithm in ("lco_mse", "ppo"):
     _, task = _make(environment, algorithm)
-    state, _ = _train(task, 1)
-    params.append(training.unreplicated(state)["value"])
+    params.append(_train(task, 1)[0]["value"])
   for a, b in zip(*map(jax.tree.leaves, params), strict=True):
     np.testing.assert_allclose(a, b, atol=1e-5)
 
@@ -255,9 +270,3 @@ def test_in_graph_evaluation_counts_one_episode_each():
 def test_wrong_settings_are_named(overrides, message):
   with pytest.raises(ValueError, match=message):
     _make(environments.make("probe:value"), **overrides)
-
-
-def test_streams_must_divide_over_devices():
-  _, task = _make(environments.make("probe:value"), num_envs=12)
-  with pytest.raises(ValueError, match="num_envs 12 does not divide over 8"):
-    training.initial_state(task, (0,), jax.devices())

@@ -12,13 +12,14 @@ _PACKAGE = _ROOT / "lco_jax"
 
 # A unit (module or package of lco_jax) imports only units of earlier lines.
 _LAYERS = (
-  {"types", "numerics"},
+  {"types", "numerics", "cpu_backend"},
   {"targets", "advantages", "losses"},
   {"diagnostics"},
   {"networks", "environments", "optimizers"},
   {"rollout"},
   {"objectives"},
   {"update"},
+  {"placement"},
   {"training", "evaluation"},
   {"control"},
   {"metric_writer", "run_directory", "reporting"},

@@ -11,6 +11,7 @@ from lco_jax import (
   networks,
   objectives,
   optimizers,
+  placement,
   runner,
   training,
 )
@@ -59,7 +60,7 @@ def _run(environment, recorder, num_updates, updates_per_chunk=3):
   return runner.run(
     _task(environment),
     (4, 5),
-    jax.devices()[:1],
+    placement.place(2, 2, jax.devices()[:1]),
     num_updates,
     [recorder],
     updates_per_chunk=updates_per_chunk,

@@ -2,10 +2,8 @@
 
 import functools
 
-import gymnax
 import jax
 import jax.numpy as jnp
-from gymnax.environments import spaces
 
 from lco_jax import types
 
@@ -22,6 +20,10 @@ def make(name: str) -> types.Environment:
     ValueError: if gymnax has no such id, its data cannot be had, its actions
       are not discrete, or its observations are not one array.
   """
+  # Here, because importing gymnax starts JAX's backends.
+  import gymnax
+  from gymnax.environments import spaces
+
   if name not in gymnax.registered_envs:
     raise ValueError(
       f"unknown environment {name!r}; gymnax has:"
