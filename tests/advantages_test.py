@@ -146,6 +146,11 @@ def test_zero_mean_completion_has_zero_mean_unless_the_floor_binds(float64):
   completed = advantages.zero_mean_completion(z, known, indices)
   probs = np.exp(z) / np.exp(z).sum(-1, keepdims=True)
   mean = (probs * completed).sum(-1)
-  unknown = 1 - np.take_along_axis(probs, np.asarray(indices), -1).sum(-1)
+  at_known = np.take_along_axis(probs, np.asarray(indices), -1)
+  np.testing.assert_allclose(
+    np.take_along_axis(np.asarray(completed), np.asarray(indices), -1),
+    known * (1 - at_known),
+  )
+  unknown = 1 - at_known.sum(-1)
   np.testing.assert_allclose(mean[unknown >= 0.1], 0.0, atol=1e-12)
   assert (unknown < 0.1).any() and (np.abs(mean[unknown < 0.1]) > 1e-9).all()

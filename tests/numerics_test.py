@@ -74,6 +74,11 @@ def test_log_softmax_of_nothing_legal():
   where = jnp.zeros(3, bool)
   logits = jnp.array([1.0, jnp.nan, jnp.inf])
   np.testing.assert_array_equal(numerics.log_softmax(logits, where), -np.inf)
+  with jax.debug_nans(True):  # Not even in between is anything NaN.
+    gradient = jax.grad(
+      lambda z: jnp.sum(jnp.exp(numerics.log_softmax(z, where)))
+    )(jnp.zeros(3))
+  np.testing.assert_array_equal(gradient, 0.0)
   gradient = jax.grad(
     lambda z: jnp.sum(jnp.exp(numerics.log_softmax(z, where)))
   )(logits)

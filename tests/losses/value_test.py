@@ -42,9 +42,10 @@ def test_clipped_value_loss_is_never_below_the_plain_one():
 
 
 def test_targets_and_old_values_get_no_gradient():
+  """Inside the clip, and where the clipped error, which holds V_old, counts."""
   gradients = jax.grad(
     lambda *a: jnp.sum(losses.clipped_value_loss(*a, 0.1)), argnums=(1, 2)
-  )(jnp.array([1.0]), jnp.array([0.95]), jnp.array([3.0]))
+  )(jnp.array([1.0, 2.0]), jnp.array([0.95, 1.0]), jnp.array([3.0, 3.0]))
   np.testing.assert_array_equal(gradients, 0.0)
 
 
