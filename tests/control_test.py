@@ -59,7 +59,7 @@ def _make(
 
 
 def _train(task, num_updates, seeds=(0,), devices=None):
-  """Trains on one device unless told otherwise: (parameters, metrics, state)."""
+  """Trains, on one device if not told: (parameters, metrics, state)."""
   devices = devices or jax.devices()[:1]
   where = placement.place(len(seeds), task.num_streams, devices)
   state = training.initial_state(task, seeds, where)
