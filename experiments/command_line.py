@@ -1,11 +1,16 @@
 """What the scripts share: flags in, one clear line out when they are wrong."""
 
+import json
+import pathlib
+import signal
 import sys
 from collections.abc import Callable, Sequence
 
 import ml_collections
 from absl import app, flags, logging
 from ml_collections import config_flags
+
+from lco_jax import run_directory
 
 # What absl, ml_collections and a config file raise for a wrong command line.
 _WRONG_FLAGS = (
@@ -19,23 +24,85 @@ _WRONG_FLAGS = (
 )
 
 
+# Exit statuses beside 0, done.
+WRONG_INPUT = 2
+FAILED = 1  # In training; what was written before stays usable.
+STOPPED = 75  # By a signal, with the state saved: try again with --resume.
+
+
 class ScriptError(Exception):
-  """Something went wrong that one line explains: no trace is shown."""
+  """Something that one line explains: no trace is shown.
+
+  Attributes:
+    status: the exit status.
+  """
+
+  def __init__(self, message: object, status: int = WRONG_INPUT):
+    super().__init__(str(message))
+    self.status = status
+
+
+class StopSignal:
+  """Notes that the process was asked to end (SIGTERM), and lets it go on."""
+
+  def __init__(self):
+    self._received = False
+    signal.signal(signal.SIGTERM, self._receive)
+
+  def _receive(self, number, frame):
+    self._received = True
+
+  def __call__(self) -> bool:
+    """Whether the signal has come."""
+    return self._received
 
 
 def define_config() -> flags.FlagHolder:
-  """Defines --config and --workdir."""
-  flags.DEFINE_string("workdir", None, "New or empty directory of the run.")
+  """Defines --config, --workdir, --resume and --resume_update."""
+  flags.DEFINE_string(
+    "workdir", None, "New or empty directory of the run; or the run to resume."
+  )
   flags.mark_flag_as_required("workdir")
-  config = config_flags.DEFINE_config_file(
+  flags.DEFINE_bool(
+    "resume",
+    False,
+    "Go on with the run in --workdir; --config may be left out.",
+  )
+  flags.DEFINE_integer(
+    "resume_update", None, "Checkpoint to resume; the newest if left out."
+  )
+  return config_flags.DEFINE_config_file(
     "config", None, "FILE:ENVIRONMENT; then --config.NAME=VALUE to change it."
   )
-  flags.mark_flag_as_required("config")
-  return config
+
+
+def read_settings(config: ml_collections.ConfigDict | None) -> dict:
+  """The settings of the run: those of the flags, or of the run to resume.
+
+  Args:
+    config: of --config.
+
+  Raises:
+    ValueError: if there are none, or they are not those of the run to resume.
+  """
+  values = flags.FLAGS
+  if values.resume_update is not None and not values.resume:
+    raise ValueError("--resume_update needs --resume")
+  if not values.resume:
+    if config is None:
+      raise ValueError("--config must be given: FILE:ENVIRONMENT")
+    return resolve(config)
+  workdir = pathlib.Path(values.workdir)
+  settings = run_directory.read_config(workdir)
+  if config is not None:
+    # By way of JSON, which knows no tuples.
+    given = json.loads(json.dumps(resolve(config)))
+    run_directory.check_same_config(workdir, settings, given)
+  return settings
 
 
 def run(main: Callable[[], None]) -> None:
-  """Runs a script; what the user can fix ends with one line and status 2.
+  """Runs a script; what one line explains ends with that line.
 
   Args:
     main: the script, called once flags are parsed. A ScriptError that it raises
@@ -58,17 +125,17 @@ def run(main: Callable[[], None]) -> None:
     try:
       main()
     except ScriptError as error:
-      fail(error)
+      fail(error, error.status)
 
   app.run(guarded, flags_parser=parse)
 
 
-def fail(error: Exception | str) -> None:
-  """Prints one line on standard error and exits with status 2."""
+def fail(error: Exception | str, status: int = WRONG_INPUT) -> None:
+  """Prints one line on standard error and exits."""
   message = str(error.args[0] if isinstance(error, KeyError) else error)
   lines = [line.strip() for line in message.splitlines() if line.strip()]
   print(f"error: {lines[-1] if lines else 'unknown'}", file=sys.stderr)
-  sys.exit(2)
+  sys.exit(status)
 
 
 def resolve(config: ml_collections.ConfigDict) -> dict:

@@ -5,6 +5,7 @@ python -m experiments.train_control --workdir=DIR \
     --config.algorithm=lco_mse
 """
 
+import contextlib
 import math
 import pathlib
 
@@ -13,6 +14,7 @@ from absl import flags
 
 from experiments import command_line
 from lco_jax import (
+  checkpointing,
   control,
   cpu_backend,
   environments,
@@ -39,6 +41,7 @@ _COUNTS = (
   "num_steps",
   "num_epochs",
   "num_minibatches",
+  "keep_checkpoints",
 )
 _RATES = ("policy_learning_rate", "value_learning_rate")
 _NORMS = ("policy_max_gradient_norm", "value_max_gradient_norm")
@@ -88,6 +91,10 @@ def build(settings: dict):
   for name in _COUNTS:
     if settings[name] < 1:
       raise ValueError(f"{name} must be ≥ 1, got {settings[name]}")
+  if not settings["checkpoint_seconds"] >= 0:
+    raise ValueError(
+      f"checkpoint_seconds must be ≥ 0, got {settings['checkpoint_seconds']}"
+    )
   updates_per_chunk = settings["updates_per_chunk"]
   if updates_per_chunk is not None and updates_per_chunk < 1:
     raise ValueError(f"updates_per_chunk must be ≥ 1, got {updates_per_chunk}")
@@ -204,20 +211,45 @@ def evaluate(
 
 def main() -> None:
   """Trains, evaluates, and writes the run directory."""
+  with contextlib.ExitStack() as stack:
+    _train(stack)
+
+
+def _train(stack: contextlib.ExitStack) -> None:
+  """Runs the script; what it holds of the run directory is on the stack."""
   workdir = pathlib.Path(flags.FLAGS.workdir)
+  resume = flags.FLAGS.resume
   try:
-    settings = command_line.resolve(_CONFIG.value)
+    settings = command_line.read_settings(_CONFIG.value)
     cpu_backend.divide_cores(settings["num_seeds"])
     environment, actor_critic, task, num_updates = build(settings)
     where = placement.place(
       settings["num_seeds"], task.num_streams, jax.local_devices()
     )
     metric_writer.check_wandb(settings["wandb_project"])
-    run_directory.create(workdir, settings)
-  except (ValueError, OSError) as error:
+    if not resume:
+      run_directory.create(workdir, settings)
+    stack.enter_context(run_directory.locked(workdir))
+    seeds = range(settings["seed"], settings["seed"] + settings["num_seeds"])
+    checkpoints = checkpointing.Checkpoints(
+      workdir / "checkpoints",
+      checkpointing.fingerprint(settings),
+      settings["keep_checkpoints"],
+    )
+    start = None
+    if resume:
+      start = runner.find_start(
+        checkpoints, task, seeds, where, flags.FLAGS.resume_update
+      )
+    writers = metric_writer.make_writers(
+      workdir,
+      seeds,
+      settings,
+      resume_after=(start.update if start else 0) if resume else None,
+      steps_per_update=task.steps_per_update,
+    )
+  except (ValueError, OSError, checkpointing.CheckpointError) as error:
     raise command_line.ScriptError(error) from error
-  seeds = range(settings["seed"], settings["seed"] + settings["num_seeds"])
-  writers = metric_writer.make_writers(workdir, seeds, settings)
   try:
     result = runner.run(
       task,
@@ -225,10 +257,27 @@ def main() -> None:
       where,
       num_updates,
       writers,
+      checkpoints=checkpoints,
+      checkpoint_seconds=settings["checkpoint_seconds"],
+      start=start,
+      should_stop=command_line.StopSignal(),
       updates_per_chunk=settings["updates_per_chunk"],
     )
+  except runner.StoppedError as stopped:
+    raise command_line.ScriptError(
+      f"{stopped}; go on with --resume --workdir={workdir}",
+      command_line.STOPPED,
+    ) from stopped
   except training.NonFiniteError as error:
-    raise command_line.ScriptError(f"training stopped at {error}") from error
+    raise command_line.ScriptError(
+      f"training stopped at {error}", command_line.FAILED
+    ) from error
+  except checkpointing.CheckpointError as error:
+    raise command_line.ScriptError(error, command_line.FAILED) from error
+  except OSError as error:
+    raise command_line.ScriptError(
+      f"workdir {workdir} cannot be written to: {error}", command_line.FAILED
+    ) from error
   logged = run_directory.read_metrics(
     workdir, ["episode_return_mean", "episodes"]
   )

@@ -2,12 +2,16 @@
 
 import csv
 import importlib.util
+import os
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
 import tensorboardX
+
+# Metrics that differ from run to run.
+TIMINGS = ("steps_per_second",)
 
 
 class MetricWriter(Protocol):
@@ -34,19 +38,49 @@ class MetricWriter(Protocol):
 
 
 class CsvWriter:
-  """A row for each update and seed; an empty cell is no value."""
+  """A row for each update and seed; an empty cell is no value.
 
-  def __init__(self, path: pathlib.Path, seeds: Sequence[int]):
-    # Held open for the whole run; close() ends it.
-    self._file = open(path, "x", newline="")  # noqa: SIM115
-    self._writer = csv.writer(self._file)
+  The file depends on nothing but the run's configuration: timings are left out.
+  """
+
+  def __init__(
+    self,
+    path: pathlib.Path,
+    seeds: Sequence[int],
+    resume_after: int | None = None,
+  ):
+    """Opens the file.
+
+    Args:
+      path: the file; new, unless resuming.
+      seeds: of the run.
+      resume_after: an update; what was written of later ones is cut off.
+        None for a new run.
+
+    Raises:
+      ValueError: if the file ends before that update.
+    """
     self._seeds = seeds
     self._names: list[str] = []
+    mode = "x" if resume_after is None else "r+" if resume_after else "w"
+    # Held open for the whole run; close() ends it.
+    self._file = open(path, mode, newline="")  # noqa: SIM115
+    self._writer = csv.writer(self._file)
+    if not resume_after:
+      return
+    self._names = self._file.readline().rstrip("\r\n").split(",")[3:]
+    line = ""
+    for _ in range(resume_after * len(seeds)):
+      line = self._file.readline()
+    if not (line.startswith(f"{resume_after},") and line.endswith("\n")):
+      self._file.close()
+      raise ValueError(f"{path} ends before update {resume_after}")
+    self._file.truncate(self._file.tell())
 
   def write(self, updates, steps, metrics):
     """See MetricWriter."""
     if not self._names:
-      self._names = sorted(metrics)
+      self._names = sorted(set(metrics) - set(TIMINGS))
       self._writer.writerow(["update", "env_steps", "seed", *self._names])
     table = np.stack([metrics[name] for name in self._names], axis=-1)
     for update, step, row in zip(updates, steps, table, strict=True):
@@ -54,6 +88,7 @@ class CsvWriter:
         cells = ["" if np.isnan(v) else f"{v:.7g}" for v in values]
         self._writer.writerow([update, step, seed, *cells])
     self._file.flush()
+    os.fsync(self._file.fileno())
 
   def close(self):
     """See MetricWriter."""
@@ -63,10 +98,21 @@ class CsvWriter:
 class TensorBoardWriter:
   """A run for each seed, all metrics of an update in one event."""
 
-  def __init__(self, directory: pathlib.Path, seeds: Sequence[int]):
+  def __init__(
+    self,
+    directory: pathlib.Path,
+    seeds: Sequence[int],
+    resume_after_step: int | None = None,
+  ):
     self._writers = [
-      # Flushed by its own thread: waiting for that would stall training.
-      tensorboardX.SummaryWriter(str(directory / f"seed_{seed}"), flush_secs=10)
+      tensorboardX.SummaryWriter(
+        str(directory / f"seed_{seed}"),
+        # A viewer forgets what was logged of later steps before.
+        purge_step=None if resume_after_step is None else resume_after_step + 1,
+        # Written by its own thread: waiting for that would stall training.
+        max_queue=1000,
+        flush_secs=10,
+      )
       for seed in seeds
     ]
 
@@ -120,7 +166,11 @@ class WandbWriter:
 
 
 def make_writers(
-  directory: pathlib.Path, seeds: Sequence[int], settings: Mapping
+  directory: pathlib.Path,
+  seeds: Sequence[int],
+  settings: Mapping,
+  resume_after: int | None = None,
+  steps_per_update: int = 1,
 ) -> list[MetricWriter]:
   """Opens the writers of a run.
 
@@ -128,10 +178,20 @@ def make_writers(
     directory: the run directory.
     seeds: of the run.
     settings: of the run; `wandb_project` turns Weights & Biases on.
+    resume_after: the update that a resumed run goes on after; None for a new
+      run.
+    steps_per_update: environment steps of each seed.
+
+  Raises:
+    ValueError: if what is resumed does not reach that update.
   """
   writers = [
-    CsvWriter(directory / "metrics.csv", seeds),
-    TensorBoardWriter(directory / "tensorboard", seeds),
+    CsvWriter(directory / "metrics.csv", seeds, resume_after),
+    TensorBoardWriter(
+      directory / "tensorboard",
+      seeds,
+      None if resume_after is None else resume_after * steps_per_update,
+    ),
   ]
   project = settings["wandb_project"]
   if project:

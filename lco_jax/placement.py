@@ -60,14 +60,21 @@ class Placement:
 
     return jax.pmap(alone, devices=self.devices, donate_argnums=donate_argnums)
 
-  def deal_seeds(self, seeds: Sequence[int]) -> np.ndarray:
-    """uint32[devices, seeds per device]: which seeds each device runs."""
+  def deal(self, array: np.ndarray) -> np.ndarray:
+    """[seeds, ...] → [devices, seeds per device, ...]."""
+    num_devices = len(self.devices)
     if self.divides_seeds:
-      return np.reshape(np.asarray(seeds, np.uint32), (len(self.devices), -1))
-    return np.tile(np.asarray(seeds, np.uint32), (len(self.devices), 1))
+      return np.reshape(array, (num_devices, -1, *array.shape[1:]))
+    return np.broadcast_to(array, (num_devices, *array.shape))
+
+  def deal_streams(self, array: np.ndarray) -> np.ndarray:
+    """[seeds, streams, ...] → [devices, seeds here, streams here, ...]."""
+    if self.divides_seeds:
+      return self.deal(array)
+    return np.stack(np.split(array, len(self.devices), axis=1))
 
   def collect_seeds(self, leaf: Array, axis: int) -> np.ndarray:
-    """Brings what is the same on every device of a seed to the host.
+    """Brings what all devices of a seed agree on to the host.
 
     Args:
       leaf: [devices, ...].
@@ -78,6 +85,10 @@ class Placement:
     """
     shards = np.asarray(leaf)
     return np.concatenate(shards, axis) if self.divides_seeds else shards[0]
+
+  def collect_streams(self, leaf: Array) -> np.ndarray:
+    """Brings what is a stream's own to the host: undoes `deal_streams`."""
+    return np.concatenate(np.asarray(leaf), axis=0 if self.divides_seeds else 1)
 
 
 def place(

@@ -1,13 +1,16 @@
 """The directory of one run: what a report needs, and nothing half-written.
 
-config.json  metrics.csv  tensorboard/  summary.json  learning_curve.png
+config.json  metrics.csv  tensorboard/  checkpoints/  summary.json
+learning_curve.png
 """
 
+import contextlib
 import csv
+import fcntl
 import json
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -51,6 +54,66 @@ def create(path: pathlib.Path, config: Mapping) -> None:
     write_json(path / "config.json", config)
   except OSError as error:
     raise ValueError(f"workdir {path} cannot be written to: {error}") from error
+
+
+def read_config(path: pathlib.Path) -> dict:
+  """Reads the configuration of a run that is to be resumed.
+
+  Args:
+    path: the run directory.
+
+  Raises:
+    ValueError: if it holds no run, or the file is damaged.
+  """
+  try:
+    config = json.loads((path / "config.json").read_text())
+  except FileNotFoundError:
+    raise ValueError(
+      f"workdir {path} holds no run to resume: no config.json"
+    ) from None
+  except (OSError, ValueError) as error:
+    raise ValueError(f"workdir {path}: config.json: {error}") from error
+  if not isinstance(config, dict):
+    raise ValueError(f"workdir {path}: config.json is no configuration")
+  return config
+
+
+def check_same_config(
+  path: pathlib.Path, stored: Mapping, given: Mapping
+) -> None:
+  """Checks that a run is resumed with the configuration that it has.
+
+  Raises:
+    ValueError: naming the first setting that differs.
+  """
+  for name in sorted(stored.keys() | given.keys()):
+    if stored.get(name) != given.get(name):
+      raise ValueError(
+        f"{name}: the run in {path} has {stored.get(name)!r},"
+        f" not {given.get(name)!r}; it cannot be resumed so"
+      )
+
+
+@contextlib.contextmanager
+def locked(path: pathlib.Path) -> Iterator[None]:
+  """Holds a run directory for one process, which may then write to it.
+
+  Args:
+    path: the run directory, which exists.
+
+  Raises:
+    ValueError: if another process holds it, or it cannot be written to.
+  """
+  try:
+    file = open(path / ".lock", "w")  # noqa: SIM115
+  except OSError as error:
+    raise ValueError(f"workdir {path} cannot be written to: {error}") from error
+  with file:  # Closing it, in whatever way the process ends, lets go.
+    try:
+      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+      raise ValueError(f"workdir {path} is in use by another process") from None
+    yield
 
 
 def write_json(path: pathlib.Path, content: Mapping) -> None:

@@ -10,16 +10,16 @@ seeds being those of one device.
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
+from lco_jax import numerics, types
 from lco_jax import placement as placement_lib
-from lco_jax import types
 from lco_jax import update as update_lib
 
 Array = jax.Array
@@ -83,10 +83,32 @@ class Training:
     return self.num_streams * self.num_steps
 
 
+class Record(NamedTuple):
+  """What one update of one seed went through, in order, on one device.
+
+  Attributes:
+    rollout: this device's share, [T, N, ...].
+    batch: made from it, [T, N, ...].
+    before: metrics over all devices, before the epochs.
+    minibatches: metrics over all devices, Averages of [minibatches].
+    after: metrics over all devices, after the epochs.
+  """
+
+  rollout: Any
+  batch: Any
+  before: types.Metrics
+  minibatches: dict[str, numerics.Average]
+  after: types.Metrics
+
+
 def train_step(
   training: Training, num_shards: int, state: types.LearnerState
 ) -> tuple[types.LearnerState, types.Metrics]:
   """One update of one seed on one device's share of the streams.
+
+  An update in which a metric is not finite is not applied: the state stays as
+  it was, and as randomness is keyed by the state's update number, every later
+  step meets the same update again and leaves the state as it was, too.
 
   Args:
     training: what to train.
@@ -96,34 +118,84 @@ def train_step(
   Returns:
     The next state, and metrics that are the same on every device.
   """
-  key = jax.random.fold_in(state.key, state.update)
-  collect_key, shuffle_key = jax.random.split(key)
+  collect_key, _ = _update_keys(state)
   num_streams = training.num_streams // num_shards
   actor, rollout = training.collect(
     state.params, state.actor, _stream_keys(collect_key, num_streams)
   )
+  return learn_step(training, state, actor, rollout)
+
+
+def learn_step(
+  training: Training, state: types.LearnerState, actor: Any, rollout: Any
+) -> tuple[types.LearnerState, types.Metrics]:
+  """What `train_step` does with a rollout once it is collected.
+
+  Args:
+    training: what to train.
+    state: from which the rollout was collected.
+    actor: the collector's state after the rollout.
+    rollout: this device's share, [T, N, ...].
+  """
+  params, opt_state, record = learn(training, state, rollout)
+  metrics = (
+    record.before
+    | {
+      name: numerics.Average(jnp.sum(a.total), jnp.sum(a.count)).mean
+      for name, a in record.minibatches.items()
+    }
+    | record.after
+    | {
+      f"{part}_parameter_norm": optax.tree.norm(params[part]) for part in params
+    }
+  )
+  following = dataclasses.replace(
+    state,
+    params=params,
+    opt_state=opt_state,
+    actor=actor,
+    update=state.update + 1,
+  )
+  healthy = jnp.all(
+    jnp.isfinite(jnp.stack([metrics[name] for name in _always_finite(metrics)]))
+  )
+  state = jax.tree.map(
+    lambda new, old: jnp.where(healthy, new, old), following, state
+  )
+  return state, metrics
+
+
+def learn(
+  training: Training, state: types.LearnerState, rollout: Any
+) -> tuple[dict[str, types.Params], dict[str, Any], Record]:
+  """Prepares a rollout and passes the epochs over it.
+
+  Args:
+    training: what to train.
+    state: of one seed on one device.
+    rollout: this device's share, [T, N, ...].
+
+  Returns:
+    (parameters, optimizer states, what happened).
+  """
   batch, before = training.prepare(state.params, rollout)
+  num_streams = jax.tree.leaves(rollout)[0].shape[1]
+  _, shuffle_key = _update_keys(state)
   indices = update_lib.minibatch_indices(
     _stream_keys(shuffle_key, num_streams),
     training.num_steps,
     training.num_epochs,
     training.num_minibatches,
   )
-  params, opt_state, during = update_lib.run_epochs(
+  params, opt_state, minibatches = update_lib.run_epochs(
     training.update, state.params, state.opt_state, batch, indices
   )
   after = training.assess(params, batch)
-  norms = {
-    f"{part}_parameter_norm": optax.tree.norm(params[part]) for part in params
-  }
-  state = types.LearnerState(
-    params=params,
-    opt_state=opt_state,
-    actor=actor,
-    key=state.key,
-    update=state.update + 1,
+  return (
+    params,
+    opt_state,
+    Record(rollout, batch, before, minibatches, after),
   )
-  return state, before | during | after | norms
 
 
 def initial_state(
@@ -161,7 +233,7 @@ def initial_state(
     params = jax.lax.map(training.init_params, keys[:, 0])
     return jax.vmap(init)(params, keys[:, 1], keys[:, 2])
 
-  return placement.map(init_seeds)(placement.deal_seeds(seeds))
+  return placement.map(init_seeds)(placement.deal(np.asarray(seeds, np.uint32)))
 
 
 def compile_chunks(
@@ -215,23 +287,14 @@ def chunk_lengths(num_updates: int, updates_per_chunk: int) -> list[int]:
   return [updates_per_chunk] * whole + [rest] * (rest > 0)
 
 
-def run_chunk(
-  program: Callable,
-  placement: placement_lib.Placement,
-  state: types.LearnerState,
-) -> tuple[types.LearnerState, dict[str, np.ndarray]]:
-  """Runs one compiled chunk and brings its metrics to the host.
+def host_metrics(
+  placement: placement_lib.Placement, metrics: types.Metrics
+) -> dict[str, np.ndarray]:
+  """Metrics of a chunk, [devices, updates, seeds], as float[updates, seeds].
 
-  Args:
-    program: from `compile_chunks`.
-    placement: that of the state.
-    state: [devices, seeds, ...]; consumed.
-
-  Returns:
-    (state, metrics {name: float[updates, seeds]}).
+  Waits for the chunk to end.
   """
-  state, metrics = program(state)
-  return state, jax.tree.map(
+  return jax.tree.map(
     lambda leaf: placement.collect_seeds(leaf, axis=1), metrics
   )
 
@@ -248,9 +311,7 @@ def first_nonfinite(
     (update within the chunk, seed's position, names of the metrics), or None.
   """
   checked = {
-    name: np.isfinite(values)
-    for name, values in metrics.items()
-    if not name.startswith(_MAY_BE_MISSING)
+    name: np.isfinite(metrics[name]) for name in _always_finite(metrics)
   }
   finite = np.all(list(checked.values()), axis=0)
   if finite.all():
@@ -263,6 +324,55 @@ def first_nonfinite(
   )
 
 
+def host_state(
+  placement: placement_lib.Placement, state: types.LearnerState
+) -> types.LearnerState:
+  """A learner state as NumPy arrays, however it was placed.
+
+  Args:
+    placement: that of the state.
+    state: [devices, seeds, ...].
+
+  Returns:
+    The state with axes [seeds, ...], the actor's with [seeds, N, ...] of all
+    streams; PRNG keys as their words.
+  """
+  words = jax.tree.map(_key_words, state)
+  return dataclasses.replace(
+    jax.tree.map(
+      lambda leaf: placement.collect_seeds(leaf, axis=0),
+      dataclasses.replace(words, actor=None),
+    ),
+    actor=jax.tree.map(placement.collect_streams, words.actor),
+  )
+
+
+def placed_state(
+  placement: placement_lib.Placement,
+  state: types.LearnerState,
+  like: types.LearnerState,
+) -> types.LearnerState:
+  """Puts a state of NumPy arrays on devices: the inverse of `host_state`.
+
+  Args:
+    placement: where it goes; need not be the one that it came from.
+    state: from `host_state`.
+    like: a learner state of that placement, read for dtypes and shardings.
+  """
+  dealt = dataclasses.replace(
+    jax.tree.map(placement.deal, dataclasses.replace(state, actor=None)),
+    actor=jax.tree.map(placement.deal_streams, state.actor),
+  )
+
+  def put(value, leaf):
+    array = jax.make_array_from_callback(
+      value.shape, _key_words(leaf).sharding, lambda index: value[index]
+    )
+    return jax.random.wrap_key_data(array) if _is_key(leaf) else array
+
+  return jax.tree.map(put, dealt, like)
+
+
 def host_params(
   placement: placement_lib.Placement, state: types.LearnerState
 ) -> dict[str, types.Params]:
@@ -270,6 +380,25 @@ def host_params(
   return jax.tree.map(
     lambda leaf: placement.collect_seeds(leaf, axis=0), state.params
   )
+
+
+def _always_finite(metrics: Mapping[str, Any]) -> list[str]:
+  """Names of the metrics that must be finite for an update to be applied."""
+  return [name for name in metrics if not name.startswith(_MAY_BE_MISSING)]
+
+
+def _is_key(leaf: Array) -> bool:
+  return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _key_words(leaf: Array) -> Array:
+  """Typed PRNG keys as arrays of words; other arrays as they are."""
+  return jax.random.key_data(leaf) if _is_key(leaf) else leaf
+
+
+def _update_keys(state: types.LearnerState) -> types.PRNGKey:
+  """Keys of the update under way: [collecting, shuffling]."""
+  return jax.random.split(jax.random.fold_in(state.key, state.update))
 
 
 def _stream_keys(key: types.PRNGKey, num_streams: int) -> types.PRNGKey:

@@ -150,7 +150,9 @@ def run_epochs(
   opt_state: dict[str, Any],
   batch: types.Batch,
   indices: Array,
-) -> tuple[dict[str, types.Params], dict[str, Any], types.Metrics]:
+) -> tuple[
+  dict[str, types.Params], dict[str, Any], dict[str, numerics.Average]
+]:
   """Scans the update over all minibatches of all epochs.
 
   Args:
@@ -161,7 +163,8 @@ def run_epochs(
     indices: int32[E · M, T / M, N], from `minibatch_indices`.
 
   Returns:
-    params, opt_state, and each metric averaged over minibatches and devices.
+    params, opt_state, and the metrics of each minibatch, summed and counted
+    over devices: Averages of [E · M].
   """
 
   def step(carry, times):
@@ -171,8 +174,7 @@ def run_epochs(
   (params, opt_state), metrics = jax.lax.scan(
     step, (params, opt_state), indices
   )
-  summed = jax.tree.map(lambda x: jnp.sum(x, axis=0), metrics)
-  return params, opt_state, across_devices(summed)
+  return params, opt_state, jax.lax.psum(metrics, DEVICE_AXIS)
 
 
 def across_devices(averages: dict[str, numerics.Average]) -> types.Metrics:

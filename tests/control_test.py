@@ -64,8 +64,12 @@ def _train(task, num_updates, seeds=(0,), devices=None):
   where = placement.place(len(seeds), task.num_streams, devices)
   state = training.initial_state(task, seeds, where)
   programs = training.compile_chunks(task, where, state, [num_updates])
-  state, metrics = training.run_chunk(programs[num_updates], where, state)
-  return training.host_params(where, state), metrics, state
+  state, metrics = programs[num_updates](state)
+  return (
+    training.host_params(where, state),
+    training.host_metrics(where, metrics),
+    state,
+  )
 
 
 @pytest.mark.parametrize("algorithm", objectives.POLICY_LOSSES)
@@ -183,8 +187,8 @@ def test_training_is_reproducible_and_chunks_do_not_matter():
   whole, _, _ = _train(task, 6)
   state = training.initial_state(task, (0,), where)
   programs = training.compile_chunks(task, where, state, [2, 4])
-  state, _ = training.run_chunk(programs[4], where, state)
-  state, _ = training.run_chunk(programs[2], where, state)
+  state, _ = programs[4](state)
+  state, _ = programs[2](state)
   assert int(state.update[0, 0]) == 6
   chunked = training.host_params(where, state)
   for a, b in zip(

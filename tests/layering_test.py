@@ -22,7 +22,7 @@ _LAYERS = (
   {"placement"},
   {"training", "evaluation"},
   {"control"},
-  {"metric_writer", "run_directory", "reporting"},
+  {"checkpointing", "metric_writer", "run_directory", "reporting"},
   {"runner"},
 )
 _LEVEL = {unit: i for i, layer in enumerate(_LAYERS) for unit in layer}

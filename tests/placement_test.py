@@ -10,7 +10,7 @@ from lco_jax import placement
 def test_seeds_are_divided_if_they_can_be():
   where = placement.place(16, 3, jax.devices())
   assert where.divides_seeds and where.num_shards == 1
-  dealt = where.deal_seeds(range(16))
+  dealt = where.deal(np.arange(16))
   np.testing.assert_array_equal(dealt[1], [2, 3])
   doubled = where.map(lambda seeds: seeds * 2)(dealt)
   np.testing.assert_array_equal(
@@ -24,7 +24,7 @@ def test_streams_are_divided_otherwise():
   assert not where.divides_seeds and where.num_shards == 8
   total = where.map(lambda seeds: jax.lax.psum(seeds, placement.DEVICE_AXIS))
   np.testing.assert_array_equal(
-    where.collect_seeds(total(where.deal_seeds((5, 7))), axis=0), [40, 56]
+    where.collect_seeds(total(where.deal(np.array([5, 7]))), axis=0), [40, 56]
   )
 
 
@@ -33,8 +33,21 @@ def test_the_axis_is_bound_where_seeds_are_divided():
   size = where.map(
     lambda seeds: seeds * 0 + jax.lax.psum(1, placement.DEVICE_AXIS)
   )
-  dealt = where.deal_seeds(range(8))
+  dealt = where.deal(np.arange(8))
   np.testing.assert_array_equal(np.asarray(size(dealt)), np.ones((8, 1)))
+
+
+@pytest.mark.parametrize("num_seeds", [2, 16])
+def test_what_is_dealt_can_be_collected(num_seeds):
+  where = placement.place(num_seeds, 24, jax.devices())
+  own = np.random.default_rng(0).normal(size=(num_seeds, 24, 3))
+  common = own[:, 0]
+  np.testing.assert_array_equal(
+    where.collect_streams(where.deal_streams(own)), own
+  )
+  np.testing.assert_array_equal(
+    where.collect_seeds(where.deal(common), axis=0), common
+  )
 
 
 def test_one_of_the_two_must_divide():

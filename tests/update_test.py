@@ -138,4 +138,8 @@ def test_run_epochs_uses_every_minibatch():
   np.testing.assert_allclose(
     params["left"]["w"][0], batch["x"][2:].mean(), rtol=1e-5
   )
-  np.testing.assert_allclose(metrics["x"][0], batch["x"].mean(), rtol=1e-5)
+  np.testing.assert_allclose(
+    metrics["x"].mean[0],
+    [batch["x"][:2].mean(), batch["x"][2:].mean()],
+    rtol=1e-5,
+  )

@@ -96,6 +96,8 @@ def get_config(environment: str = "CartPole-v1") -> ml_collections.ConfigDict:
 
   # Host side.
   config.updates_per_chunk = config_dict.placeholder(int)
+  config.checkpoint_seconds = 30.0  # From one checkpoint to the next.
+  config.keep_checkpoints = 3  # The newest; older ones are removed.
   config.wandb_project = config_dict.placeholder(str)
 
   config.tuned = {"environment": environment} | {
