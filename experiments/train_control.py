@@ -6,23 +6,17 @@ python -m experiments.train_control --workdir=DIR \
 """
 
 import contextlib
-import math
 import pathlib
 
 import jax
 from absl import flags
 
-from experiments import command_line
+from experiments import command_line, control_run
 from lco_jax import (
   checkpointing,
-  control,
   cpu_backend,
-  environments,
   evaluation,
   metric_writer,
-  networks,
-  objectives,
-  optimizers,
   placement,
   run_directory,
   runner,
@@ -33,138 +27,8 @@ from lco_jax.environments import gymnasium_env
 from lco_jax.reporting import curves, statistics, tables
 
 _CONFIG = command_line.define_config()
-_COUNTS = (
-  "num_seeds",
-  "total_steps",
-  "eval_episodes",
-  "num_envs",
-  "num_steps",
-  "num_epochs",
-  "num_minibatches",
-  "keep_checkpoints",
-)
-_RATES = ("policy_learning_rate", "value_learning_rate")
-_NORMS = ("policy_max_gradient_norm", "value_max_gradient_norm")
 # Keeps the evaluation's random numbers apart from the training's.
 _EVALUATION_STREAM = 20_000
-# Every name that is an option of some algorithm.
-_OPTIONS = sorted(
-  {
-    option
-    for algorithm in objectives.POLICY_LOSSES
-    for option in objectives.options_of(algorithm)
-  }
-)
-
-
-def parse_options(text: str) -> dict[str, float]:
-  """Keyword arguments of an optimizer from "name=number,name=number".
-
-  Raises:
-    ValueError: if the text is not of that form.
-  """
-  try:
-    pairs = [item.split("=") for item in text.split(",") if item]
-    return {name.strip(): float(value) for name, value in pairs}
-  except ValueError:
-    raise ValueError(
-      f'optimizer_options: want "name=number,...", got {text!r}'
-    ) from None
-
-
-def build(settings: dict):
-  """Builds the environment, its networks, the training and its length.
-
-  Args:
-    settings: plain values, from `command_line.resolve`.
-
-  Returns:
-    (Environment, ActorCritic, Training, number of updates).
-
-  Raises:
-    ValueError: naming the setting that is wrong.
-  """
-  policy_loss = objectives.make_policy_loss(
-    settings["algorithm"],
-    **{k: settings[k] for k in _OPTIONS if settings[k] is not None},
-  )
-  for name in _COUNTS:
-    if settings[name] < 1:
-      raise ValueError(f"{name} must be ≥ 1, got {settings[name]}")
-  if not settings["checkpoint_seconds"] >= 0:
-    raise ValueError(
-      f"checkpoint_seconds must be ≥ 0, got {settings['checkpoint_seconds']}"
-    )
-  updates_per_chunk = settings["updates_per_chunk"]
-  if updates_per_chunk is not None and updates_per_chunk < 1:
-    raise ValueError(f"updates_per_chunk must be ≥ 1, got {updates_per_chunk}")
-  if not 0 <= settings["seed"] < 2**31:
-    raise ValueError(f"seed must be in [0, 2³¹), got {settings['seed']}")
-  for name in _RATES:
-    if not 0 < settings[name] < math.inf:
-      raise ValueError(
-        f"{name} must be positive and finite, got {settings[name]}"
-      )
-  for name in _NORMS:
-    if not 0 <= settings[name] < math.inf:
-      raise ValueError(f"{name} must be ≥ 0 and finite, got {settings[name]}")
-  steps_per_update = settings["num_envs"] * settings["num_steps"]
-  num_updates = settings["total_steps"] // steps_per_update
-  if num_updates < 1:
-    raise ValueError(
-      f"total_steps {settings['total_steps']} is less than one update of"
-      f" num_envs × num_steps = {steps_per_update}"
-    )
-  environment = environments.make(settings["environment"])
-  actor_critic = networks.make_actor_critic(
-    environment.observation_shape,
-    environment.num_actions,
-    settings["hidden_sizes"],
-    settings["activation"],
-  )
-  objective = objectives.make_objective(
-    actor_critic.policy,
-    actor_critic.value,
-    policy_loss,
-    settings["entropy_coefficient"],
-    settings["value_clip"],
-  )
-  optimizer_steps = (
-    num_updates * settings["num_epochs"] * settings["num_minibatches"]
-  )
-  task = control.make_training(
-    environment,
-    actor_critic,
-    objective,
-    {
-      part: optimizers.make_optimizer(
-        settings["optimizer"],
-        optimizers.make_schedule(
-          settings["learning_rate_schedule"],
-          settings[f"{part}_learning_rate"],
-          optimizer_steps,
-        ),
-        settings[f"{part}_max_gradient_norm"] or None,
-        **parse_options(settings["optimizer_options"]),
-      )
-      for part in ("policy", "value")
-    },
-    **{
-      name: settings[name]
-      for name in (
-        "num_envs",
-        "num_steps",
-        "num_epochs",
-        "num_minibatches",
-        "discount",
-        "gae_lambda",
-        "beta",
-        "nonpositive_beta_multiple",
-        "normalize_advantages",
-      )
-    },
-  )
-  return environment, actor_critic, task, num_updates
 
 
 def evaluate(
@@ -222,7 +86,7 @@ def _train(stack: contextlib.ExitStack) -> None:
   try:
     settings = command_line.read_settings(_CONFIG.value)
     cpu_backend.divide_cores(settings["num_seeds"])
-    environment, actor_critic, task, num_updates = build(settings)
+    environment, actor_critic, task, num_updates = control_run.build(settings)
     where = placement.place(
       settings["num_seeds"], task.num_streams, jax.local_devices()
     )
@@ -231,21 +95,18 @@ def _train(stack: contextlib.ExitStack) -> None:
       run_directory.create(workdir, settings)
     stack.enter_context(run_directory.locked(workdir))
     seeds = range(settings["seed"], settings["seed"] + settings["num_seeds"])
-    checkpoints = checkpointing.Checkpoints(
-      workdir / "checkpoints",
-      checkpointing.fingerprint(settings),
-      settings["keep_checkpoints"],
-    )
-    start = None
+    checkpoints = control_run.checkpoints(workdir, settings)
     if resume:
-      start = runner.find_start(
-        checkpoints, task, seeds, where, flags.FLAGS.resume_update
+      start = runner.resume(
+        task, seeds, where, checkpoints, flags.FLAGS.resume_update
       )
+    else:
+      start = runner.begin(task, seeds, where)
     writers = metric_writer.make_writers(
       workdir,
       seeds,
       settings,
-      resume_after=(start.update if start else 0) if resume else None,
+      resume_after=start.update if resume else None,
       steps_per_update=task.steps_per_update,
     )
   except (ValueError, OSError, checkpointing.CheckpointError) as error:
@@ -253,13 +114,12 @@ def _train(stack: contextlib.ExitStack) -> None:
   try:
     result = runner.run(
       task,
-      seeds,
-      where,
+      start,
       num_updates,
       writers,
       checkpoints=checkpoints,
       checkpoint_seconds=settings["checkpoint_seconds"],
-      start=start,
+      faults=control_run.fault_checkpoints(workdir, settings),
       should_stop=command_line.StopSignal(),
       updates_per_chunk=settings["updates_per_chunk"],
     )
@@ -269,8 +129,12 @@ def _train(stack: contextlib.ExitStack) -> None:
       command_line.STOPPED,
     ) from stopped
   except training.NonFiniteError as error:
+    good = checkpoints.steps()
     raise command_line.ScriptError(
-      f"training stopped at {error}", command_line.FAILED
+      f"training stopped at {error}; last checkpoint:"
+      f" {good[-1] if good else 'none'}; to look into it:"
+      f" python -m experiments.replay --workdir={workdir}",
+      command_line.FAILED,
     ) from error
   except checkpointing.CheckpointError as error:
     raise command_line.ScriptError(error, command_line.FAILED) from error

@@ -4,14 +4,18 @@ import csv
 import importlib.util
 import os
 import pathlib
+import time
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
-import tensorboardX
+from tensorboardX import record_writer
+from tensorboardX.proto import event_pb2, summary_pb2
 
 # Metrics that differ from run to run.
 TIMINGS = ("steps_per_second",)
+# How long TensorBoard may wait for what is written.
+_FLUSH_SECONDS = 10.0
 
 
 class MetricWriter(Protocol):
@@ -75,7 +79,8 @@ class CsvWriter:
     if not (line.startswith(f"{resume_after},") and line.endswith("\n")):
       self._file.close()
       raise ValueError(f"{path} ends before update {resume_after}")
-    self._file.truncate(self._file.tell())
+    self._file.seek(self._file.tell())  # Past what was read ahead, also.
+    self._file.truncate()
 
   def write(self, updates, steps, metrics):
     """See MetricWriter."""
@@ -96,7 +101,11 @@ class CsvWriter:
 
 
 class TensorBoardWriter:
-  """A run for each seed, all metrics of an update in one event."""
+  """A run for each seed, all metrics of an update in one event.
+
+  Records are written here and now: tensorboardX's own writer hands them to a
+  thread, which costs more than writing them, and dies of a full disk unheard.
+  """
 
   def __init__(
     self,
@@ -104,34 +113,51 @@ class TensorBoardWriter:
     seeds: Sequence[int],
     resume_after_step: int | None = None,
   ):
-    self._writers = [
-      tensorboardX.SummaryWriter(
-        str(directory / f"seed_{seed}"),
-        # A viewer forgets what was logged of later steps before.
-        purge_step=None if resume_after_step is None else resume_after_step + 1,
-        # Written by its own thread: waiting for that would stall training.
-        max_queue=1000,
-        flush_secs=10,
+    name = f"events.out.tfevents.{time.time():.0f}.{os.getpid()}"
+    self._files = []
+    for seed in seeds:
+      folder = directory / f"seed_{seed}"
+      folder.mkdir(parents=True, exist_ok=True)
+      self._files.append(record_writer.RecordWriter(str(folder / name)))
+    self._flushed = time.monotonic()
+    self._write_everywhere(event_pb2.Event(file_version="brain.Event:2"))
+    if resume_after_step is not None:
+      # A viewer forgets what was logged of later steps before.
+      started = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+      self._write_everywhere(
+        event_pb2.Event(step=resume_after_step + 1, session_log=started)
       )
-      for seed in seeds
-    ]
+
+  def _write_everywhere(self, event):
+    event.wall_time = time.time()
+    for file in self._files:
+      file.write(event.SerializeToString())
 
   def write(self, updates, steps, metrics):
     """See MetricWriter."""
-    summary = tensorboardX.proto.summary_pb2.Summary
+    now = time.time()
     for index, step in enumerate(steps):
-      for position, writer in enumerate(self._writers):
+      for position, file in enumerate(self._files):
         values = [
-          summary.Value(tag=name, simple_value=value[index, position])
-          for name, value in metrics.items()
-          if not np.isnan(value[index, position])
+          summary_pb2.Summary.Value(tag=name, simple_value=value)
+          for name, value in (
+            (name, values[index, position]) for name, values in metrics.items()
+          )
+          if not np.isnan(value)
         ]
-        writer.file_writer.add_summary(summary(value=values), step)
+        event = event_pb2.Event(
+          wall_time=now, step=int(step), summary={"value": values}
+        )
+        file.write(event.SerializeToString())
+    if time.monotonic() - self._flushed > _FLUSH_SECONDS:
+      for file in self._files:
+        file.flush()
+      self._flushed = time.monotonic()
 
   def close(self):
     """See MetricWriter."""
-    for writer in self._writers:
-      writer.close()
+    for file in self._files:
+      file.close()
 
 
 class WandbWriter:

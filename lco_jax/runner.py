@@ -1,14 +1,24 @@
 """Runs a training from the host: chunk by chunk, metrics out, progress on."""
 
+import contextlib
 import dataclasses
 import sys
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
+import jax
 import numpy as np
 import tqdm
 
-from lco_jax import checkpointing, metric_writer, placement, training, types
+from lco_jax import (
+  checkpointing,
+  fault,
+  metric_writer,
+  placement,
+  training,
+  types,
+)
 
 
 class StoppedError(Exception):
@@ -17,17 +27,23 @@ class StoppedError(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class Start:
-  """Where a resumed run goes on.
+  """Where a run begins, or goes on; from `begin` or `resume`.
 
   Attributes:
+    seeds: one run each, side by side.
+    where: placement of seeds and environments on devices.
     update: completed updates.
-    state: as of `training.host_state`.
-    seconds: of training that it took to get there.
+    state: learner state [devices, seeds, ...]; consumed by the run.
+    train_seconds: of training that it took to get here.
+    setup_seconds: that it took to make the state.
   """
 
+  seeds: Sequence[int]
+  where: placement.Placement
   update: int
   state: types.LearnerState
-  seconds: float
+  train_seconds: float
+  setup_seconds: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,45 +66,64 @@ class Result:
   steps_per_second: float
 
 
-def find_start(
-  checkpoints: checkpointing.Checkpoints,
+def begin(
+  task: training.Training, seeds: Sequence[int], where: placement.Placement
+) -> Start:
+  """The start of a new run.
+
+  Args:
+    task: what to train.
+    seeds: distinct, one run each.
+    where: their placement.
+  """
+  started = time.perf_counter()
+  state = jax.block_until_ready(training.initial_state(task, seeds, where))
+  return Start(seeds, where, 0, state, 0.0, time.perf_counter() - started)
+
+
+def resume(
   task: training.Training,
   seeds: Sequence[int],
   where: placement.Placement,
+  checkpoints: checkpointing.Checkpoints,
   update: int | None = None,
-) -> Start | None:
-  """Reads the state that a run goes on from.
+) -> Start:
+  """The start of a run that goes on from a checkpoint.
 
   Args:
-    checkpoints: of the run.
     task: what it trains.
     seeds: of the run.
-    where: any placement: a state can be resumed on other devices.
-    update: of the checkpoint to take; None for the newest.
-
-  Returns:
-    The start, or None if the run ended before its first checkpoint.
+    where: any placement: a run can go on on other devices.
+    checkpoints: of the run.
+    update: of the checkpoint to take; None for the newest, or the beginning if
+      the run ended before its first.
 
   Raises:
     CheckpointError: if the checkpoint cannot be used.
   """
+  start = begin(task, seeds, where)
   if update is None and not checkpoints.steps():
-    return None
-  like = training.host_state(where, training.initial_state(task, seeds, where))
-  update, state, notes = checkpoints.restore(like, update)
-  return Start(update, state, notes["train_seconds"])
+    return start
+  update, state, notes = checkpoints.restore(
+    training.host_state(where, start.state), update
+  )
+  return dataclasses.replace(
+    start,
+    update=update,
+    state=training.placed_state(where, state, start.state),
+    train_seconds=notes["train_seconds"],
+  )
 
 
 def run(
   task: training.Training,
-  seeds: Sequence[int],
-  where: placement.Placement,
+  start: Start,
   num_updates: int,
   writers: Sequence[metric_writer.MetricWriter],
   *,
   checkpoints: checkpointing.Checkpoints | None = None,
   checkpoint_seconds: float = 30.0,
-  start: Start | None = None,
+  faults: checkpointing.Checkpoints | None = None,
   should_stop: Callable[[], bool] = lambda: False,
   updates_per_chunk: int | None = None,
   show_progress: bool = True,
@@ -99,43 +134,38 @@ def run(
 
   Args:
     task: what to train.
-    seeds: one run each, side by side.
-    where: placement of seeds and environments on devices.
+    start: from `begin` or `resume`.
     num_updates: updates of each seed.
     writers: take the metrics of each chunk; closed at the end.
     checkpoints: where states are saved; None for nowhere.
     checkpoint_seconds: from one save to the next, at least.
-    start: where to go on; None for the beginning.
+    faults: where an update that is not finite is saved, for `load_fault`.
     should_stop: asked between chunks; if so, the state is saved at once.
     updates_per_chunk: updates in a compiled chunk; None chooses.
     show_progress: whether to draw a progress bar on standard error.
 
   Raises:
-    NonFiniteError: if a metric is not finite, naming the first such update.
-      The updates before it are written.
+    NonFiniteError: if anything in an update is not finite, naming the first
+      such update and what of it. It is not applied; those before are written.
     CheckpointError: if a checkpoint cannot be written.
     StoppedError: if asked to.
   """
   started = time.perf_counter()
-  done = start.update if start else 0
+  where, state, done = start.where, start.state, start.update
   lengths = training.chunk_lengths(
     num_updates - done,
     updates_per_chunk or training.default_chunk_length(num_updates),
   )
-  log = _Log(task, seeds, num_updates, done, writers, show_progress)
+  log = _Log(task, start.seeds, num_updates, done, writers, show_progress)
   try:
-    state = training.initial_state(task, seeds, where)
-    if start:
-      state = training.placed_state(where, start.state, state)
     programs = training.compile_chunks(task, where, state, lengths)
-    compile_seconds = time.perf_counter() - started
+    compile_seconds = start.setup_seconds + time.perf_counter() - started
 
-    earlier = start.seconds if start else 0.0
     started = saved = log.last_time = time.perf_counter()
 
     def save():
       if checkpoints is not None:
-        seconds = earlier + time.perf_counter() - started
+        seconds = start.train_seconds + time.perf_counter() - started
         host = training.host_state(where, state)
         checkpoints.save(done, host, {"train_seconds": seconds})
 
@@ -158,7 +188,9 @@ def run(
     if waiting is not None:
       log.write(training.host_metrics(where, waiting))
       save()
-    train_seconds = earlier + time.perf_counter() - started
+    train_seconds = start.train_seconds + time.perf_counter() - started
+  except training.NonFiniteError as error:
+    raise _explained(error, task, where, state, faults) from error
   finally:
     log.close()
   total_steps = num_updates * task.steps_per_update
@@ -167,8 +199,64 @@ def run(
     total_steps=total_steps,
     compile_seconds=compile_seconds,
     train_seconds=train_seconds,
-    steps_per_second=total_steps * len(seeds) / train_seconds,
+    steps_per_second=total_steps * len(start.seeds) / train_seconds,
   )
+
+
+def load_fault(
+  faults: checkpointing.Checkpoints,
+  task: training.Training,
+  where: placement.Placement,
+) -> tuple[int, types.LearnerState, Any, str]:
+  """Reads what `run` saved of an update that is not finite.
+
+  Args:
+    faults: as given to `run`.
+    task: what was trained.
+    where: any placement of one seed.
+
+  Returns:
+    (seed, state before the update, rollout, what was found); the state as of
+    `training.host_state`, of one seed and without the seeds' axis.
+
+  Raises:
+    CheckpointError: if there is none, or it cannot be used.
+  """
+  state = training.initial_state(task, (0,), where)
+  state = _of_seed(training.host_state(where, state), 0)
+  like = {"state": state, "rollout": fault.collect(task, state)}
+  _, saved, notes = faults.restore(like)
+  return notes["seed"], saved["state"], saved["rollout"], notes["fault"]
+
+
+def _explained(
+  error: training.NonFiniteError,
+  task: training.Training,
+  where: placement.Placement,
+  state: types.LearnerState,
+  faults: checkpointing.Checkpoints | None,
+) -> training.NonFiniteError:
+  """Runs the failed update again, to say what of it is not finite first.
+
+  The seed's state is the one before that update, however many steps the program
+  went on for; see `training.train_step`.
+  """
+  before = _of_seed(training.host_state(where, state), error.position)
+  rollout = fault.collect(task, before)
+  found = fault.find(fault.replay(task, before, rollout))
+  what = str(found) if found else "finite when run again"
+  if faults is not None:
+    faults.save(
+      error.update,
+      {"state": before, "rollout": rollout},
+      {"seed": error.seed, "fault": what},
+    )
+  return training.NonFiniteError(error.update, error.seed, error.position, what)
+
+
+def _of_seed(state: types.LearnerState, position: int) -> types.LearnerState:
+  """One seed's part of a state [seeds, ...] on the host."""
+  return jax.tree.map(lambda leaf: leaf[position], state)
 
 
 class _Log:
@@ -223,9 +311,12 @@ class _Log:
           {name: values[:kept] for name, values in metrics.items()},
         )
     if bad is not None:
+      _, position, names = bad
       raise training.NonFiniteError(
-        f"update {self._done + kept + 1}, seed {self._seeds[bad[1]]}:"
-        f" not finite: {', '.join(bad[2])}"
+        self._done + kept + 1,
+        self._seeds[position],
+        position,
+        f"not finite: {', '.join(names)}",
       )
     self._done += length
     self._bar.set_postfix_str(_recent_return(metrics), refresh=False)
@@ -233,9 +324,10 @@ class _Log:
 
   def close(self) -> None:
     """Ends the bar and completes the writers' files."""
-    self._bar.close()
-    for writer in self._writers:
-      writer.close()
+    with contextlib.ExitStack() as stack:  # Closes all, whichever fails.
+      stack.callback(self._bar.close)
+      for writer in self._writers:
+        stack.callback(writer.close)
 
 
 def _recent_return(metrics: dict[str, np.ndarray]) -> str:

@@ -30,7 +30,17 @@ _MAY_BE_MISSING = "episode_"
 
 
 class NonFiniteError(RuntimeError):
-  """Training produced a value that is not finite."""
+  """Training met a value that is not finite.
+
+  Attributes:
+    update: number of the update, from 1; it was not applied.
+    seed: which.
+    position: of the seed among those of the run.
+  """
+
+  def __init__(self, update: int, seed: int, position: int, what: str):
+    super().__init__(f"update {update}, seed {seed}: {what}")
+    self.update, self.seed, self.position = update, seed, position
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,12 +128,28 @@ def train_step(
   Returns:
     The next state, and metrics that are the same on every device.
   """
+  actor, rollout = collect_step(training, num_shards, state)
+  return learn_step(training, state, actor, rollout)
+
+
+def collect_step(
+  training: Training, num_shards: int, state: types.LearnerState
+) -> tuple[Any, Any]:
+  """Collects the rollout of the update that follows a state.
+
+  Args:
+    training: what to train.
+    num_shards: size of the axis named DEVICE_AXIS that this runs under.
+    state: of one seed on one device.
+
+  Returns:
+    (the collector's state after it, rollout [T, N, ...]).
+  """
   collect_key, _ = _update_keys(state)
   num_streams = training.num_streams // num_shards
-  actor, rollout = training.collect(
+  return training.collect(
     state.params, state.actor, _stream_keys(collect_key, num_streams)
   )
-  return learn_step(training, state, actor, rollout)
 
 
 def learn_step(
@@ -157,7 +183,7 @@ def learn_step(
     update=state.update + 1,
   )
   healthy = jnp.all(
-    jnp.isfinite(jnp.stack([metrics[name] for name in _always_finite(metrics)]))
+    jnp.isfinite(jnp.stack(list(always_finite(metrics).values())))
   )
   state = jax.tree.map(
     lambda new, old: jnp.where(healthy, new, old), following, state
@@ -299,6 +325,15 @@ def host_metrics(
   )
 
 
+def always_finite(metrics: Mapping[str, Any]) -> dict[str, Any]:
+  """Those metrics that must be finite for an update to be applied."""
+  return {
+    name: values
+    for name, values in metrics.items()
+    if not name.startswith(_MAY_BE_MISSING)
+  }
+
+
 def first_nonfinite(
   metrics: dict[str, np.ndarray],
 ) -> tuple[int, int, list[str]] | None:
@@ -311,7 +346,7 @@ def first_nonfinite(
     (update within the chunk, seed's position, names of the metrics), or None.
   """
   checked = {
-    name: np.isfinite(metrics[name]) for name in _always_finite(metrics)
+    name: np.isfinite(values) for name, values in always_finite(metrics).items()
   }
   finite = np.all(list(checked.values()), axis=0)
   if finite.all():
@@ -373,6 +408,11 @@ def placed_state(
   return jax.tree.map(put, dealt, like)
 
 
+def with_keys(state: types.LearnerState) -> types.LearnerState:
+  """A state of NumPy arrays with the run's key as JAX takes it."""
+  return dataclasses.replace(state, key=jax.random.wrap_key_data(state.key))
+
+
 def host_params(
   placement: placement_lib.Placement, state: types.LearnerState
 ) -> dict[str, types.Params]:
@@ -380,11 +420,6 @@ def host_params(
   return jax.tree.map(
     lambda leaf: placement.collect_seeds(leaf, axis=0), state.params
   )
-
-
-def _always_finite(metrics: Mapping[str, Any]) -> list[str]:
-  """Names of the metrics that must be finite for an update to be applied."""
-  return [name for name in metrics if not name.startswith(_MAY_BE_MISSING)]
 
 
 def _is_key(leaf: Array) -> bool:

@@ -21,7 +21,7 @@ _LAYERS = (
   {"update"},
   {"placement"},
   {"training", "evaluation"},
-  {"control"},
+  {"control", "fault"},
   {"checkpointing", "metric_writer", "run_directory", "reporting"},
   {"runner"},
 )

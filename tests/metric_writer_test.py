@@ -34,6 +34,30 @@ def test_csv_does_not_overwrite(tmp_path):
     metric_writer.CsvWriter(tmp_path / "metrics.csv", seeds=(0,))
 
 
+def test_csv_goes_on_after_an_update(tmp_path):
+  """What a killed run wrote of later updates, half a row too, is cut off."""
+  path = tmp_path / "metrics.csv"
+  many = {
+    name: np.tile(values[:1], (60, 1)) for name, values in _METRICS.items()
+  }
+  writer = metric_writer.CsvWriter(path, (7, 8))
+  writer.write(range(1, 61), range(1, 61), many)
+  writer.close()
+  whole = path.read_bytes()
+  path.write_bytes(whole[:-5])
+  for update in (40, 7):
+    writer = metric_writer.CsvWriter(path, (7, 8), resume_after=update)
+    rest = {name: values[update:] for name, values in many.items()}
+    writer.write(range(update + 1, 61), range(update + 1, 61), rest)
+    writer.close()
+    assert path.read_bytes() == whole
+  with pytest.raises(ValueError, match="ends before update 61"):
+    metric_writer.CsvWriter(path, (7, 8), resume_after=61)
+  writer = metric_writer.CsvWriter(path, (7, 8), resume_after=0)
+  writer.close()
+  assert path.read_bytes() == b""
+
+
 def _read_events(path):
   """Records are (length u64, crc u32, payload, crc u32)."""
   data = path.read_bytes()

@@ -6,8 +6,11 @@ import numpy as np
 import pytest
 
 from lco_jax import (
+  checkpointing,
   control,
   environments,
+  fault,
+  metric_writer,
   networks,
   objectives,
   optimizers,
@@ -32,18 +35,18 @@ class _Recorder:
     self.closed = True
 
 
-def _task(environment):
+def _task(environment, algorithm="lco_mse", learning_rate=1e-3):
   net = networks.make_actor_critic(
     environment.observation_shape, environment.num_actions, (8,), "tanh"
   )
   chain = optimizers.make_optimizer(
-    "adam", optimizers.make_schedule("constant", 1e-3, 1), 0.5
+    "adam", optimizers.make_schedule("constant", learning_rate, 1), 0.5
   )
   return control.make_training(
     environment,
     net,
     objectives.make_objective(
-      net.policy, net.value, objectives.make_policy_loss("lco_mse")
+      net.policy, net.value, objectives.make_policy_loss(algorithm)
     ),
     {"policy": chain, "value": chain},
     num_envs=2,
@@ -56,21 +59,36 @@ def _task(environment):
   )
 
 
-def _run(environment, recorder, num_updates, updates_per_chunk=3):
+_SEEDS = (4, 5)
+
+
+def _place(num_devices=1):
+  return placement.place(2, 2, jax.devices()[:num_devices])
+
+
+def _run(task, recorder, num_updates, start=None, **options):
   return runner.run(
-    _task(environment),
-    (4, 5),
-    placement.place(2, 2, jax.devices()[:1]),
+    task,
+    start or runner.begin(task, _SEEDS, _place()),
     num_updates,
     [recorder],
-    updates_per_chunk=updates_per_chunk,
-    show_progress=False,
+    **{"updates_per_chunk": 3, "show_progress": False} | options,
   )
+
+
+def _checkpoints(path):
+  return checkpointing.Checkpoints(path, "fingerprint", keep=2)
+
+
+def _assert_same(a, b):
+  for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+    assert x.dtype == y.dtype and x.tobytes() == y.tobytes()
 
 
 def test_every_update_is_written_once():
   recorder = _Recorder()
-  result = _run(environments.make("probe:action"), recorder, num_updates=7)
+  task = _task(environments.make("probe:action"))
+  result = _run(task, recorder, 7)
   assert recorder.updates == list(range(1, 8)) and recorder.closed
   assert [len(m["episodes"]) for m in recorder.metrics] == [3, 3, 1]
   assert all(m["steps_per_second"].min() > 0 for m in recorder.metrics)
@@ -79,27 +97,193 @@ def test_every_update_is_written_once():
   assert isinstance(leaf, np.ndarray) and leaf.shape == (2, 1, 8)
 
 
-@pytest.mark.parametrize("bad", [jnp.nan, jnp.inf, -jnp.inf])
-def test_a_reward_that_is_not_finite_stops_the_run(bad):
-  """The step counter turns the 5th update's rewards (steps 33 to 40) bad."""
-  healthy = environments.make("probe:action")
+class _StopAfter:
+  """Asks to stop at the given question."""
+
+  def __init__(self, questions):
+    self._left = questions
+
+  def __call__(self):
+    self._left -= 1
+    return self._left < 0
+
+
+def _resume(task, checkpoints, num_devices=1):
+  return runner.resume(task, _SEEDS, _place(num_devices), checkpoints)
+
+
+def test_a_stopped_run_goes_on_bit_for_bit(tmp_path):
+  """Stopped before the first update and after the sixth."""
+  task = _task(environments.make("probe:action"))
+  whole, cut = _Recorder(), _Recorder()
+  expected = _run(task, whole, 9)
+  checkpoints = _checkpoints(tmp_path / "checkpoints")
+  for questions, update in ((0, 0), (2, 6)):
+    with pytest.raises(runner.StoppedError, match=f"update {update} of 9"):
+      _run(
+        task,
+        cut,
+        9,
+        _resume(task, checkpoints),
+        checkpoints=checkpoints,
+        should_stop=_StopAfter(questions),
+      )
+    assert checkpoints.steps()[-1] == update
+  # Devices other than before: the same but for rounding.
+  elsewhere = _run(task, _Recorder(), 9, _resume(task, checkpoints, 2))
+  for a, b in zip(
+    jax.tree.leaves(elsewhere.params),
+    jax.tree.leaves(expected.params),
+    strict=True,
+  ):
+    np.testing.assert_allclose(a, b, atol=1e-5)
+  start = _resume(task, checkpoints)
+  assert start.update == 6 and start.train_seconds > 0
+  result = _run(task, cut, 9, start, checkpoints=checkpoints)
+  assert cut.updates == whole.updates and checkpoints.steps() == [6, 9]
+  _assert_same(result.params, expected.params)
+  for name in whole.metrics[0]:
+    if name not in metric_writer.TIMINGS:
+      np.testing.assert_array_equal(
+        np.concatenate([m[name] for m in cut.metrics]),
+        np.concatenate([m[name] for m in whole.metrics]),
+      )
+
+
+@pytest.mark.parametrize(("seconds", "steps"), [(0.0, [6, 9]), (1e9, [9])])
+def test_checkpoints_are_saved_as_time_goes_by(tmp_path, seconds, steps):
+  task = _task(environments.make("probe:action"))
+  checkpoints = _checkpoints(tmp_path / "checkpoints")
+  _run(
+    task, _Recorder(), 9, checkpoints=checkpoints, checkpoint_seconds=seconds
+  )
+  assert checkpoints.steps() == steps
+
+
+def test_a_state_can_move_to_other_devices():
+  """Seeds on devices, environments on devices, one device: the same state."""
+  task = _task(environments.make("CartPole-v1"))
+  one, seeds = _place(), _place(2)
+  streams = placement.Placement(tuple(jax.devices()[:2]), num_shards=2)
+  states = {
+    where: training.initial_state(task, _SEEDS, where)
+    for where in (one, seeds, streams)
+  }
+  expected = training.host_state(one, states[one])
+  assert expected.actor.observation.shape == (2, 2, 4)
+  for where, state in states.items():
+    _assert_same(training.host_state(where, state), expected)
+    placed = training.placed_state(where, expected, state)
+    for a, b in zip(
+      jax.tree.leaves(placed), jax.tree.leaves(state), strict=True
+    ):
+      assert a.sharding == b.sharding and a.dtype == b.dtype
+    _assert_same(training.host_state(where, placed), expected)
+
+
+# What turns bad, in the fifth update: rollouts take 8 steps of an episode that
+# never ends, so these are the steps 33 to 40.
+def _is_bad(step):
+  return step == 35
+
+
+def _endless(environment, bad=0.0):
+  """No episode ends; one reward is bad."""
 
   def reset(key):
-    state, observation = healthy.reset(key)
+    state, observation = environment.reset(key)
     return (state, jnp.int32(0)), observation
 
   def step(key, state, action):
     inner, time = state
-    transition = healthy.step(key, inner, action)
+    transition = environment.step(key, inner, action)
     time = time + 1
     return transition._replace(
       state=(transition.state, time),
-      reward=jnp.where(time > 32, bad, transition.reward),
+      reward=jnp.where(_is_bad(time), bad, transition.reward),
       terminated=jnp.array(False),
     )
 
-  environment = dataclasses.replace(healthy, reset=reset, step=step)
+  return dataclasses.replace(environment, reset=reset, step=step)
+
+
+def _bad_rewards(environment, bad):
+  return _task(_endless(environment, bad))
+
+
+def _bad_logits(environment, bad):
+  task = _task(_endless(environment))
+
+  def collect(params, actor, keys):
+    actor, trajectory = task.collect(params, actor, keys)
+    logits = trajectory.behaviour_logits
+    wrong = _is_bad(trajectory.episode_length)[..., None]
+    return actor, dataclasses.replace(
+      trajectory, behaviour_logits=jnp.where(wrong, bad, logits)
+    )
+
+  return dataclasses.replace(task, collect=collect)
+
+
+def _bad_advantages(environment, bad):
+  task = _task(_endless(environment), "reinforce")
+
+  def prepare(params, trajectory):
+    batch, metrics = task.prepare(params, trajectory)
+    wrong = _is_bad(trajectory.episode_length)
+    return dataclasses.replace(
+      batch, advantage=jnp.where(wrong, bad, batch.advantage)
+    ), metrics
+
+  return dataclasses.replace(task, prepare=prepare)
+
+
+_BAD_REWARD = "rollout: reward, episode_return not finite"
+
+
+@pytest.mark.parametrize(
+  ("make", "bad", "what"),
+  [
+    (_bad_rewards, jnp.nan, _BAD_REWARD),
+    (_bad_rewards, jnp.inf, _BAD_REWARD),
+    (_bad_rewards, -jnp.inf, _BAD_REWARD),
+    (_bad_logits, jnp.nan, "rollout: behaviour_logits not finite"),
+    (_bad_advantages, jnp.inf, "batch: advantage not finite"),
+  ],
+)
+def test_what_is_not_finite_is_not_applied(tmp_path, make, bad, what):
+  """The fifth update is named, explained and saved, and changes nothing."""
+  task = make(environments.make("probe:action"), bad)
   recorder = _Recorder()
-  with pytest.raises(training.NonFiniteError, match="update 5, seed 4:"):
-    _run(environment, recorder, num_updates=9)
+  faults = _checkpoints(tmp_path / "fault")
+  checkpoints = _checkpoints(tmp_path / "checkpoints")
+  with pytest.raises(training.NonFiniteError) as error:
+    _run(
+      task,
+      recorder,
+      12,
+      updates_per_chunk=4,
+      checkpoints=checkpoints,
+      checkpoint_seconds=0.0,
+      faults=faults,
+    )
+  assert str(error.value) == f"update 5, seed 4: {what}"
   assert recorder.updates == [1, 2, 3, 4] and recorder.closed
+  seed, state, rollout, recorded = runner.load_fault(
+    faults, task, placement.place(1, 2, jax.devices()[:1])
+  )
+  assert seed == 4 and recorded == what and state.update == 4
+  assert str(fault.find(fault.replay(task, state, rollout))) == what
+  # The fifth update is the first of the second chunk.
+  assert checkpoints.steps()[-1] == 4
+  saved = _resume(task, checkpoints)
+  host = training.host_state(saved.where, saved.state)
+  _assert_same(state, jax.tree.map(lambda leaf: leaf[0], host))
+
+
+def test_a_step_that_overflows_is_found_in_its_minibatch(tmp_path):
+  """No input is bad: a learning rate is."""
+  task = _task(environments.make("probe:action"), learning_rate=1e38)
+  with pytest.raises(training.NonFiniteError) as error:
+    _run(task, _Recorder(), 12)
+  assert "minibatch 1 of 1: policy_" in str(error.value)

@@ -1,0 +1,59 @@
+"""Runs the update at which a run stopped again, and shows what went wrong.
+
+python -m experiments.replay --workdir=DIR
+"""
+
+import pathlib
+
+import jax
+import numpy as np
+from absl import flags
+
+from experiments import command_line, control_run
+from lco_jax import (
+  checkpointing,
+  cpu_backend,
+  fault,
+  placement,
+  run_directory,
+  runner,
+)
+
+# One table of minibatches is enough to see where it starts.
+_MAX_ROWS = 20
+
+
+def main() -> None:
+  """Replays the update; exits with 1 if all of it is finite this time."""
+  workdir = pathlib.Path(flags.FLAGS.workdir)
+  try:
+    settings = run_directory.read_config(workdir)
+    cpu_backend.divide_cores(1)
+    _, _, task, _ = control_run.build(settings)
+    where = placement.place(1, task.num_streams, jax.local_devices()[:1])
+    seed, state, rollout, recorded = runner.load_fault(
+      control_run.fault_checkpoints(workdir, settings), task, where
+    )
+  except (ValueError, OSError, checkpointing.CheckpointError) as error:
+    raise command_line.ScriptError(error) from error
+  record = fault.replay(task, state, rollout)
+  names = sorted(n for n in record.minibatches if n.endswith(("loss", "norm")))
+  values = np.stack([record.minibatches[n].mean for n in names], axis=-1)
+  print(
+    f"update {int(state.update) + 1}, seed {seed}, when it stopped: {recorded}"
+  )
+  print("minibatch" + "".join(f"{name:>23}" for name in names))
+  for index, row in enumerate(values[:_MAX_ROWS]):
+    print(f"{index + 1:9d}" + "".join(f"{value:23.6g}" for value in row))
+  found = fault.find(record)
+  if found is None:
+    raise command_line.ScriptError(
+      "the update is finite when replayed here", command_line.FAILED
+    )
+  print(f"replayed: {found}")
+
+
+if __name__ == "__main__":
+  flags.DEFINE_string("workdir", None, "Directory of the run that stopped.")
+  flags.mark_flag_as_required("workdir")
+  command_line.run(main)

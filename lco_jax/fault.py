@@ -1,0 +1,108 @@
+"""Finding what made an update not finite, by running that one update again.
+
+An update that is not finite is not applied, so the state that is left is the
+one before it, and with the rollout it holds all that the update depends on.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import numpy as np
+
+from lco_jax import placement, training, types
+
+_DEVICE_AXIS = placement.DEVICE_AXIS
+
+
+@dataclasses.dataclass(frozen=True)
+class Fault:
+  """The first thing in an update that is not finite.
+
+  Attributes:
+    stage: where: the rollout, the batch, a minibatch.
+    names: what of it.
+  """
+
+  stage: str
+  names: tuple[str, ...]
+
+  def __str__(self):
+    return f"{self.stage}: {', '.join(self.names)} not finite"
+
+
+def collect(task: training.Training, state: types.LearnerState) -> Any:
+  """Collects the rollout of the update that follows a state.
+
+  Args:
+    task: what is trained, on in-graph environments.
+    state: one seed's, as of `training.host_state` without the seeds' axis.
+
+  Returns:
+    The rollout [T, N, ...], on the host.
+  """
+  _, rollout = _alone(
+    lambda s: training.collect_step(task, 1, s), training.with_keys(state)
+  )
+  return rollout
+
+
+def replay(
+  task: training.Training, state: types.LearnerState, rollout: Any
+) -> training.Record:
+  """Runs one update of one seed on one device and keeps all that happens.
+
+  Args:
+    task: what is trained.
+    state: before the update; one seed's, as of `training.host_state` without
+      the seeds' axis.
+    rollout: [T, N, ...], of all streams.
+  """
+  _, _, record = _alone(
+    lambda s, r: training.learn(task, s, r), training.with_keys(state), rollout
+  )
+  return record
+
+
+def find(record: training.Record) -> Fault | None:
+  """The first thing in an update that is not finite, or None.
+
+  Args:
+    record: of one update of one seed, on the host.
+  """
+  minibatches = {name: a.mean for name, a in record.minibatches.items()}
+  finite = np.all([np.isfinite(v) for v in minibatches.values()], axis=0)
+  stages = [
+    ("rollout", _named(record.rollout)),
+    ("batch", _named(record.batch)),
+    *(
+      (f"minibatch {m + 1} of {len(finite)}", _at(minibatches, m))
+      for m in np.flatnonzero(~finite)
+    ),
+    ("before the epochs", training.always_finite(record.before)),
+    ("after the epochs", training.always_finite(record.after)),
+  ]
+  for stage, leaves in stages:
+    names = [n for n, leaf in leaves.items() if not np.isfinite(leaf).all()]
+    if names:
+      return Fault(stage, tuple(names))
+  return None
+
+
+def _alone(function, *args):
+  """Runs a function of one device's share as the only device, on the host."""
+  grown = jax.tree.map(lambda leaf: leaf[None], args)
+  result = jax.jit(jax.vmap(function, axis_name=_DEVICE_AXIS))(*grown)
+  return jax.tree.map(lambda leaf: np.asarray(leaf)[0], result)
+
+
+def _at(leaves: dict[str, np.ndarray], index: int) -> dict[str, np.ndarray]:
+  return {name: leaf[index] for name, leaf in leaves.items()}
+
+
+def _named(tree: Any) -> dict[str, np.ndarray]:
+  """Leaves by path, without the punctuation of Python."""
+  return {
+    jax.tree_util.keystr(path, simple=True, separator="."): leaf
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+  }
