@@ -101,12 +101,14 @@ def read_settings(config: ml_collections.ConfigDict | None) -> dict:
   return settings
 
 
-def run(main: Callable[[], None]) -> None:
+def run(main: Callable, choices: Sequence[str] = ()) -> None:
   """Runs a script; what one line explains ends with that line.
 
   Args:
     main: the script, called once flags are parsed. A ScriptError that it raises
       is shown as one line; any other error is a defect and keeps its trace.
+    choices: words of which the command line must have one, which `main` is then
+      called with; without any, it must have none.
   """
 
   def parse(argv: Sequence[str]) -> list[str]:
@@ -114,16 +116,19 @@ def run(main: Callable[[], None]) -> None:
       rest = flags.FLAGS(argv)
     except _WRONG_FLAGS as error:
       fail(error)
-    if len(rest) > 1:
-      fail(f"unexpected argument {rest[1]!r}")
+    wanted = 2 if choices else 1
+    if len(rest) > wanted:
+      fail(f"unexpected argument {rest[wanted]!r}")
+    if choices and (len(rest) < wanted or rest[1] not in choices):
+      fail(f"what to run must be one of: {', '.join(choices)}")
     if flags.FLAGS["verbosity"].using_default_value:
       # As information, jax tells of every accelerator that it did not find.
       flags.FLAGS.verbosity = logging.WARNING
     return rest
 
-  def guarded(_):
+  def guarded(argv):
     try:
-      main()
+      main(*argv[1:])
     except ScriptError as error:
       fail(error, error.status)
 
