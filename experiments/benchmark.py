@@ -32,9 +32,7 @@ _SETTINGS = {
   "total_steps": 500_000,
 }
 
-flags.DEFINE_integer(
-  "num_seeds", None, "Only so many learners; else 1 and 8."
-)
+flags.DEFINE_integer("num_seeds", None, "Only so many learners; else 1 and 8.")
 flags.DEFINE_string("algorithm", "lco_lch", "As of experiments.train_control.")
 flags.DEFINE_integer("repeats", 3, "Runs of each; the medians are printed.")
 

@@ -14,9 +14,11 @@ from lco_jax import (
   checkpointing,
   cpu_backend,
   fault,
+  host_rollout,
   placement,
   run_directory,
   runner,
+  types,
 )
 
 # One table of minibatches is enough to see where it starts.
@@ -29,10 +31,15 @@ def main() -> None:
   try:
     settings = run_directory.read_config(workdir)
     cpu_backend.divide_cores(1)
-    _, _, task, _ = control_run.build(settings)
+    environment, _, task, _ = control_run.build(settings)
     where = placement.place(1, task.num_streams, jax.local_devices()[:1])
+    blank = None
+    if isinstance(environment, types.HostEnvironment):
+      blank = host_rollout.blank_trajectory(
+        environment, task.num_steps, task.num_streams
+      )
     seed, state, rollout, recorded = runner.load_fault(
-      control_run.fault_checkpoints(workdir, settings), task, where
+      control_run.fault_checkpoints(workdir, settings), task, where, blank
     )
   except (ValueError, OSError, checkpointing.CheckpointError) as error:
     raise command_line.ScriptError(error) from error

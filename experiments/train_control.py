@@ -16,6 +16,7 @@ from lco_jax import (
   checkpointing,
   cpu_backend,
   evaluation,
+  host_rollout,
   metric_writer,
   placement,
   run_directory,
@@ -32,7 +33,7 @@ _EVALUATION_STREAM = 20_000
 
 
 def evaluate(
-  environment: types.Environment,
+  environment: types.Environment | types.HostEnvironment,
   policy: types.Apply,
   params: types.Params,
   num_episodes: int,
@@ -52,13 +53,15 @@ def evaluate(
   Returns:
     The evaluation's part of summary.json.
   """
-  if environment.name in gymnasium_env.TWINS:
-    num_policies = len(jax.tree.leaves(params)[0])
-    copies = gymnasium_env.make_vector(
-      environment.name, num_policies * num_episodes
+  original = None
+  if isinstance(environment, types.HostEnvironment):
+    original = environment
+  elif environment.name in gymnasium_env.TWINS:
+    original = gymnasium_env.make(environment.name)
+  if original is not None:
+    returns = evaluation.on_host(
+      original, policy, params, seed, num_episodes, greedy
     )
-    returns = evaluation.on_host(copies, policy, params, seed, greedy)
-    copies.close()
     backend = "gymnasium"
   else:
     key = jax.random.fold_in(jax.random.key(seed), _EVALUATION_STREAM)
@@ -102,6 +105,12 @@ def _train(stack: contextlib.ExitStack) -> None:
       )
     else:
       start = runner.begin(task, seeds, where)
+    collector = None
+    if isinstance(environment, types.HostEnvironment):
+      collector = host_rollout.HostCollector(
+        environment, actor_critic.policy, task, where, seeds, start.update
+      )
+      stack.callback(collector.close)
     writers = metric_writer.make_writers(
       workdir,
       seeds,
@@ -117,6 +126,7 @@ def _train(stack: contextlib.ExitStack) -> None:
       start,
       num_updates,
       writers,
+      collector=collector,
       checkpoints=checkpoints,
       checkpoint_seconds=settings["checkpoint_seconds"],
       faults=control_run.fault_checkpoints(workdir, settings),

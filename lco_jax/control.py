@@ -24,7 +24,7 @@ DEVICE_AXIS = update.DEVICE_AXIS
 
 
 def make_training(
-  environment: types.Environment,
+  environment: types.Environment | types.HostEnvironment,
   networks,
   objective: objectives.Objective,
   optimizers: Mapping[str, optax.GradientTransformation],
@@ -39,10 +39,11 @@ def make_training(
   nonpositive_beta_multiple: float = 1.0,
   normalize_advantages: bool = True,
 ) -> training.Training:
-  """Builds the training of an actor-critic in an in-graph environment.
+  """Builds the training of an actor-critic.
 
   Args:
-    environment: the environment.
+    environment: the environment; from one on the host the training has no
+      `collect`, see host_rollout.
     networks: its ActorCritic.
     objective: from `objectives.make_objective`.
     optimizers: for the parts "policy" and "value".
@@ -70,10 +71,7 @@ def make_training(
     if not 0 < value < float("inf"):
       raise ValueError(f"{name} must be positive and finite, got {value}")
 
-  collect_policy = rollout.make_collect(environment, networks.policy, num_steps)
-
-  def collect(params, actor, keys):
-    return collect_policy(params["policy"], actor, keys)
+  init_actor, collect = _collection(environment, networks.policy, num_steps)
 
   def prepare(params, trajectory):
     values, next_values = networks.value(
@@ -137,7 +135,7 @@ def make_training(
 
   return training.Training(
     init_params=networks.init,
-    init_actor=lambda keys: rollout.start(environment, keys),
+    init_actor=init_actor,
     collect=collect,
     prepare=prepare,
     update=update.make_update(objective, dict(optimizers)),
@@ -147,6 +145,17 @@ def make_training(
     num_steps=num_steps,
     num_epochs=num_epochs,
     num_minibatches=num_minibatches,
+  )
+
+
+def _collection(environment, policy: types.Apply, num_steps: int):
+  """(init_actor, collect) of a Training."""
+  if isinstance(environment, types.HostEnvironment):
+    return lambda keys: None, None
+  collect = rollout.make_collect(environment, policy, num_steps)
+  return (
+    lambda keys: rollout.start(environment, keys),
+    lambda params, actor, keys: collect(params["policy"], actor, keys),
   )
 
 

@@ -68,20 +68,21 @@ def in_graph(
 
 
 def on_host(
-  environments,
+  environment: types.HostEnvironment,
   policy: types.Apply,
   params: types.Params,
   seed: int,
+  num_episodes: int,
   greedy: bool,
 ) -> np.ndarray:
-  """Undiscounted returns in a Gymnasium vector environment.
+  """Undiscounted returns in a host environment.
 
   Args:
-    environments: a gymnasium.vector.VectorEnv with discrete actions and S · E
-      copies, E for each policy.
+    environment: the environment.
     policy: (parameters, observation [E, O]) → logits [E, A].
     params: policies' parameters [S, ...].
     seed: of the environments and of the sampled actions.
+    num_episodes: E, episodes of each policy.
     greedy: whether to take the likeliest action, or to sample.
 
   Returns:
@@ -92,20 +93,22 @@ def on_host(
   @jax.jit
   def act(observation, key):
     observation = observation.reshape(num_policies, -1, *observation.shape[1:])
-    logits = jax.vmap(policy)(params, observation.astype(jnp.float32))
-    return _act(logits, key, greedy).reshape(-1)
+    return _act(jax.vmap(policy)(params, observation), key, greedy).reshape(-1)
 
   key = jax.random.key(seed)
-  observation, _ = environments.reset(seed=seed)
-  returns = np.zeros(environments.num_envs)
-  running = np.ones(environments.num_envs, bool)
+  copies = environment.make_copies(num_policies * num_episodes)
+  observation, _ = copies.reset(seed=seed)
+  returns = np.zeros(copies.num_envs)
+  running = np.ones(copies.num_envs, bool)
   time = 0
   while running.any():
-    action = np.asarray(act(observation, jax.random.fold_in(key, time)))
-    observation, reward, terminated, truncated, _ = environments.step(action)
+    encoded = environment.encode(observation)
+    action = np.asarray(act(encoded, jax.random.fold_in(key, time)))
+    observation, reward, terminated, truncated, _ = copies.step(action)
     returns += np.where(running, reward, 0.0)
     running &= ~(terminated | truncated)
     time += 1
+  copies.close()
   return returns.reshape(num_policies, -1)
 
 

@@ -67,11 +67,19 @@ class Placement:
       return np.reshape(array, (num_devices, -1, *array.shape[1:]))
     return np.broadcast_to(array, (num_devices, *array.shape))
 
-  def deal_streams(self, array: np.ndarray) -> np.ndarray:
-    """[seeds, streams, ...] → [devices, seeds here, streams here, ...]."""
+  def deal_streams(self, array: np.ndarray, axis: int = 1) -> np.ndarray:
+    """Deals what is a stream's own.
+
+    Args:
+      array: [seeds, ..., streams, ...].
+      axis: of the streams.
+
+    Returns:
+      [devices, seeds here, ..., streams here, ...].
+    """
     if self.divides_seeds:
       return self.deal(array)
-    return np.stack(np.split(array, len(self.devices), axis=1))
+    return np.stack(np.split(array, len(self.devices), axis=axis))
 
   def collect_seeds(self, leaf: Array, axis: int) -> np.ndarray:
     """Brings what all devices of a seed agree on to the host.

@@ -14,6 +14,7 @@ import tqdm
 from lco_jax import (
   checkpointing,
   fault,
+  host_rollout,
   metric_writer,
   placement,
   training,
@@ -121,6 +122,7 @@ def run(
   num_updates: int,
   writers: Sequence[metric_writer.MetricWriter],
   *,
+  collector: host_rollout.HostCollector | None = None,
   checkpoints: checkpointing.Checkpoints | None = None,
   checkpoint_seconds: float = 30.0,
   faults: checkpointing.Checkpoints | None = None,
@@ -137,6 +139,7 @@ def run(
     start: from `begin` or `resume`.
     num_updates: updates of each seed.
     writers: take the metrics of each chunk; closed at the end.
+    collector: steps the environments if they are on the host.
     checkpoints: where states are saved; None for nowhere.
     checkpoint_seconds: from one save to the next, at least.
     faults: where an update that is not finite is saved, for `load_fault`.
@@ -158,7 +161,10 @@ def run(
   )
   log = _Log(task, start.seeds, num_updates, done, writers, show_progress)
   try:
-    programs = training.compile_chunks(task, where, state, lengths)
+    if collector is None:
+      programs = training.compile_chunks(task, where, state, lengths)
+    else:
+      programs = host_rollout.make_programs(collector, task, where, lengths)
     compile_seconds = start.setup_seconds + time.perf_counter() - started
 
     started = saved = log.last_time = time.perf_counter()
@@ -185,12 +191,15 @@ def run(
         log.write(training.host_metrics(where, waiting))
       waiting = metrics
       done += length
+      if collector is not None:  # Then the chunk has ended already.
+        log.write(training.host_metrics(where, waiting))
+        waiting = None
     if waiting is not None:
       log.write(training.host_metrics(where, waiting))
-      save()
+    save()
     train_seconds = start.train_seconds + time.perf_counter() - started
   except training.NonFiniteError as error:
-    raise _explained(error, task, where, state, faults) from error
+    raise _explained(error, task, where, state, collector, faults) from error
   finally:
     log.close()
   total_steps = num_updates * task.steps_per_update
@@ -207,6 +216,7 @@ def load_fault(
   faults: checkpointing.Checkpoints,
   task: training.Training,
   where: placement.Placement,
+  blank_rollout: Any | None = None,
 ) -> tuple[int, types.LearnerState, Any, str]:
   """Reads what `run` saved of an update that is not finite.
 
@@ -214,6 +224,7 @@ def load_fault(
     faults: as given to `run`.
     task: what was trained.
     where: any placement of one seed.
+    blank_rollout: what a rollout looks like, if the host collected it.
 
   Returns:
     (seed, state before the update, rollout, what was found); the state as of
@@ -224,7 +235,9 @@ def load_fault(
   """
   state = training.initial_state(task, (0,), where)
   state = _of_seed(training.host_state(where, state), 0)
-  like = {"state": state, "rollout": fault.collect(task, state)}
+  if blank_rollout is None:
+    blank_rollout = fault.collect(task, state)
+  like = {"state": state, "rollout": blank_rollout}
   _, saved, notes = faults.restore(like)
   return notes["seed"], saved["state"], saved["rollout"], notes["fault"]
 
@@ -234,6 +247,7 @@ def _explained(
   task: training.Training,
   where: placement.Placement,
   state: types.LearnerState,
+  collector: host_rollout.HostCollector | None,
   faults: checkpointing.Checkpoints | None,
 ) -> training.NonFiniteError:
   """Runs the failed update again, to say what of it is not finite first.
@@ -242,7 +256,10 @@ def _explained(
   went on for; see `training.train_step`.
   """
   before = _of_seed(training.host_state(where, state), error.position)
-  rollout = fault.collect(task, before)
+  if collector is None:
+    rollout = fault.collect(task, before)
+  else:
+    rollout = _of_seed(collector.rollout, error.position)
   found = fault.find(fault.replay(task, before, rollout))
   what = str(found) if found else "finite when run again"
   if faults is not None:
@@ -254,9 +271,9 @@ def _explained(
   return training.NonFiniteError(error.update, error.seed, error.position, what)
 
 
-def _of_seed(state: types.LearnerState, position: int) -> types.LearnerState:
-  """One seed's part of a state [seeds, ...] on the host."""
-  return jax.tree.map(lambda leaf: leaf[position], state)
+def _of_seed(tree: Any, position: int) -> Any:
+  """One seed's part of a pytree [seeds, ...] on the host."""
+  return jax.tree.map(lambda leaf: leaf[position], tree)
 
 
 class _Log:

@@ -54,7 +54,7 @@ class Training:
     init_params: key → {part: parameters}.
     init_actor: keys [N] → collector's state.
     collect: (params, collector's state, keys [N]) → (collector's state,
-      rollout [T, N, ...]).
+      rollout [T, N, ...]); None where the host collects.
     prepare: (params, rollout) → (batch [T, N, ...], metrics over all devices).
     update: (params, opt_state, minibatch) → (params, opt_state, metrics).
     assess: (params, batch) → metrics over all devices, after the epochs.
@@ -67,7 +67,7 @@ class Training:
 
   init_params: Callable[[types.PRNGKey], dict[str, types.Params]]
   init_actor: Callable[[types.PRNGKey], Any]
-  collect: Callable[[dict[str, types.Params], Any, types.PRNGKey], Any]
+  collect: Callable[[dict[str, types.Params], Any, types.PRNGKey], Any] | None
   prepare: Callable[[dict[str, types.Params], Any], tuple[Any, types.Metrics]]
   update: update_lib.Update
   assess: Callable[[dict[str, types.Params], Any], types.Metrics]
@@ -145,11 +145,17 @@ def collect_step(
   Returns:
     (the collector's state after it, rollout [T, N, ...]).
   """
-  collect_key, _ = _update_keys(state)
-  num_streams = training.num_streams // num_shards
   return training.collect(
-    state.params, state.actor, _stream_keys(collect_key, num_streams)
+    state.params, state.actor, collection_keys(training, num_shards, state)
   )
+
+
+def collection_keys(
+  training: Training, num_shards: int, state: types.LearnerState
+) -> types.PRNGKey:
+  """Keys [N] of this device's streams for the rollout that follows a state."""
+  collect_key, _ = _update_keys(state)
+  return _stream_keys(collect_key, training.num_streams // num_shards)
 
 
 def learn_step(

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 import jax
+import numpy as np
 
 Array = jax.Array
 PRNGKey = jax.Array
@@ -53,6 +54,26 @@ class Environment:
   max_episode_steps: int
   reset: Callable[[PRNGKey], tuple[Any, Array]]
   step: Callable[[PRNGKey, Any, Array], Transition]
+
+
+@dataclasses.dataclass(frozen=True)
+class HostEnvironment:
+  """An environment that Python steps on the host, many copies at a time.
+
+  Attributes:
+    name: the id that it was made by.
+    observation_shape: O.
+    num_actions: A.
+    make_copies: number → a gymnasium.vector.VectorEnv of that many copies,
+      which resets a copy in the step in which its episode ends.
+    encode: observations of B copies as they come → float32[B, O], on the host.
+  """
+
+  name: str
+  observation_shape: tuple[int, ...]
+  num_actions: int
+  make_copies: Callable[[int], Any]
+  encode: Callable[[np.ndarray], np.ndarray]
 
 
 def _pytree(cls):

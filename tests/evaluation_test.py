@@ -18,9 +18,10 @@ def _pole(params, observation):
 def test_host_evaluation_counts_the_first_episode_of_each_copy():
   """By hand: step single environments with the same seeds and actions."""
   params = jnp.array([1.0, -1.0])
-  copies = gymnasium_env.make_vector("CartPole-v1", 2 * 3)
-  returns = evaluation.on_host(copies, _pole, params, seed=5, greedy=True)
-  copies.close()
+  environment = gymnasium_env.make("CartPole-v1")
+  returns = evaluation.on_host(
+    environment, _pole, params, seed=5, num_episodes=3, greedy=True
+  )
   assert returns.shape == (2, 3)
   for policy in range(2):
     for episode in range(3):
@@ -39,16 +40,11 @@ def test_host_evaluation_counts_the_first_episode_of_each_copy():
 
 
 def test_greedy_and_sampled_differ():
-  copies = gymnasium_env.make_vector("CartPole-v1", 10)
+  environment = gymnasium_env.make("CartPole-v1")
   flat = jnp.array([1e-6])  # Nearly uniform: only greedily is it any good.
-  greedy, sampled = (
-    evaluation.on_host(copies, _pole, flat, seed=0, greedy=g)
-    for g in (True, False)
+  greedy, sampled, again = (
+    evaluation.on_host(environment, _pole, flat, 0, num_episodes=10, greedy=g)
+    for g in (True, False, False)
   )
-  copies.close()
   assert greedy.mean() > 100 > sampled.mean()
-  again = gymnasium_env.make_vector("CartPole-v1", 10)
-  np.testing.assert_array_equal(
-    evaluation.on_host(again, _pole, flat, seed=0, greedy=False), sampled
-  )
-  again.close()
+  np.testing.assert_array_equal(again, sampled)

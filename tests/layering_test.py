@@ -21,7 +21,7 @@ _LAYERS = (
   {"update"},
   {"placement"},
   {"training", "evaluation"},
-  {"control", "fault"},
+  {"control", "fault", "host_rollout"},
   {"checkpointing", "metric_writer", "run_directory", "reporting"},
   {"runner"},
 )

@@ -3,21 +3,23 @@
 | namespace | what |
 |---|---|
 | gymnax    | every discrete-action gymnax environment, e.g. CartPole-v1 |
+| gymnasium | every discrete-action Gymnasium environment, on the host |
 | probe     | one-idea environments with known answers |
 | tabular   | small MDPs whose exact Q can be computed |
 """
 
 from lco_jax import types
-from lco_jax.environments import gymnax_env, probes, tabular
+from lco_jax.environments import gymnasium_env, gymnax_env, probes, tabular
 
 _NAMESPACES = {
   "gymnax": gymnax_env.make,
+  "gymnasium": gymnasium_env.make,
   "probe": probes.make,
   "tabular": tabular.make,
 }
 
 
-def make(environment_id: str) -> types.Environment:
+def make(environment_id: str) -> types.Environment | types.HostEnvironment:
   """Builds an environment by its id.
 
   Args:

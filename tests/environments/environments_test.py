@@ -1,10 +1,12 @@
+import gymnasium
+import gymnax
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from lco_jax import environments
-from lco_jax.environments import gymnax_env, probes
+from lco_jax.environments import probes
 
 # One of each kind: Box and Discrete observations, matrices and images.
 _GYMNAX = [
@@ -53,6 +55,11 @@ def test_gymnax_environments_step(name):
     ("Pendulum-v1", "only discrete actions"),
     ("gymnax:MountainCarContinuous-v0", "only discrete actions"),
     ("", "unknown environment ''"),
+    ("gymnasium:os:system", "unknown environment namespace 'gymnasium:os'"),
+    ("gymnasium:Acrobat-v1", "unknown environment.*mean Acrobot-v1"),
+    ("gymnasium:Pendulum-v1", "only discrete actions"),
+    ("gymnasium:Blackjack-v1", "Box, Discrete and MultiDiscrete"),
+    ("gymnasium:LunarLander-v3", "cannot be built: Box2D is not installed"),
   ],
 )
 def test_wrong_ids_are_named(bad, message):
@@ -64,7 +71,7 @@ def test_data_that_cannot_be_had_is_a_clear_error(monkeypatch):
   def no_network(*_, **__):
     raise OSError("no network")
 
-  monkeypatch.setattr(gymnax_env.gymnax, "make", no_network)
+  monkeypatch.setattr(gymnax, "make", no_network)
   with pytest.raises(ValueError, match="cannot be built: no network"):
     environments.make("MNISTBandit-bsuite")
 
@@ -97,3 +104,49 @@ def test_probe_answers_by_simulation(name):
     if transition.truncated:  # The rest of an endless episode.
       total += weight * table[float(observation[0])][0]
     np.testing.assert_allclose(total, value, rtol=1e-6)
+
+
+@pytest.mark.third_party
+@pytest.mark.parametrize(
+  ("name", "shape"),
+  [("Acrobot-v1", (6,)), ("CliffWalking-v1", (48,)), ("Taxi-v4", (500,))],
+)
+def test_gymnasium_environments_are_encoded(name, shape):
+  environment = environments.make(f"gymnasium:{name}")
+  copies = environment.make_copies(3)
+  observation, _ = copies.reset(seed=0)
+  encoded = environment.encode(observation)
+  assert encoded.shape == (3, *shape) and encoded.dtype == np.float32
+  if len(shape) == 1 and observation.ndim == 1:
+    np.testing.assert_array_equal(encoded.argmax(-1), observation)
+    np.testing.assert_array_equal(encoded.sum(-1), 1.0)
+  copies.close()
+
+
+@pytest.mark.third_party
+def test_host_environments_of_every_kind():
+  """MultiDiscrete observations and spaces that do not start at 0."""
+
+  class Odd(gymnasium.Env):
+    observation_space = gymnasium.spaces.MultiDiscrete([2, 3], start=[5, 0])
+    action_space = gymnasium.spaces.Discrete(2, start=7)
+
+    def reset(self, *, seed=None, options=None):
+      return np.array([6, 1]), {}
+
+    def step(self, action):
+      assert action in (7, 8)
+      return np.array([5, 2]), float(action), False, False, {}
+
+  gymnasium.register("Odd-v0", entry_point=Odd)
+  environment = environments.make("gymnasium:Odd-v0")
+  assert environment.observation_shape == (5,) and environment.num_actions == 2
+  copies = environment.make_copies(2)
+  observation, _ = copies.reset()
+  np.testing.assert_array_equal(
+    environment.encode(observation), [[0, 1, 0, 1, 0]] * 2
+  )
+  _, reward, _, _, _ = copies.step(np.array([0, 1]))
+  np.testing.assert_array_equal(reward, [7, 8])
+  copies.close()
+  del gymnasium.registry["Odd-v0"]

@@ -67,8 +67,3 @@ def test_the_twins_agree_on_starts_and_limits(name):
   np.testing.assert_allclose(starts.min(0), np.min(twins, 0), atol=0.02)
   np.testing.assert_allclose(starts.max(0), np.max(twins, 0), atol=0.02)
   original.close()
-
-
-def test_only_originals_are_made():
-  with pytest.raises(ValueError, match="not one of"):
-    gymnasium_env.make_vector("os:system", 1)
