@@ -17,7 +17,7 @@ demo: $(INSTALLED)
 	  --config.algorithm=lco_lch --workdir=$(DEMO_DIR)
 
 test: $(INSTALLED)
-	$(VENV)/bin/python -m pytest -n 2
+	$(VENV)/bin/python -m pytest -n 2 --dist loadgroup
 
 lint: $(INSTALLED)
 	$(VENV)/bin/ruff check .

@@ -58,7 +58,7 @@ class StopSignal:
 
 
 def define_config() -> flags.FlagHolder:
-  """Defines --config, --workdir, --resume and --resume_update."""
+  """Defines --config, --workdir, --resume, --resume_update, --profile."""
   flags.DEFINE_string(
     "workdir", None, "New or empty directory of the run; or the run to resume."
   )
@@ -70,6 +70,9 @@ def define_config() -> flags.FlagHolder:
   )
   flags.DEFINE_integer(
     "resume_update", None, "Checkpoint to resume; the newest if left out."
+  )
+  flags.DEFINE_bool(
+    "profile", False, "Trace one chunk with jax.profiler, into --workdir."
   )
   return config_flags.DEFINE_config_file(
     "config", None, "FILE:ENVIRONMENT; then --config.NAME=VALUE to change it."

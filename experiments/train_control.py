@@ -132,6 +132,7 @@ def _train(stack: contextlib.ExitStack) -> None:
       faults=control_run.fault_checkpoints(workdir, settings),
       should_stop=command_line.StopSignal(),
       updates_per_chunk=settings["updates_per_chunk"],
+      profile=workdir / "profile" if flags.FLAGS.profile else None,
     )
   except runner.StoppedError as stopped:
     raise command_line.ScriptError(

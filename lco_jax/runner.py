@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import pathlib
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -128,6 +129,7 @@ def run(
   faults: checkpointing.Checkpoints | None = None,
   should_stop: Callable[[], bool] = lambda: False,
   updates_per_chunk: int | None = None,
+  profile: pathlib.Path | None = None,
   show_progress: bool = True,
 ) -> Result:
   """Trains all seeds to the end.
@@ -145,6 +147,8 @@ def run(
     faults: where an update that is not finite is saved, for `load_fault`.
     should_stop: asked between chunks; if so, the state is saved at once.
     updates_per_chunk: updates in a compiled chunk; None chooses.
+    profile: directory for a trace of the second chunk (or the only one), by
+      `jax.profiler`; None for no trace.
     show_progress: whether to draw a progress bar on standard error.
 
   Raises:
@@ -176,7 +180,7 @@ def run(
         checkpoints.save(done, host, {"train_seconds": seconds})
 
     waiting = None  # A chunk whose metrics are not written yet.
-    for length in lengths:
+    for position, length in enumerate(lengths):
       stop = should_stop()
       if stop or time.perf_counter() - saved >= checkpoint_seconds:
         if waiting is not None:
@@ -186,7 +190,11 @@ def run(
         saved = time.perf_counter()
       if stop:
         raise StoppedError(f"stopped after update {done} of {num_updates}")
-      state, metrics = programs[length](state)
+      if profile is not None and position == min(1, len(lengths) - 1):
+        with jax.profiler.trace(str(profile)):
+          state, metrics = jax.block_until_ready(programs[length](state))
+      else:
+        state, metrics = programs[length](state)
       if waiting is not None:
         log.write(training.host_metrics(where, waiting))
       waiting = metrics

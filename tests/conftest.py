@@ -1,7 +1,6 @@
 """A harness stricter than users' code: virtual devices, no implicit casts."""
 
 import os
-import pathlib
 import shutil
 import tempfile
 
@@ -11,9 +10,11 @@ os.environ["XLA_FLAGS"] = (
   "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
 )
 # Tests, their workers and the scripts that they start share what they compile.
-_RUN = os.environ.get("PYTEST_XDIST_TESTRUNUID", f"{os.getpid()}")
-_CACHE = pathlib.Path(tempfile.gettempdir(), f"lco_jax_tests_{_RUN}")
-os.environ["JAX_COMPILATION_CACHE_DIR"] = str(_CACHE)
+os.environ["JAX_COMPILATION_CACHE_DIR"] = os.path.join(
+  tempfile.gettempdir(),
+  "lco_jax_tests_"
+  + os.environ.get("PYTEST_XDIST_TESTRUNUID", str(os.getpid())),
+)
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
@@ -24,7 +25,7 @@ import pytest
 def pytest_sessionfinish(session):
   """Removes the cache once, when all workers are done."""
   if not hasattr(session.config, "workerinput"):
-    shutil.rmtree(_CACHE, ignore_errors=True)
+    shutil.rmtree(os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 
 
 @pytest.fixture(autouse=True)

@@ -14,7 +14,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-pytestmark = pytest.mark.third_party
+# One worker: the tests share a run.
+pytestmark = [pytest.mark.third_party, pytest.mark.xdist_group("resume")]
 
 _ROOT = pathlib.Path(__file__).parent.parent
 _NEW = (
@@ -23,7 +24,7 @@ _NEW = (
   "--config.num_envs=2",
   "--config.num_steps=32",
   "--config.hidden_sizes=(8,)",
-  "--config.total_steps=64000",
+  "--config.total_steps=32000",
   "--config.updates_per_chunk=20",
   "--config.checkpoint_seconds=0",
   "--config.eval_episodes=2",
@@ -136,13 +137,8 @@ def test_what_cannot_be_resumed_is_named(tmp_path, whole):
   assert not any(tmp_path.iterdir())
   assert "--config must be given" in _refused(tmp_path / "new")
   assert "--resume" in _refused(tmp_path / "new", "--resume_update=3")
-  for flag, name in (
-    ("--config.algorithm=ppo", "algorithm"),
-    ("--config.hidden_sizes=(9,)", "hidden_sizes"),
-    ("--config.optimizer=sgd", "optimizer"),
-  ):
-    line = _refused(whole, *_NEW, flag, "--resume")
-    assert line.startswith(f"error: {name}: the run in"), line
+  line = _refused(whole, *_NEW, "--config.algorithm=ppo", "--resume")
+  assert line.startswith("error: algorithm: the run in"), line
   other = "--config=experiments/configs/control.py:Acrobot-v1"
   assert "environment" in _refused(whole, other, *_NEW[1:], "--resume")
   assert "no checkpoint 7;" in _refused(whole, "--resume", "--resume_update=7")

@@ -34,3 +34,38 @@ def test_json_is_written_whole_or_not_at_all(tmp_path):
   with pytest.raises(ValueError):
     run_directory.write_json(path, {"x": float("nan")})
   assert not path.exists()
+
+
+@pytest.mark.parametrize("name", ["algorithm", "hidden_sizes", "optimizer"])
+def test_a_run_keeps_its_configuration(tmp_path, name):
+  config = {"algorithm": "ppo", "hidden_sizes": [64, 64], "optimizer": "adam"}
+  run_directory.create(tmp_path / "run", config)
+  stored = run_directory.read_config(tmp_path / "run")
+  run_directory.check_same_config(tmp_path, stored, config)
+  with pytest.raises(ValueError, match=f"{name}: the run in .* not 'other'"):
+    run_directory.check_same_config(tmp_path, stored, config | {name: "other"})
+  without = {k: v for k, v in config.items() if k != name}
+  with pytest.raises(ValueError, match=f"{name}: the run in .* not None"):
+    run_directory.check_same_config(tmp_path, stored, without)
+
+
+def test_what_is_no_run_is_named(tmp_path):
+  with pytest.raises(ValueError, match="holds no run to resume"):
+    run_directory.read_config(tmp_path)
+  (tmp_path / "config.json").write_text("[")
+  with pytest.raises(ValueError, match="config.json"):
+    run_directory.read_config(tmp_path)
+  (tmp_path / "config.json").write_text("[]")
+  with pytest.raises(ValueError, match="no configuration"):
+    run_directory.read_config(tmp_path)
+
+
+def test_a_directory_is_held_by_one(tmp_path):
+  with (
+    run_directory.locked(tmp_path),
+    pytest.raises(ValueError, match="in use by another process"),
+    run_directory.locked(tmp_path),
+  ):
+    pass
+  with run_directory.locked(tmp_path):
+    pass

@@ -46,16 +46,21 @@ def test_a_small_run_leaves_a_whole_directory(tmp_path):
     "--config.clip_high=0.3",
     "--config.optimizer_options=b1=0.8,eps=1e-5",
     "--config.policy_max_gradient_norm=0",
+    "--profile",
     devices=2,
   )
   assert done.returncode == 0, done.stderr
   assert {path.name for path in workdir.iterdir()} == {
+    ".lock",
+    "checkpoints",
     "config.json",
     "metrics.csv",
+    "profile",
     "tensorboard",
     "summary.json",
     "learning_curve.png",
   }
+  assert any((workdir / "profile").rglob("*.xplane.pb"))
   summary = json.loads((workdir / "summary.json").read_text())
   assert summary["env"] == "CartPole-v1" and summary["algorithm"] == "ppo"
   assert summary["total_steps"] == 7 * 128
@@ -88,8 +93,10 @@ def test_a_small_run_leaves_a_whole_directory(tmp_path):
     (["--config.num_seeds=0"], "num_seeds"),
     (["--config.seed=-1"], "seed"),
     (["--config.updates_per_chunk=0"], "updates_per_chunk"),
+    (["--config.keep_checkpoints=0"], "keep_checkpoints"),
+    (["--config.checkpoint_seconds=nan"], "checkpoint_seconds"),
     (["--config.num_minibatches=5"], "num_minibatches"),
-    (["--config.num_envs=3"], "num_envs"),
+    (["--config.num_envs=3", "--config.num_seeds=3"], "num_envs"),
     (["--config.total_steps=10"], "total_steps"),
     (["--config.num_envs=x"], "num_envs"),
     (["--config.clip_low=0.1"], "clip_low"),
@@ -115,7 +122,17 @@ def test_bad_input_is_one_line_and_nothing_is_written(tmp_path, flags, named):
   assert not workdir.exists()
 
 
-@pytest.mark.parametrize("name", ["Nope-v0", "Pendulum-v1", "os:system"])
+@pytest.mark.parametrize(
+  "name",
+  [
+    "Nope-v0",
+    "Pendulum-v1",
+    "os:system",
+    "gymnasium:os:system",
+    "gymnasium:Nope-v0",
+    "gymnasium:Pendulum-v1",
+  ],
+)
 def test_bad_environments_are_named(tmp_path, name):
   done = _script(tmp_path / "run", environment=name)
   assert done.returncode == 2 and len(done.stderr.strip().splitlines()) == 1
