@@ -56,7 +56,7 @@ def build(settings: dict):
   """Builds the environment, its networks, the training and its length.
 
   Args:
-    settings: plain values, from `command_line.resolve`.
+    settings: plain values, from `command_line.read_settings`.
 
   Returns:
     (Environment, ActorCritic, Training, number of updates).

@@ -12,8 +12,6 @@ import numpy as np
 
 from lco_jax import placement, training, types
 
-_DEVICE_AXIS = placement.DEVICE_AXIS
-
 
 @dataclasses.dataclass(frozen=True)
 class Fault:
@@ -91,9 +89,8 @@ def find(record: training.Record) -> Fault | None:
 
 def _alone(function, *args):
   """Runs a function of one device's share as the only device, on the host."""
-  grown = jax.tree.map(lambda leaf: leaf[None], args)
-  result = jax.jit(jax.vmap(function, axis_name=_DEVICE_AXIS))(*grown)
-  return jax.tree.map(lambda leaf: np.asarray(leaf)[0], result)
+  result = jax.jit(placement.alone(function))(*args)
+  return jax.tree.map(np.asarray, result)
 
 
 def _at(leaves: dict[str, np.ndarray], index: int) -> dict[str, np.ndarray]:

@@ -53,12 +53,9 @@ class Placement:
         donate_argnums=donate_argnums,
       )
 
-    def alone(*args):
-      grown = jax.tree.map(lambda x: x[None], args)
-      result = jax.vmap(function, axis_name=DEVICE_AXIS)(*grown)
-      return jax.tree.map(lambda x: x[0], result)
-
-    return jax.pmap(alone, devices=self.devices, donate_argnums=donate_argnums)
+    return jax.pmap(
+      alone(function), devices=self.devices, donate_argnums=donate_argnums
+    )
 
   def deal(self, array: np.ndarray) -> np.ndarray:
     """[seeds, ...] → [devices, seeds per device, ...]."""
@@ -97,6 +94,24 @@ class Placement:
   def collect_streams(self, leaf: Array) -> np.ndarray:
     """Brings what is a stream's own to the host: undoes `deal_streams`."""
     return np.concatenate(np.asarray(leaf), axis=0 if self.divides_seeds else 1)
+
+
+def alone(function: Callable) -> Callable:
+  """Makes one device's share all there is: binds DEVICE_AXIS with size 1.
+
+  Args:
+    function: of pytrees, written to run under an axis DEVICE_AXIS.
+
+  Returns:
+    The function of the same pytrees, which needs no such axis around it.
+  """
+
+  def run(*args):
+    grown = jax.tree.map(lambda x: x[None], args)
+    result = jax.vmap(function, axis_name=DEVICE_AXIS)(*grown)
+    return jax.tree.map(lambda x: x[0], result)
+
+  return run
 
 
 def place(
