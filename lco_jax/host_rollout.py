@@ -1,8 +1,8 @@
 """Collecting experience from host environments: the same Trajectory.
 
 The copies of all seeds are one vector environment; devices choose the actions,
-the host steps. Episodes under way are not part of the learner's state: a run
-that is resumed begins new ones.
+the host steps. Each process steps those of its own devices. Episodes under way
+are not part of the learner's state: a run that is resumed begins new ones.
 """
 
 import functools
@@ -19,10 +19,13 @@ Array = jax.Array
 
 
 class HostCollector:
-  """Steps the environments of all seeds, and remembers where they are.
+  """Steps the environments of this process, and remembers where they are.
+
+  D is the number of the process' devices, S and N are the seeds and streams on
+  each.
 
   Attributes:
-    rollout: the last one, a Trajectory [S, T, N, ...] on the host.
+    rollout: the last one, a Trajectory [devices, S, T, N, ...].
   """
 
   def __init__(
@@ -31,7 +34,7 @@ class HostCollector:
     policy: types.Apply,
     task: training.Training,
     placement: placement_lib.Placement,
-    seeds: np.ndarray,
+    seeds: Sequence[int],
     first_update: int,
   ):
     """Starts an episode in every copy.
@@ -39,9 +42,9 @@ class HostCollector:
     Args:
       environment: the environment.
       policy: (policy parameters, observation [N, O]) → logits [N, A].
-      task: what is trained; it has N streams and T steps.
+      task: what is trained; its streams are environments.
       placement: of seeds and streams on devices.
-      seeds: int[S].
+      seeds: of the run.
       first_update: from which training goes on; other episodes begin there than
         at the beginning.
     """
@@ -50,18 +53,24 @@ class HostCollector:
       task,
       placement,
     )
-    self._shape = (len(seeds), task.num_streams)
-    self._copies = environment.make_copies(len(seeds) * task.num_streams)
+    seed, stream = (
+      placement.deal_streams(index)[placement.local_devices]
+      for index in np.meshgrid(
+        np.asarray(seeds), np.arange(task.num_streams), indexing="ij"
+      )
+    )
+    self._shape = seed.shape
+    self._copies = environment.make_copies(seed.size)
     # A copy's seed is its own: the same whatever runs beside it.
     words = [
-      np.random.SeedSequence([seed, stream, first_update]).generate_state(1)
-      for seed in seeds
-      for stream in range(task.num_streams)
+      np.random.SeedSequence([*pair, first_update]).generate_state(1)
+      for pair in zip(seed.flat, stream.flat, strict=True)
     ]
     observation, _ = self._copies.reset(seed=[int(w[0] >> 1) for w in words])
     self._observation = self._encode(observation)
     self._return = np.zeros(self._shape, np.float32)
     self._length = np.zeros(self._shape, np.int32)
+    self._act = None
     self.rollout = None
 
     def act(state, observation, time):
@@ -74,10 +83,10 @@ class HostCollector:
       )
       return jnp.argmax(logits + noise, axis=-1).astype(jnp.int32), logits
 
-    self._act = placement.map(jax.vmap(act, in_axes=(0, 0, None)))
+    self._choose = jax.vmap(act, in_axes=(0, 0, None))
 
   def _encode(self, observation: np.ndarray) -> np.ndarray:
-    """Observations of all copies as float32[S, N, O]."""
+    """Observations of all copies as float32[D, S, N, O]."""
     encoded = self._environment.encode(observation)
     return encoded.reshape(*self._shape, *encoded.shape[1:])
 
@@ -88,25 +97,26 @@ class HostCollector:
       state: learner state [devices, seeds, ...].
 
     Returns:
-      Trajectory [S, T, N, ...] on the host.
+      Trajectory [devices, S, T, N, ...], on the devices.
     """
-    num_devices = len(self._placement.devices)
+    where = self._placement
     steps = []
     for time in range(self._task.num_steps):
-      action, logits = map(
-        self._placement.collect_streams,
-        self._act(
-          state,
-          self._placement.deal_streams(self._observation),
-          np.full(num_devices, time, np.int32),
-        ),
+      arguments = (
+        state,
+        where.put_local(self._observation),
+        where.put_local(np.full(len(self._observation), time, np.int32)),
       )
-      steps.append(self._step(action, logits))
-    self.rollout = jax.tree.map(lambda *x: np.stack(x, axis=1), *steps)
+      if self._act is None:
+        self._act = where.compile(self._choose, *arguments)
+      steps.append(self._step(*where.local(self._act(*arguments))))
+    self.rollout = where.put_local(
+      jax.tree.map(lambda *x: np.stack(x, axis=2), *steps)
+    )
     return self.rollout
 
   def _step(self, action: np.ndarray, logits: np.ndarray) -> types.Trajectory:
-    """One step of every copy, [S, N, ...]."""
+    """One step of every copy, [D, S, N, ...]."""
     following, reward, terminated, truncated, info = self._copies.step(
       action.reshape(-1)
     )
@@ -157,28 +167,30 @@ def make_programs(
 
   Returns:
     {length: program}; a program takes and consumes a state and returns (state,
-    metrics [devices, length, seeds]). It ends with the first update that is not
-    finite, the collector's rollout being that update's.
+    metrics [length, seeds] on the host). It ends with the first update that is
+    not finite, the collector's rollout being that update's.
   """
 
   def learn(state, rollout):
-    return training.learn_step(task, state, state.actor, rollout)
+    step = functools.partial(training.learn_step, task)
+    state, metrics = jax.vmap(step)(state, state.actor, rollout)
+    return state, placement.all_seeds(metrics, axis=0)
 
-  step = placement.map(jax.vmap(learn), donate_argnums=0)
+  step = None
 
   def run(length, state):
+    nonlocal step
     chunk = []
     for _ in range(length):
-      rollout = jax.tree.map(
-        lambda leaf: placement.deal_streams(leaf, axis=2),
-        collector.collect(state),
-      )
+      rollout = collector.collect(state)
+      if step is None:
+        step = placement.compile(learn, state, rollout, donate_argnums=0)
       state, metrics = step(state, rollout)
-      chunk.append(jax.tree.map(np.asarray, metrics))
+      chunk.append(placement.common(metrics))
       required = training.always_finite(chunk[-1])
       if not all(np.isfinite(values).all() for values in required.values()):
         break
-    return state, jax.tree.map(lambda *x: np.stack(x, axis=1), *chunk)
+    return state, jax.tree.map(lambda *x: np.stack(x), *chunk)
 
   return {length: functools.partial(run, length) for length in set(lengths)}
 

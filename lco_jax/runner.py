@@ -104,16 +104,17 @@ def resume(
     CheckpointError: if the checkpoint cannot be used.
   """
   start = begin(task, seeds, where)
-  if update is None and not checkpoints.steps():
-    return start
-  update, state, notes = checkpoints.restore(
-    training.host_state(where, start.state), update
-  )
+  state, seconds = training.host_state(where, start.state), 0.0
+  # Only the first process need see the checkpoints.
+  if jax.process_index() == 0 and (update is not None or checkpoints.steps()):
+    _, state, notes = checkpoints.restore(state, update)
+    seconds = notes["train_seconds"]
+  state = placement.from_first_process(state)
   return dataclasses.replace(
     start,
-    update=update,
+    update=int(state.update[0]),
     state=training.placed_state(where, state, start.state),
-    train_seconds=notes["train_seconds"],
+    train_seconds=seconds,
   )
 
 
@@ -135,17 +136,20 @@ def run(
   """Trains all seeds to the end.
 
   While devices compute a chunk, the host writes the metrics of the one before.
+  Of several processes all run this, and the first alone saves and shows.
 
   Args:
     task: what to train.
     start: from `begin` or `resume`.
     num_updates: updates of each seed.
-    writers: take the metrics of each chunk; closed at the end.
+    writers: take the metrics of each chunk; closed at the end. Empty in all
+      processes but the first.
     collector: steps the environments if they are on the host.
     checkpoints: where states are saved; None for nowhere.
     checkpoint_seconds: from one save to the next, at least.
     faults: where an update that is not finite is saved, for `load_fault`.
-    should_stop: asked between chunks; if so, the state is saved at once.
+    should_stop: asked between chunks; if so in any process, the state is saved
+      at once.
     updates_per_chunk: updates in a compiled chunk; None chooses.
     profile: directory for a trace of the second chunk (or the only one), by
       `jax.profiler`; None for no trace.
@@ -174,18 +178,24 @@ def run(
     started = saved = log.last_time = time.perf_counter()
 
     def save():
-      if checkpoints is not None:
+      host = training.host_state(where, state)  # By all processes.
+      if checkpoints is not None and jax.process_index() == 0:
         seconds = start.train_seconds + time.perf_counter() - started
-        host = training.host_state(where, state)
         checkpoints.save(done, host, {"train_seconds": seconds})
 
-    waiting = None  # A chunk whose metrics are not written yet.
+    waiting = None  # Metrics of a chunk that are not written yet.
+
+    def write_waiting():
+      nonlocal waiting
+      if waiting is not None:
+        log.write(where.common(waiting))
+      waiting = None
+
     for position, length in enumerate(lengths):
-      stop = should_stop()
-      if stop or time.perf_counter() - saved >= checkpoint_seconds:
-        if waiting is not None:
-          log.write(training.host_metrics(where, waiting))
-          waiting = None
+      due = time.perf_counter() - saved >= checkpoint_seconds
+      stop, due = placement.any_process(should_stop(), due)
+      if stop or due:
+        write_waiting()
         save()
         saved = time.perf_counter()
       if stop:
@@ -195,15 +205,13 @@ def run(
           state, metrics = jax.block_until_ready(programs[length](state))
       else:
         state, metrics = programs[length](state)
-      if waiting is not None:
-        log.write(training.host_metrics(where, waiting))
-      waiting = metrics
+      write_waiting()
       done += length
-      if collector is not None:  # Then the chunk has ended already.
-        log.write(training.host_metrics(where, waiting))
-        waiting = None
-    if waiting is not None:
-      log.write(training.host_metrics(where, waiting))
+      if collector is None:
+        waiting = metrics
+      else:  # Then the chunk has ended already.
+        log.write(metrics)
+    write_waiting()
     save()
     train_seconds = start.train_seconds + time.perf_counter() - started
   except training.NonFiniteError as error:
@@ -212,7 +220,7 @@ def run(
     log.close()
   total_steps = num_updates * task.steps_per_update
   return Result(
-    params=training.host_params(where, state),
+    params=where.collect_seeds(state.params),
     total_steps=total_steps,
     compile_seconds=compile_seconds,
     train_seconds=train_seconds,
@@ -267,10 +275,11 @@ def _explained(
   if collector is None:
     rollout = fault.collect(task, before)
   else:
-    rollout = _of_seed(collector.rollout, error.position)
+    rollout = where.collect_streams(collector.rollout, axis=2)
+    rollout = _of_seed(rollout, error.position)
   found = fault.find(fault.replay(task, before, rollout))
   what = str(found) if found else "finite when run again"
-  if faults is not None:
+  if faults is not None and jax.process_index() == 0:
     faults.save(
       error.update,
       {"state": before, "rollout": rollout},
@@ -303,7 +312,7 @@ class _Log:
     self._bar = tqdm.tqdm(
       total=num_updates * task.steps_per_update,
       initial=done * task.steps_per_update,
-      disable=not show_progress,
+      disable=not show_progress or jax.process_index() > 0,
       unit=" steps",
       unit_scale=True,
       desc=f"{len(seeds)} seeds",

@@ -265,7 +265,8 @@ def initial_state(
     params = jax.lax.map(training.init_params, keys[:, 0])
     return jax.vmap(init)(params, keys[:, 1], keys[:, 2])
 
-  return placement.map(init_seeds)(placement.deal(np.asarray(seeds, np.uint32)))
+  dealt = placement.put(placement.deal(np.asarray(seeds, np.uint32)))
+  return placement.compile(init_seeds, dealt)(dealt)
 
 
 def compile_chunks(
@@ -284,21 +285,21 @@ def compile_chunks(
 
   Returns:
     {length: program}; a program takes and consumes a state and returns
-    (state, metrics [devices, length, seeds]).
+    (state, metrics [devices, length, all seeds]).
   """
 
-  def run(length):
+  def run(length, state):
     def seeds_step(state, _):
       step = functools.partial(train_step, training, placement.num_shards)
       return jax.vmap(step)(state)
 
-    return placement.map(
-      lambda state: jax.lax.scan(seeds_step, state, length=length),
-      donate_argnums=0,
-    )
+    state, metrics = jax.lax.scan(seeds_step, state, length=length)
+    return state, placement.all_seeds(metrics, axis=1)
 
   return {
-    length: run(length).lower(state).compile()
+    length: placement.compile(
+      functools.partial(run, length), state, donate_argnums=0
+    )
     for length in sorted(set(lengths))
   }
 
@@ -317,18 +318,6 @@ def chunk_lengths(num_updates: int, updates_per_chunk: int) -> list[int]:
   """Splits a run into chunks: equal ones, then what remains."""
   whole, rest = divmod(num_updates, updates_per_chunk)
   return [updates_per_chunk] * whole + [rest] * (rest > 0)
-
-
-def host_metrics(
-  placement: placement_lib.Placement, metrics: types.Metrics
-) -> dict[str, np.ndarray]:
-  """Metrics of a chunk, [devices, updates, seeds], as float[updates, seeds].
-
-  Waits for the chunk to end.
-  """
-  return jax.tree.map(
-    lambda leaf: placement.collect_seeds(leaf, axis=1), metrics
-  )
 
 
 def always_finite(metrics: Mapping[str, Any]) -> dict[str, Any]:
@@ -380,11 +369,8 @@ def host_state(
   """
   words = jax.tree.map(_key_words, state)
   return dataclasses.replace(
-    jax.tree.map(
-      lambda leaf: placement.collect_seeds(leaf, axis=0),
-      dataclasses.replace(words, actor=None),
-    ),
-    actor=jax.tree.map(placement.collect_streams, words.actor),
+    placement.collect_seeds(dataclasses.replace(words, actor=None)),
+    actor=placement.collect_streams(words.actor),
   )
 
 
@@ -398,34 +384,24 @@ def placed_state(
   Args:
     placement: where it goes; need not be the one that it came from.
     state: from `host_state`.
-    like: a learner state of that placement, read for dtypes and shardings.
+    like: a learner state, read for what of it is keys.
   """
   dealt = dataclasses.replace(
     jax.tree.map(placement.deal, dataclasses.replace(state, actor=None)),
     actor=jax.tree.map(placement.deal_streams, state.actor),
   )
-
-  def put(value, leaf):
-    array = jax.make_array_from_callback(
-      value.shape, _key_words(leaf).sharding, lambda index: value[index]
-    )
-    return jax.random.wrap_key_data(array) if _is_key(leaf) else array
-
-  return jax.tree.map(put, dealt, like)
+  return jax.tree.map(
+    lambda array, leaf: (
+      jax.random.wrap_key_data(array) if _is_key(leaf) else array
+    ),
+    placement.put(dealt),
+    like,
+  )
 
 
 def with_keys(state: types.LearnerState) -> types.LearnerState:
   """A state of NumPy arrays with the run's key as JAX takes it."""
   return dataclasses.replace(state, key=jax.random.wrap_key_data(state.key))
-
-
-def host_params(
-  placement: placement_lib.Placement, state: types.LearnerState
-) -> dict[str, types.Params]:
-  """Parameters [seeds, ...] of a state [devices, seeds, ...], on the host."""
-  return jax.tree.map(
-    lambda leaf: placement.collect_seeds(leaf, axis=0), state.params
-  )
 
 
 def _is_key(leaf: Array) -> bool:

@@ -66,8 +66,8 @@ def _train(task, num_updates, seeds=(0,), devices=None):
   programs = training.compile_chunks(task, where, state, [num_updates])
   state, metrics = programs[num_updates](state)
   return (
-    training.host_params(where, state),
-    training.host_metrics(where, metrics),
+    where.collect_seeds(state.params),
+    where.common(metrics),
     state,
   )
 
@@ -190,7 +190,7 @@ def test_training_is_reproducible_and_chunks_do_not_matter():
   state, _ = programs[4](state)
   state, _ = programs[2](state)
   assert int(state.update[0, 0]) == 6
-  chunked = training.host_params(where, state)
+  chunked = where.collect_seeds(state.params)
   for a, b in zip(
     jax.tree.leaves(whole), jax.tree.leaves(chunked), strict=True
   ):

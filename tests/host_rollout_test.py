@@ -60,8 +60,8 @@ def _make(name="gymnasium:CliffWalking-v1", num_devices=1, num_steps=8):
 
 def test_a_trajectory_is_what_the_environments_did():
   """Against single environments, stepped with the recorded actions."""
-  task, _, start, collector = _make("gymnasium:Acrobot-v1", num_steps=600)
-  trajectory = collector.collect(start.state)
+  task, where, start, collector = _make("gymnasium:Acrobot-v1", num_steps=600)
+  trajectory = where.collect_streams(collector.collect(start.state), axis=2)
   assert trajectory.observation.shape == (2, 600, 4, 6)
   assert trajectory.done.any(axis=1).all()  # The limit is 500 steps.
   single = gymnasium.make("Acrobot-v1").unwrapped
@@ -97,9 +97,9 @@ def test_devices_do_not_matter(num_devices):
     state, metrics = programs[3](start.state)
     runs.append(
       (
-        training.host_params(where, state),
-        training.host_metrics(where, metrics),
-        collector.rollout,
+        where.collect_seeds(state.params),
+        metrics,
+        where.collect_streams(collector.rollout, axis=2),
       )
     )
     collector.close()
@@ -112,8 +112,8 @@ def test_devices_do_not_matter(num_devices):
 def test_actions_follow_the_policy():
   """A policy that is nearly certain is followed, and sampled from otherwise."""
   task, where, start, collector = _make(num_steps=200)
-  flat = collector.collect(start.state)
-  shares = np.bincount(flat.action.ravel(), minlength=4) / flat.action.size
+  actions = np.ravel(collector.collect(start.state).action)
+  shares = np.bincount(actions, minlength=4) / actions.size
   np.testing.assert_allclose(shares, 0.25, atol=0.05)
   head = start.state.params["policy"]["params"]["Dense_1"]
   head["bias"] = head["bias"] + jnp.array([0.0, 50.0, 0.0, 0.0])
@@ -130,7 +130,10 @@ def test_a_fault_on_the_host_can_be_replayed(tmp_path):
     rollout = collect(state)
     calls.append(rollout)
     if len(calls) == 3:
-      rollout.reward[1, 4, 2] = np.nan
+      rollout = dataclasses.replace(
+        rollout, reward=rollout.reward.at[0, 1, 4, 2].set(np.nan)
+      )
+      collector.rollout = rollout
     return rollout
 
   collector.collect = broken
@@ -153,7 +156,7 @@ def test_a_fault_on_the_host_can_be_replayed(tmp_path):
   )
   for field in dataclasses.fields(blank):
     expected, found = (getattr(x, field.name) for x in (calls[0], blank))
-    assert found.shape == expected.shape[1:] and found.dtype == expected.dtype
+    assert found.shape == expected.shape[2:] and found.dtype == expected.dtype
   one = placement.place(1, 4, jax.devices()[:1])
   seed, state, rollout, what = runner.load_fault(faults, task, one, blank)
   assert seed == 9 and state.update == 2
