@@ -1,16 +1,19 @@
 """What the scripts share: flags in, one clear line out when they are wrong."""
 
+import contextlib
+import hashlib
 import json
 import pathlib
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
+import jax
 import ml_collections
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from lco_jax import run_directory
+from lco_jax import distributed, peers, run_directory
 
 # What absl, ml_collections and a config file raise for a wrong command line.
 _WRONG_FLAGS = (
@@ -35,11 +38,14 @@ class ScriptError(Exception):
 
   Attributes:
     status: the exit status.
+    everywhere: whether all processes of a job end so, at the same point.
   """
 
-  def __init__(self, message: object, status: int = WRONG_INPUT):
+  def __init__(
+    self, message: object, status: int = WRONG_INPUT, everywhere: bool = False
+  ):
     super().__init__(str(message))
-    self.status = status
+    self.status, self.everywhere = status, everywhere
 
 
 class StopSignal:
@@ -77,6 +83,67 @@ def define_config() -> flags.FlagHolder:
   return config_flags.DEFINE_config_file(
     "config", None, "FILE:ENVIRONMENT; then --config.NAME=VALUE to change it."
   )
+
+
+def define_distributed() -> None:
+  """Defines --distributed and what describes the job."""
+  flags.DEFINE_bool(
+    "distributed",
+    False,
+    "One of several processes. SLURM, Open MPI, TPU pods and GKE are detected;"
+    " elsewhere give --coordinator, --num_processes, --process_id.",
+  )
+  flags.DEFINE_string(
+    "coordinator", None, "HOST:PORT at which process 0 listens, and only there."
+  )
+  flags.DEFINE_integer("num_processes", None, "Processes of the job.")
+  flags.DEFINE_integer("process_id", None, "Number of this one, from 0.")
+  flags.DEFINE_float(
+    "start_timeout", 300.0, "Seconds to wait for all processes to start."
+  )
+  flags.DEFINE_float(
+    "heartbeat_timeout", 60.0, "Seconds of silence after which one is lost."
+  )
+
+
+@contextlib.contextmanager
+def job(settings: Mapping) -> Iterator[None]:
+  """The job of several processes that the flags speak of, if they do.
+
+  Args:
+    settings: of the run; must be the same in all processes.
+
+  Raises:
+    ValueError: if a flag is wrong, or no cluster is detected.
+    ScriptError: if a process does not come.
+  """
+  values = flags.FLAGS
+  names = ("coordinator", "num_processes", "process_id")
+  given = [name for name in names if getattr(values, name) is not None]
+  if not values.distributed:
+    if given:
+      raise ValueError(f"--{given[0]} needs --distributed")
+    yield
+    return
+  if given and len(given) < len(names):
+    missing = next(name for name in names if name not in given)
+    raise ValueError(f"--{missing} must be given with --{given[0]}")
+  described = (
+    distributed.Job(*(getattr(values, name) for name in names))
+    if given
+    else distributed.detect()
+  )
+  same = [settings, values.resume, values.resume_update, jax.__version__]
+  try:
+    with distributed.joined(
+      described,
+      hashlib.sha256(json.dumps(same).encode()).hexdigest(),
+      values.start_timeout,
+      values.heartbeat_timeout,
+    ):
+      yield
+  except peers.PeerError as error:
+    raise ScriptError(error, FAILED) from error
 
 
 def read_settings(config: ml_collections.ConfigDict | None) -> dict:
@@ -133,6 +200,8 @@ def run(main: Callable, choices: Sequence[str] = ()) -> None:
     try:
       main(*argv[1:])
     except ScriptError as error:
+      if error.everywhere and jax.process_index():
+        sys.exit(error.status)  # The first process says it for all.
       fail(error, error.status)
 
   app.run(guarded, flags_parser=parse)

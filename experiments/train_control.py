@@ -28,6 +28,7 @@ from lco_jax.environments import gymnasium_env
 from lco_jax.reporting import curves, statistics, tables
 
 _CONFIG = command_line.define_config()
+command_line.define_distributed()
 # Keeps the evaluation's random numbers apart from the training's.
 _EVALUATION_STREAM = 20_000
 
@@ -85,18 +86,21 @@ def main() -> None:
 def _train(stack: contextlib.ExitStack) -> None:
   """Runs the script; what it holds of the run directory is on the stack."""
   workdir = pathlib.Path(flags.FLAGS.workdir)
-  resume = flags.FLAGS.resume
+  resume, distributed = flags.FLAGS.resume, flags.FLAGS.distributed
   try:
     settings = command_line.read_settings(_CONFIG.value)
-    cpu_backend.divide_cores(settings["num_seeds"])
+    cpu_backend.divide_cores(1 if distributed else settings["num_seeds"])
+    stack.enter_context(command_line.job(settings))
     environment, actor_critic, task, num_updates = control_run.build(settings)
     where = placement.place(
-      settings["num_seeds"], task.num_streams, jax.local_devices()
+      settings["num_seeds"], task.num_streams, jax.devices()
     )
-    metric_writer.check_wandb(settings["wandb_project"])
-    if not resume:
-      run_directory.create(workdir, settings)
-    stack.enter_context(run_directory.locked(workdir))
+    first = jax.process_index() == 0  # It alone writes.
+    if first:
+      metric_writer.check_wandb(settings["wandb_project"])
+      if not resume:
+        run_directory.create(workdir, settings)
+      stack.enter_context(run_directory.locked(workdir))
     seeds = range(settings["seed"], settings["seed"] + settings["num_seeds"])
     checkpoints = control_run.checkpoints(workdir, settings)
     if resume:
@@ -111,13 +115,15 @@ def _train(stack: contextlib.ExitStack) -> None:
         environment, actor_critic.policy, task, where, seeds, start.update
       )
       stack.callback(collector.close)
-    writers = metric_writer.make_writers(
-      workdir,
-      seeds,
-      settings,
-      resume_after=start.update if resume else None,
-      steps_per_update=task.steps_per_update,
-    )
+    writers = []
+    if first:
+      writers = metric_writer.make_writers(
+        workdir,
+        seeds,
+        settings,
+        resume_after=start.update if resume else None,
+        steps_per_update=task.steps_per_update,
+      )
   except (ValueError, OSError, checkpointing.CheckpointError) as error:
     raise command_line.ScriptError(error) from error
   try:
@@ -132,12 +138,13 @@ def _train(stack: contextlib.ExitStack) -> None:
       faults=control_run.fault_checkpoints(workdir, settings),
       should_stop=command_line.StopSignal(),
       updates_per_chunk=settings["updates_per_chunk"],
-      profile=workdir / "profile" if flags.FLAGS.profile else None,
+      profile=workdir / "profile" if first and flags.FLAGS.profile else None,
     )
   except runner.StoppedError as stopped:
     raise command_line.ScriptError(
       f"{stopped}; go on with --resume --workdir={workdir}",
       command_line.STOPPED,
+      everywhere=True,
     ) from stopped
   except training.NonFiniteError as error:
     good = checkpoints.steps()
@@ -146,6 +153,7 @@ def _train(stack: contextlib.ExitStack) -> None:
       f" {good[-1] if good else 'none'}; to look into it:"
       f" python -m experiments.replay --workdir={workdir}",
       command_line.FAILED,
+      everywhere=True,
     ) from error
   except checkpointing.CheckpointError as error:
     raise command_line.ScriptError(error, command_line.FAILED) from error
@@ -153,6 +161,8 @@ def _train(stack: contextlib.ExitStack) -> None:
     raise command_line.ScriptError(
       f"workdir {workdir} cannot be written to: {error}", command_line.FAILED
     ) from error
+  if not first:
+    return
   logged = run_directory.read_metrics(
     workdir, ["episode_return_mean", "episodes"]
   )

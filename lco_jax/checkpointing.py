@@ -90,7 +90,7 @@ class Checkpoints:
       partial.mkdir()
       leaves = _named_leaves(tree)
       # Synchronous: it is on disk when this returns, or an error was raised.
-      with ocp.Checkpointer(_handler()) as checkpointer:
+      with _checkpointer() as checkpointer:
         checkpointer.save(
           (partial / _ARRAYS).absolute(),
           args=ocp.args.StandardSave(_without_empty(leaves)),
@@ -169,7 +169,7 @@ class Checkpoints:
         )
     for name in manifest["leaves"].keys() - leaves.keys():
       raise CheckpointError(f"checkpoint {path}: {name} is not expected")
-    with ocp.Checkpointer(_handler()) as checkpointer:
+    with _checkpointer() as checkpointer:
       restored = checkpointer.restore(
         (path / _ARRAYS).absolute(),
         args=ocp.args.StandardRestore(_without_empty(leaves)),
@@ -179,15 +179,14 @@ class Checkpoints:
     return step, tree, manifest["notes"]
 
 
-def _handler() -> ocp.StandardCheckpointHandler:
+def _checkpointer() -> ocp.Checkpointer:
   """Only this process takes part: the others do not wait for it."""
-  return ocp.StandardCheckpointHandler(
-    multiprocessing_options=ocp.options.MultiprocessingOptions(
-      primary_host=jax.process_index(),
-      active_processes={jax.process_index()},
-    )
-    if jax.process_count() > 1
-    else ocp.options.MultiprocessingOptions()
+  alone = ocp.options.MultiprocessingOptions(
+    primary_host=jax.process_index(), active_processes={jax.process_index()}
+  )
+  return ocp.Checkpointer(
+    ocp.StandardCheckpointHandler(multiprocessing_options=alone),
+    multiprocessing_options=alone,
   )
 
 

@@ -39,9 +39,7 @@ def collect(task: training.Training, state: types.LearnerState) -> Any:
   Returns:
     The rollout [T, N, ...], on the host.
   """
-  _, rollout = _alone(
-    lambda s: training.collect_step(task, 1, s), training.with_keys(state)
-  )
+  _, rollout = _alone(lambda s: training.collect_step(task, 1, s), state)
   return rollout
 
 
@@ -56,9 +54,7 @@ def replay(
       the seeds' axis.
     rollout: [T, N, ...], of all streams.
   """
-  _, _, record = _alone(
-    lambda s, r: training.learn(task, s, r), training.with_keys(state), rollout
-  )
+  _, _, record = _alone(lambda s, r: training.learn(task, s, r), state, rollout)
   return record
 
 

@@ -9,6 +9,7 @@ JAX's own coordination ends a job as well, but does not name who never came, and
 aborts with a stack trace. This file knows nothing of JAX.
 """
 
+import contextlib
 import json
 import socket
 import threading
@@ -143,9 +144,7 @@ class Watch:
   A thread of its own: the main one may be waiting for a peer that is gone.
   """
 
-  def __init__(
-    self, links: Links, silence: float, end: Callable[[str], None]
-  ):
+  def __init__(self, links: Links, silence: float, end: Callable[[str], None]):
     """Begins to watch.
 
     Args:
@@ -245,10 +244,8 @@ def _linked(link: socket.socket) -> connection.Connection:
 
 def _send(link: connection.Connection, message: bytes) -> None:
   """Sends if there is anyone to receive; who is not will be found out."""
-  try:
+  with contextlib.suppress(OSError):
     link.send_bytes(message)
-  except OSError:
-    pass
 
 
 def _named(processes: list[int]) -> str:

@@ -105,8 +105,7 @@ class Placement:
     return np.stack(np.split(array, len(self.devices), axis=1))
 
   def put(self, tree: Any) -> Any:
-    """Puts on devices what was dealt, [devices, ...], the same in all processes.
-    """
+    """Puts on devices what all processes dealt alike, [devices, ...]."""
     return jax.tree.map(
       lambda whole: jax.make_array_from_callback(
         whole.shape, self._sharding, lambda index: whole[index]

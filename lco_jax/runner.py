@@ -113,7 +113,7 @@ def resume(
   return dataclasses.replace(
     start,
     update=int(state.update[0]),
-    state=training.placed_state(where, state, start.state),
+    state=training.placed_state(where, state),
     train_seconds=seconds,
   )
 

@@ -52,7 +52,7 @@ class Training:
 
   Attributes:
     init_params: key → {part: parameters}.
-    init_actor: keys [N] → collector's state.
+    init_actor: keys [N] → collector's state, without typed PRNG keys.
     collect: (params, collector's state, keys [N]) → (collector's state,
       rollout [T, N, ...]); None where the host collects.
     prepare: (params, rollout) → (batch [T, N, ...], metrics over all devices).
@@ -255,7 +255,7 @@ def initial_state(
         for part, optimizer in training.optimizers.items()
       },
       actor=training.init_actor(_stream_keys(actor_key, num_streams)),
-      key=run_key,
+      key=jax.random.key_data(run_key),
       update=jnp.int32(0),
     )
 
@@ -365,57 +365,34 @@ def host_state(
 
   Returns:
     The state with axes [seeds, ...], the actor's with [seeds, N, ...] of all
-    streams; PRNG keys as their words.
+    streams.
   """
-  words = jax.tree.map(_key_words, state)
   return dataclasses.replace(
-    placement.collect_seeds(dataclasses.replace(words, actor=None)),
-    actor=placement.collect_streams(words.actor),
+    placement.collect_seeds(dataclasses.replace(state, actor=None)),
+    actor=placement.collect_streams(state.actor),
   )
 
 
 def placed_state(
-  placement: placement_lib.Placement,
-  state: types.LearnerState,
-  like: types.LearnerState,
+  placement: placement_lib.Placement, state: types.LearnerState
 ) -> types.LearnerState:
   """Puts a state of NumPy arrays on devices: the inverse of `host_state`.
 
   Args:
     placement: where it goes; need not be the one that it came from.
     state: from `host_state`.
-    like: a learner state, read for what of it is keys.
   """
   dealt = dataclasses.replace(
     jax.tree.map(placement.deal, dataclasses.replace(state, actor=None)),
     actor=jax.tree.map(placement.deal_streams, state.actor),
   )
-  return jax.tree.map(
-    lambda array, leaf: (
-      jax.random.wrap_key_data(array) if _is_key(leaf) else array
-    ),
-    placement.put(dealt),
-    like,
-  )
-
-
-def with_keys(state: types.LearnerState) -> types.LearnerState:
-  """A state of NumPy arrays with the run's key as JAX takes it."""
-  return dataclasses.replace(state, key=jax.random.wrap_key_data(state.key))
-
-
-def _is_key(leaf: Array) -> bool:
-  return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-
-
-def _key_words(leaf: Array) -> Array:
-  """Typed PRNG keys as arrays of words; other arrays as they are."""
-  return jax.random.key_data(leaf) if _is_key(leaf) else leaf
+  return placement.put(dealt)
 
 
 def _update_keys(state: types.LearnerState) -> types.PRNGKey:
   """Keys of the update under way: [collecting, shuffling]."""
-  return jax.random.split(jax.random.fold_in(state.key, state.update))
+  key = jax.random.wrap_key_data(state.key)
+  return jax.random.split(jax.random.fold_in(key, state.update))
 
 
 def _stream_keys(key: types.PRNGKey, num_streams: int) -> types.PRNGKey:

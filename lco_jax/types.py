@@ -160,15 +160,16 @@ class LearnerState:
     params: {part: parameters}; the parts are "policy" and "value".
     opt_state: {part: optax state}.
     actor: the collector's state, different on every device.
-    key: PRNG key of the run; randomness is drawn from it, the update's number
-      and the environment's global index, so it never changes.
+    key: uint32[2], words of the run's PRNG key: a plain array, which can be
+      dealt and saved. Randomness is drawn from it, the update's number and the
+      environment's global index, so it never changes.
     update: int32[], completed updates.
   """
 
   params: dict[str, Params]
   opt_state: dict[str, Any]
   actor: Any
-  key: PRNGKey
+  key: Array
   update: Array
 
 

@@ -173,7 +173,7 @@ def test_a_state_can_move_to_other_devices():
   assert expected.actor.observation.shape == (2, 2, 4)
   for where, state in states.items():
     _assert_same(training.host_state(where, state), expected)
-    placed = training.placed_state(where, expected, state)
+    placed = training.placed_state(where, expected)
     for a, b in zip(
       jax.tree.leaves(placed), jax.tree.leaves(state), strict=True
     ):
