@@ -12,8 +12,8 @@ _PACKAGE = _ROOT / "lco_jax"
 
 # A unit (module or package of lco_jax) imports only units of earlier lines.
 _LAYERS = (
-  {"types", "numerics", "cpu_backend"},
-  {"targets", "advantages", "losses"},
+  {"types", "numerics", "cpu_backend", "peers"},
+  {"targets", "advantages", "losses", "distributed"},
   {"diagnostics"},
   {"networks", "environments", "optimizers"},
   {"rollout"},

@@ -1,0 +1,299 @@
+"""Jobs of several processes on this machine, as a cluster would run them."""
+
+import contextlib
+import csv
+import json
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from lco_jax import distributed, placement
+
+# One worker: every job is several processes of several devices.
+pytestmark = [pytest.mark.third_party, pytest.mark.xdist_group("distributed")]
+
+_ROOT = pathlib.Path(__file__).parent.parent
+_HEARTBEAT = 5.0
+_CARTPOLE = (
+  "--config=experiments/configs/control.py:CartPole-v1",
+  "--config.num_envs=4",
+  "--config.num_steps=16",
+  "--config.hidden_sizes=(8,)",
+  "--config.num_seeds=1",
+  "--config.total_steps=2560",
+  "--config.updates_per_chunk=4",
+  "--config.checkpoint_seconds=0",
+  "--config.keep_checkpoints=100",
+  "--config.eval_episodes=2",
+)
+_CLIFF = (
+  "--config=experiments/configs/control.py:gymnasium:CliffWalking-v1",
+  *_CARTPOLE[1:],
+  "--config.total_steps=512",
+)
+
+
+def _address():
+  with socket.create_server(("127.0.0.1", 0)) as server:
+    return f"127.0.0.1:{server.getsockname()[1]}"
+
+
+@contextlib.contextmanager
+def _job(
+  workdir,
+  *flags,
+  processes=2,
+  devices=2,
+  only=None,
+  coordinator=None,
+  start_timeout=120,
+):
+  """Starts the processes of a job, or one of them, and leaves none behind."""
+  coordinator = coordinator or _address()
+  started = []
+  for number in range(processes) if only is None else [only]:
+    command = [sys.executable, "-m", "experiments.train_control"]
+    command += [f"--workdir={workdir}", *flags]
+    if processes > 1:
+      command += [
+        "--distributed",
+        f"--coordinator={coordinator}",
+        f"--num_processes={processes}",
+        f"--process_id={number}",
+        f"--start_timeout={start_timeout}",
+        f"--heartbeat_timeout={_HEARTBEAT}",
+      ]
+    flag = f"--xla_force_host_platform_device_count={devices}"
+    started.append(
+      subprocess.Popen(
+        command,
+        cwd=_ROOT,
+        env=os.environ
+        | {"XLA_FLAGS": f"{flag} --xla_backend_optimization_level=0"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+      )
+    )
+  try:
+    yield started
+  finally:
+    for process in started:
+      process.kill()
+      process.wait()
+      process.stderr.close()
+
+
+def _ends(process, timeout=300):
+  """(exit status, the line that says why)."""
+  _, err = process.communicate(timeout=timeout)
+  lines = [line for line in err.splitlines() if line.startswith("error: ")]
+  assert len(lines) <= 1, err
+  return process.returncode, lines[0] if lines else err[-2000:]
+
+
+def _runs(workdir, *flags, **options):
+  with _job(workdir, *flags, **options) as started:
+    for process in started:
+      status, line = _ends(process)
+      assert status == 0, line
+
+
+def _wait_for_checkpoint(workdir, started):
+  deadline = time.monotonic() + 200
+  while time.monotonic() < deadline:
+    if any((workdir / "checkpoints").glob("[1-9]*/manifest.json")):
+      return
+    for process in started:
+      assert process.poll() is None, process.stderr.read()
+    time.sleep(0.01)
+  raise AssertionError("no checkpoint")
+
+
+def _metrics(workdir):
+  with open(workdir / "metrics.csv", newline="") as file:
+    names, *rows = csv.reader(file)
+  return names, np.array([[float(x or "nan") for x in row] for row in rows])
+
+
+def _assert_same_run(workdir, other, exact):
+  if exact:
+    assert (workdir / "metrics.csv").read_bytes() == (
+      other / "metrics.csv"
+    ).read_bytes()
+  (names, found), (expected_names, expected) = map(_metrics, (workdir, other))
+  assert names == expected_names
+  np.testing.assert_allclose(found, expected, rtol=2e-3, atol=1e-4)
+  summaries = [
+    json.loads((path / "summary.json").read_text()) for path in (workdir, other)
+  ]
+  for name in ("final_return", "evaluation_sampled"):
+    # None where no episode ended.
+    one, two = (np.array(s[name]["per_seed"], float) for s in summaries)
+    np.testing.assert_allclose(one, two, rtol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def four_devices(tmp_path_factory):
+  """One process with four devices, which nothing disturbs."""
+  workdir = tmp_path_factory.mktemp("four") / "run"
+  _runs(workdir, *_CARTPOLE, processes=1, devices=4)
+  return workdir
+
+
+def test_two_processes_divide_the_environments(tmp_path, four_devices):
+  """Sums over processes are added in another order: not bit for bit."""
+  _runs(tmp_path / "run", *_CARTPOLE)
+  _assert_same_run(tmp_path / "run", four_devices, exact=False)
+
+
+@pytest.mark.parametrize(
+  ("flags", "exact"),
+  [((*_CARTPOLE, "--config.num_seeds=4"), True), (_CLIFF, False)],
+  ids=["seeds", "host environments"],
+)
+def test_two_processes_match_one(tmp_path, flags, exact):
+  _runs(tmp_path / "two", *flags)
+  _runs(tmp_path / "one", *flags, processes=1, devices=4)
+  _assert_same_run(tmp_path / "two", tmp_path / "one", exact)
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_killed_process_ends_the_job_which_can_go_on(
+  tmp_path, four_devices, victim
+):
+  """Resumed by one process with a single device, then with two."""
+  workdir = tmp_path / "run"
+  with _job(workdir, *_CARTPOLE) as started:
+    _wait_for_checkpoint(workdir, started)
+    started[victim].kill()
+    status, line = _ends(started[1 - victim], timeout=_HEARTBEAT + 10)
+    assert status != 0
+    assert f"process {victim} is gone" in line
+  _runs(workdir, "--resume", processes=1, devices=1 + victim)
+  _assert_same_run(workdir, four_devices, exact=False)
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_stopped_process_ends_the_job(tmp_path, victim):
+  workdir = tmp_path / "run"
+  with _job(workdir, *_CARTPOLE, "--config.total_steps=640000") as started:
+    _wait_for_checkpoint(workdir, started)
+    started[victim].send_signal(signal.SIGSTOP)
+    status, line = _ends(started[1 - victim], timeout=_HEARTBEAT + 10)
+  assert status == 1
+  assert f"process {victim} has not answered for 5 s" in line
+
+
+def test_a_signal_to_one_saves_and_stops_all(tmp_path, four_devices):
+  workdir = tmp_path / "run"
+  with _job(workdir, *_CARTPOLE) as started:
+    _wait_for_checkpoint(workdir, started)
+    started[1].terminate()
+    status, line = _ends(started[0])
+    assert status == 75 and "stopped after update" in line
+    assert _ends(started[1])[0] == 75
+  _runs(workdir, "--resume")
+  _assert_same_run(workdir, four_devices, exact=False)
+
+
+def test_a_process_that_fails_tells_the_others(tmp_path):
+  """Only the first sees that the directory is in use."""
+  (tmp_path / "file").touch()
+  with _job(tmp_path, *_CARTPOLE) as started:
+    endings = [_ends(process) for process in started]
+  assert "is already in use" in endings[0][1] and endings[0][0] == 2
+  assert "process 0: workdir" in endings[1][1] and endings[1][0] == 1
+  assert list(tmp_path.iterdir()) == [tmp_path / "file"]
+
+
+@pytest.mark.parametrize(
+  ("only", "line"),
+  [
+    (0, "process 1 did not come to 127.0.0.1:"),
+    (1, "process 0 cannot be reached at 127.0.0.1:"),
+  ],
+)
+def test_who_never_starts_is_named(tmp_path, only, line):
+  workdir = tmp_path / "run"
+  started = time.monotonic()
+  with _job(workdir, *_CARTPOLE, only=only, start_timeout=3) as (process,):
+    status, found = _ends(process, timeout=60)
+  assert status == 1 and line in found, found
+  assert time.monotonic() - started < 3 + 30  # Python starts in some of that.
+  assert not workdir.exists()
+
+
+def test_other_settings_are_noticed(tmp_path):
+  workdir, same = tmp_path / "run", {"coordinator": _address()}
+  other = "--config.beta=2"
+  with (
+    _job(workdir, *_CARTPOLE, only=0, **same) as (first,),
+    _job(workdir, *_CARTPOLE, other, only=1, **same) as (second,),
+  ):
+    for process in (first, second):
+      status, line = _ends(process)
+      assert status == 1
+      assert "process 1 was started with other settings" in line
+  assert not workdir.exists()
+
+
+@pytest.mark.parametrize(
+  ("flags", "line"),
+  [
+    (["--process_id=0"], "--process_id needs --distributed"),
+    (["--distributed"], "no cluster was detected"),
+    (
+      ["--distributed", "--coordinator=127.0.0.1:1"],
+      "--num_processes must be given",
+    ),
+  ],
+)
+def test_flags_that_do_not_describe_a_job(tmp_path, flags, line):
+  with _job(tmp_path / "run", *_CARTPOLE, *flags, processes=1) as (process,):
+    status, found = _ends(process)
+  assert status == 2 and line in found
+  assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+  ("job", "name"),
+  [
+    (("nowhere", 2, 0), "coordinator"),
+    (("127.0.0.1:99999", 2, 0), "coordinator"),
+    (("127.0.0.1:80", 0, 0), "num_processes"),
+    (("127.0.0.1:80", 2, 2), "process_id"),
+    (("127.0.0.1:80", 2, -1), "process_id"),
+  ],
+)
+def test_a_job_that_cannot_be(job, name):
+  with pytest.raises(ValueError, match=name):
+    distributed.Job(*job)
+
+
+def test_slurm_is_detected(monkeypatch):
+  """Two nodes of four GPUs, a process each; SLURM's list of nodes is folded."""
+  for name, value in {
+    "SLURM_JOB_ID": "4096",
+    "SLURM_STEP_NODELIST": "gpu[07-08]",
+    "SLURM_NTASKS": "8",
+    "SLURM_PROCID": "5",
+    "SLURM_LOCALID": "1",
+    "SLURM_STEP_NUM_NODES": "2",
+  }.items():
+    monkeypatch.setenv(name, value)
+  job = distributed.detect()
+  assert job == distributed.Job("gpu07:61440", 8, 5, [1])
+
+
+def test_one_process_needs_no_agreement():
+  tree = {"x": np.float32([-0.0, np.nan])}
+  assert placement.from_first_process(tree) is tree
+  assert placement.any_process(True, False) == (True, False)
