@@ -9,6 +9,8 @@ import os
 
 import jax
 
+_LEVEL = "xla_backend_optimization_level"
+
 
 def divide_cores(num_seeds: int) -> None:
   """Makes the CPU backend a device of one thread for each share of the seeds.
@@ -29,3 +31,23 @@ def divide_cores(num_seeds: int) -> None:
     "jax_num_cpu_devices",
     max(n for n in range(1, cores + 1) if num_seeds % n == 0),
   )
+
+
+def compiler_options(once: bool) -> dict[str, int]:
+  """Options with which to compile a program for the default backend.
+
+  Compiling is most of a short run. On CPU, LLVM's higher levels take half as
+  long again and make no program here faster that was measured.
+
+  Args:
+    once: whether the program will be called only once.
+
+  Returns:
+    Options for `jax.stages.Lowered.compile`; none where there is nothing to
+    gain, or where XLA_FLAGS says otherwise.
+  """
+  if jax.default_backend() != "cpu" or _LEVEL in os.environ.get(
+    "XLA_FLAGS", ""
+  ):
+    return {}
+  return {_LEVEL: 0 if once else 1}

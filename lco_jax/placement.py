@@ -18,7 +18,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from lco_jax import update
+from lco_jax import cpu_backend, update
 
 Array = jax.Array
 DEVICE_AXIS = update.DEVICE_AXIS
@@ -55,7 +55,7 @@ class Placement:
     return slice(own[0], own[-1] + 1)
 
   def compile(
-    self, function: Callable, *like: Any, donate_argnums=()
+    self, function: Callable, *like: Any, donate_argnums=(), once=False
   ) -> Callable:
     """Maps a function of one device's share over the devices, and compiles it.
 
@@ -63,6 +63,7 @@ class Placement:
       function: of pytrees; runs under an axis DEVICE_AXIS of size num_shards.
       *like: its arguments [devices, ...], read for shapes and dtypes.
       donate_argnums: as in `jax.pmap`.
+      once: whether it will be called only once.
 
     Returns:
       The function of pytrees of arrays [devices, ...] placed by `put` or `like`
@@ -75,7 +76,7 @@ class Placement:
       donate_argnums=donate_argnums,
     )
     # Called by itself, it would want and return each process' devices alone.
-    return mapped.lower(*like).compile()
+    return mapped.lower(*like).compile(cpu_backend.compiler_options(once))
 
   def all_seeds(self, tree: Any, axis: int) -> Any:
     """Inside a mapped function: tells all devices what each seed came to.

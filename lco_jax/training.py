@@ -266,7 +266,7 @@ def initial_state(
     return jax.vmap(init)(params, keys[:, 1], keys[:, 2])
 
   dealt = placement.put(placement.deal(np.asarray(seeds, np.uint32)))
-  return placement.compile(init_seeds, dealt)(dealt)
+  return placement.compile(init_seeds, dealt, once=True)(dealt)
 
 
 def compile_chunks(
