@@ -137,7 +137,7 @@ def job(settings: Mapping) -> Iterator[None]:
   try:
     with distributed.joined(
       described,
-      hashlib.sha256(json.dumps(same).encode()).hexdigest(),
+      hashlib.sha256(json.dumps(same, sort_keys=True).encode()).hexdigest(),
       values.start_timeout,
       values.heartbeat_timeout,
     ):
@@ -150,25 +150,22 @@ def read_settings(config: ml_collections.ConfigDict | None) -> dict:
   """The settings of the run: those of the flags, or of the run to resume.
 
   Args:
-    config: of --config.
+    config: of --config; if it is given, the run directory is not read.
+
+  Returns:
+    Plain values as JSON keeps them, so that they compare with a file's.
 
   Raises:
-    ValueError: if there are none, or they are not those of the run to resume.
+    ValueError: if there are none.
   """
   values = flags.FLAGS
   if values.resume_update is not None and not values.resume:
     raise ValueError("--resume_update needs --resume")
-  if not values.resume:
-    if config is None:
-      raise ValueError("--config must be given: FILE:ENVIRONMENT")
-    return resolve(config)
-  workdir = pathlib.Path(values.workdir)
-  settings = run_directory.read_config(workdir)
   if config is not None:
-    # By way of JSON, which knows no tuples.
-    given = json.loads(json.dumps(resolve(config)))
-    run_directory.check_same_config(workdir, settings, given)
-  return settings
+    return json.loads(json.dumps(resolve(config)))
+  if not values.resume:
+    raise ValueError("--config must be given: FILE:ENVIRONMENT")
+  return run_directory.read_config(pathlib.Path(values.workdir))
 
 
 def run(main: Callable, choices: Sequence[str] = ()) -> None:

@@ -98,7 +98,9 @@ def _train(stack: contextlib.ExitStack) -> None:
     first = jax.process_index() == 0  # It alone writes.
     if first:
       metric_writer.check_wandb(settings["wandb_project"])
-      if not resume:
+      if resume:
+        run_directory.check_same_config(workdir, settings)
+      else:
         run_directory.create(workdir, settings)
       stack.enter_context(run_directory.locked(workdir))
     seeds = range(settings["seed"], settings["seed"] + settings["num_seeds"])
@@ -124,8 +126,10 @@ def _train(stack: contextlib.ExitStack) -> None:
         resume_after=start.update if resume else None,
         steps_per_update=task.steps_per_update,
       )
-  except (ValueError, OSError, checkpointing.CheckpointError) as error:
+  except (ValueError, checkpointing.CheckpointError) as error:
     raise command_line.ScriptError(error) from error
+  except OSError as error:
+    raise _unwritable(workdir, error) from error
   try:
     result = runner.run(
       task,
@@ -140,6 +144,8 @@ def _train(stack: contextlib.ExitStack) -> None:
       updates_per_chunk=settings["updates_per_chunk"],
       profile=workdir / "profile" if first and flags.FLAGS.profile else None,
     )
+    if first:
+      _report(workdir, settings, environment, actor_critic.policy, result)
   except runner.StoppedError as stopped:
     raise command_line.ScriptError(
       f"{stopped}; go on with --resume --workdir={workdir}",
@@ -158,11 +164,17 @@ def _train(stack: contextlib.ExitStack) -> None:
   except checkpointing.CheckpointError as error:
     raise command_line.ScriptError(error, command_line.FAILED) from error
   except OSError as error:
-    raise command_line.ScriptError(
-      f"workdir {workdir} cannot be written to: {error}", command_line.FAILED
-    ) from error
-  if not first:
-    return
+    raise _unwritable(workdir, error) from error
+
+
+def _report(
+  workdir: pathlib.Path,
+  settings: dict,
+  environment: types.Environment | types.HostEnvironment,
+  policy: types.Apply,
+  result: runner.Result,
+) -> None:
+  """Evaluates, writes summary.json and the picture, and shows the table."""
   logged = run_directory.read_metrics(
     workdir, ["episode_return_mean", "episodes"]
   )
@@ -170,7 +182,7 @@ def _train(stack: contextlib.ExitStack) -> None:
   evaluations = [
     evaluate(
       environment,
-      actor_critic.policy,
+      policy,
       result.params["policy"],
       settings["eval_episodes"],
       seed=settings["seed"],
@@ -199,6 +211,14 @@ def _train(stack: contextlib.ExitStack) -> None:
   )
   print(tables.run_summary(summary))
   print(f"learning curve: {picture}")
+
+
+def _unwritable(
+  workdir: pathlib.Path, error: OSError
+) -> command_line.ScriptError:
+  return command_line.ScriptError(
+    f"workdir {workdir} cannot be written to: {error}", command_line.FAILED
+  )
 
 
 if __name__ == "__main__":

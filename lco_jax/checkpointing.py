@@ -114,10 +114,19 @@ class Checkpoints:
         f" {_first_line(error)}"
       ) from error
     for old in self.steps()[: -self.keep]:
-      # By way of a name that is never restored: half a directory is none.
-      gone = self.directory / f"{_PARTIAL}{old}"
-      (self.directory / str(old)).rename(gone)
-      shutil.rmtree(gone)
+      self._remove(old)
+
+  def remove_after(self, step: int) -> None:
+    """Removes what is newer than a step: a run that goes on from it."""
+    for newer in self.steps():
+      if newer > step:
+        self._remove(newer)
+
+  def _remove(self, step: int) -> None:
+    # By way of a name that is never restored: half a directory is none.
+    gone = self.directory / f"{_PARTIAL}{step}"
+    (self.directory / str(step)).rename(gone)
+    shutil.rmtree(gone)
 
   def restore(self, like: Any, step: int | None = None) -> tuple[int, Any, Any]:
     """Reads a checkpoint back, bit for bit.

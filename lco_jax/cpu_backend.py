@@ -26,7 +26,9 @@ def divide_cores(num_seeds: int) -> None:
   os.environ.setdefault("NPROC", "1")
   if "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
     return
-  cores = len(os.sched_getaffinity(0))
+  # Only Linux knows which cores a process may use.
+  affinity = getattr(os, "sched_getaffinity", None)
+  cores = len(affinity(0)) if affinity else os.cpu_count()
   jax.config.update(
     "jax_num_cpu_devices",
     max(n for n in range(1, cores + 1) if num_seeds % n == 0),

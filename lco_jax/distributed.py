@@ -98,26 +98,6 @@ def joined(
     PeerError: if a process does not come.
     ValueError: if a number is out of range.
   """
-  watch = _join(job, settings, start_timeout, heartbeat_timeout)
-  try:
-    yield
-  except BaseException as error:
-    if not getattr(error, "everywhere", False):
-      watch.settle(_SETTLING)
-      first_line = next(iter(str(error).splitlines()), "")
-      watch.fail(f"process {job.process_id}: {first_line or type(error)}")
-      # At the end of Python, JAX would wait for the others.
-      atexit.register(_exit, getattr(error, "status", 1))
-      raise
-    _leave(watch)
-    raise
-  _leave(watch)
-
-
-def _join(
-  job: Job, settings: str, start_timeout: float, heartbeat_timeout: float
-) -> peers.Watch:
-  """The first half of `joined`."""
   for name, value in (
     ("start_timeout", start_timeout),
     ("heartbeat_timeout", heartbeat_timeout),
@@ -126,9 +106,12 @@ def _join(
       raise ValueError(f"{name} must be positive and finite, got {value}")
   host, _ = job.address
   if job.process_id == 0:
-    notes = {"port": _free_port(host)}
-    links = peers.call_roll(
-      job.address, job.num_processes, start_timeout, settings, notes
+    links, notes = peers.call_roll(
+      job.address,
+      job.num_processes,
+      start_timeout,
+      settings,
+      lambda: {"service": f"{host}:{_free_port(host)}"},
     )
   else:
     links, notes = peers.answer_roll(
@@ -137,7 +120,21 @@ def _join(
   watch = peers.Watch(
     links, heartbeat_timeout, functools.partial(_end, job.process_id)
   )
-  service = f"{host}:{notes['port']}"
+  try:
+    _initialize(job, notes["service"], start_timeout, heartbeat_timeout)
+    yield
+  except BaseException as error:
+    if not getattr(error, "everywhere", False):
+      _fail(job, watch, error)
+      raise
+    _leave(watch)
+    raise
+  _leave(watch)
+
+
+def _initialize(
+  job: Job, service: str, start_timeout: float, heartbeat_timeout: float
+) -> None:
   # JAX's own notice of SIGTERM would keep the signal from ending anything.
   jax.config.update("jax_enable_preemption_service", False)
   jax.distributed.initialize(
@@ -150,7 +147,18 @@ def _join(
     heartbeat_timeout_seconds=math.ceil(heartbeat_timeout) + _BEHIND,
     coordinator_bind_address=service,
   )
-  return watch
+
+
+def _fail(job: Job, watch: peers.Watch, error: BaseException) -> None:
+  """Tells the others of an error that this process is about to end with."""
+  status = getattr(error, "status", None)
+  if status is None:  # Not foreseen: it may be due to a peer that is gone.
+    watch.settle(_SETTLING)
+    status = 1
+  line = next(iter(str(error).splitlines()), "") or type(error).__name__
+  watch.fail(f"process {job.process_id}: {line}", status)
+  # At the end of Python, JAX would wait for the others.
+  atexit.register(_exit, status)
 
 
 def _leave(watch: peers.Watch) -> None:
@@ -164,10 +172,10 @@ def _free_port(host: str) -> int:
     return server.getsockname()[1]
 
 
-def _end(process_id: int, why: str) -> None:
+def _end(process_id: int, why: str, status: int) -> None:
   """Ends the process, whatever its main thread is waiting for."""
   print(f"error: process {process_id} ends: {why}", file=sys.stderr)
-  _exit(1)
+  _exit(status)
 
 
 def _exit(status: int) -> None:

@@ -12,15 +12,17 @@ aborts with a stack trace. This file knows nothing of JAX.
 import contextlib
 import json
 import socket
+import struct
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from multiprocessing import connection
 
-_BEAT = b"beat"
-_DONE = b"done"
+_BEAT = "beat"
+_DONE = "done"
 _LONGEST = 2**12  # Bytes of a message; short ones are sent in one piece.
 _PAUSE = 0.2  # Seconds between two attempts to reach process 0.
+_PATIENCE = 2  # Seconds for the rest of a message.
 
 Links = dict[int, connection.Connection]
 
@@ -34,8 +36,8 @@ def call_roll(
   num_processes: int,
   timeout: float,
   settings: str,
-  notes: Mapping,
-) -> Links:
+  notes: Callable[[], Mapping],
+) -> tuple[Links, dict]:
   """Process 0's part of the roll call: waits for all others.
 
   Args:
@@ -43,10 +45,10 @@ def call_roll(
     num_processes: of the job, this one included.
     timeout: seconds to wait.
     settings: a text that must be the same in all processes.
-    notes: plain values that all others are sent once they are there.
+    notes: called when all are there, for plain values to send them.
 
   Returns:
-    Connections by process.
+    (connections by process, the notes).
 
   Raises:
     PeerError: naming who did not come in time or was started otherwise; those
@@ -67,9 +69,13 @@ def call_roll(
             f" within {timeout:g} s"
           )
           break
-        for ready in connection.wait([server, *strangers], left):
+        expected = [server, *strangers, *links.values()]
+        for ready in connection.wait(expected, left):
           if ready is server:
             strangers.append(_linked(server.accept()[0]))
+            continue
+          if ready not in strangers:  # It hung up, and may come again.
+            links = {p: link for p, link in links.items() if link is not ready}
             continue
           process, theirs = _first_words(ready)
           if process is None:  # Not of this job: no reason to end it.
@@ -89,12 +95,13 @@ def call_roll(
       f"process 0 cannot listen at {address[0]}:{address[1]}:"
       f" {error.strerror or error}"
     ) from error
-  answer = {"refused": problem} if problem else {"notes": dict(notes)}
-  for link in [*links.values(), *strangers]:
-    _send(link, json.dumps(answer).encode())
-  if problem:
-    raise PeerError(problem)
-  return links
+  if problem is None:
+    handed_round = dict(notes())
+    _tell(links.values(), json.dumps({"notes": handed_round}))
+    _tell(strangers, json.dumps({"refused": "the job is complete"}))
+    return links, handed_round
+  _tell([*links.values(), *strangers], json.dumps({"refused": problem}))
+  raise PeerError(problem)
 
 
 def answer_roll(
@@ -151,7 +158,7 @@ class Watch:
       links: connections by process, from the roll call.
       silence: seconds after which a process that says nothing is lost.
       end: called once, in the thread, with a line that says who is lost or has
-        failed; ends this process.
+        failed, and the exit status for that; ends this process.
     """
     self._links = links
     self._silence = silence
@@ -163,18 +170,20 @@ class Watch:
 
   def leave(self) -> None:
     """Ends in good order: returns when every process has called it."""
-    self._tell(_DONE)
+    if 0 in self._links:  # Process 0 answers when all have said so.
+      _tell(self._links.values(), _DONE)
     self._done.set()
     self._left.wait()
 
-  def fail(self, why: str) -> None:
+  def fail(self, why: str, status: int) -> None:
     """Tells the others to end, and why; this process is about to.
 
     Args:
       why: a line.
+      status: with which they are to exit.
     """
     self._failed.set()
-    self._tell(why.encode()[:_LONGEST])
+    _tell(self._links.values(), json.dumps({"why": why, "status": status}))
 
   def settle(self, seconds: float) -> None:
     """Leaves it to the watch to end this process, if a peer is to blame.
@@ -191,14 +200,14 @@ class Watch:
     while heard or not self._done.is_set():
       if time.monotonic() - beaten >= interval:
         beaten = time.monotonic()
-        self._tell(_BEAT)
+        _tell(self._links.values(), _BEAT)
       if not heard:
         self._done.wait(interval)
       watched = {self._links[process]: process for process in heard}
       for link in connection.wait(list(watched), interval) if watched else []:
         process = watched[link]
         try:
-          message = link.recv_bytes(_LONGEST)
+          message = link.recv_bytes(_LONGEST).decode()
         except (OSError, EOFError):
           return self._lost(f"process {process} is gone")
         if message == _DONE:
@@ -206,22 +215,20 @@ class Watch:
         elif message == _BEAT:
           heard[process] = time.monotonic()
         else:
-          return self._lost(message.decode(errors="replace"))
+          return self._lost(**json.loads(message))
       for process, last in heard.items():
         if time.monotonic() - last > self._silence:
           return self._lost(
             f"process {process} has not answered for {self._silence:g} s"
           )
+    if 0 not in self._links:
+      _tell(self._links.values(), _DONE)
     return self._left.set()
 
-  def _lost(self, why: str) -> None:
-    if not self._failed.is_set():  # Then the others end because of this one.
-      self.fail(why)
-      self._end(why)
-
-  def _tell(self, message: bytes) -> None:
-    for link in self._links.values():
-      _send(link, message)
+  def _lost(self, why: str, status: int = 1) -> None:
+    if not self._failed.is_set():  # Else the others end because of this one.
+      self.fail(why, status)
+      self._end(why, status)
 
 
 def _first_words(
@@ -239,13 +246,17 @@ def _linked(link: socket.socket) -> connection.Connection:
   """A connection that sends and receives whole messages (bytes, no objects)."""
   link.setblocking(True)
   link.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+  # Who begins a message has to finish it.
+  patience = struct.pack("ll", _PATIENCE, 0)
+  link.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, patience)
   return connection.Connection(link.detach())
 
 
-def _send(link: connection.Connection, message: bytes) -> None:
-  """Sends if there is anyone to receive; who is not will be found out."""
-  with contextlib.suppress(OSError):
-    link.send_bytes(message)
+def _tell(links: Iterable[connection.Connection], message: str) -> None:
+  """Sends to those who are there; who is not will be found out."""
+  for link in links:
+    with contextlib.suppress(OSError):
+      link.send_bytes(message.encode()[:_LONGEST])
 
 
 def _named(processes: list[int]) -> str:

@@ -78,14 +78,17 @@ def read_config(path: pathlib.Path) -> dict:
   return config
 
 
-def check_same_config(
-  path: pathlib.Path, stored: Mapping, given: Mapping
-) -> None:
+def check_same_config(path: pathlib.Path, given: Mapping) -> None:
   """Checks that a run is resumed with the configuration that it has.
 
+  Args:
+    path: the run directory.
+    given: the configuration, of plain values as JSON keeps them.
+
   Raises:
-    ValueError: naming the first setting that differs.
+    ValueError: as `read_config`, or naming the first setting that differs.
   """
+  stored = read_config(path)
   for name in sorted(stored.keys() | given.keys()):
     if stored.get(name) != given.get(name):
       raise ValueError(

@@ -97,8 +97,8 @@ def resume(
     seeds: of the run.
     where: any placement: a run can go on on other devices.
     checkpoints: of the run.
-    update: of the checkpoint to take; None for the newest, or the beginning if
-      the run ended before its first.
+    update: of the checkpoint to take, newer ones being removed; None for the
+      newest, or the beginning if the run ended before its first.
 
   Raises:
     CheckpointError: if the checkpoint cannot be used.
@@ -107,7 +107,8 @@ def resume(
   state, seconds = training.host_state(where, start.state), 0.0
   # Only the first process need see the checkpoints.
   if jax.process_index() == 0 and (update is not None or checkpoints.steps()):
-    _, state, notes = checkpoints.restore(state, update)
+    update, state, notes = checkpoints.restore(state, update)
+    checkpoints.remove_after(update)  # Of a course that is not taken again.
     seconds = notes["train_seconds"]
   state = placement.from_first_process(state)
   return dataclasses.replace(
@@ -277,14 +278,17 @@ def _explained(
   else:
     rollout = where.collect_streams(collector.rollout, axis=2)
     rollout = _of_seed(rollout, error.position)
-  found = fault.find(fault.replay(task, before, rollout))
-  what = str(found) if found else "finite when run again"
+  what = str(error).partition(": ")[2]
+  with contextlib.suppress(jax.errors.JaxRuntimeError):  # Too large for one.
+    found = fault.find(fault.replay(task, before, rollout))
+    what = str(found) if found else "finite when run again"
   if faults is not None and jax.process_index() == 0:
-    faults.save(
-      error.update,
-      {"state": before, "rollout": rollout},
-      {"seed": error.seed, "fault": what},
-    )
+    saved = {"state": before, "rollout": rollout}
+    try:
+      faults.remove_after(-1)  # Of a former fault.
+      faults.save(error.update, saved, {"seed": error.seed, "fault": what})
+    except checkpointing.CheckpointError as problem:
+      what += f"; {problem}"
   return training.NonFiniteError(error.update, error.seed, error.position, what)
 
 

@@ -27,6 +27,7 @@ DEVICE_AXIS = update_lib.DEVICE_AXIS
 
 # Metrics that are NaN by right in an update in which no episode ended.
 _MAY_BE_MISSING = "episode_"
+_MAX_CHUNK = 200
 
 
 class NonFiniteError(RuntimeError):
@@ -305,13 +306,15 @@ def compile_chunks(
 
 
 def default_chunk_length(num_updates: int) -> int:
-  """Updates in a chunk so that a run has about 20 to 60 of them.
+  """Updates in a chunk so that a run has about 20 to 60 of them, or more.
 
   Prefers a divisor: a shorter last chunk would be a second program to compile.
+  A run is saved and stopped only between chunks, so they stay short.
   """
-  candidates = range(max(1, num_updates // 60), max(1, num_updates // 20) + 1)
-  divisors = [n for n in candidates if num_updates % n == 0]
-  return max(divisors, default=max(1, num_updates // 40))
+  least = min(max(1, num_updates // 60), _MAX_CHUNK // 2)
+  most = min(max(1, num_updates // 20), _MAX_CHUNK)
+  divisors = [n for n in range(least, most + 1) if num_updates % n == 0]
+  return max(divisors, default=(least + most + 1) // 2)
 
 
 def chunk_lengths(num_updates: int, updates_per_chunk: int) -> list[int]:

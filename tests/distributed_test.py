@@ -200,7 +200,18 @@ def test_a_signal_to_one_saves_and_stops_all(tmp_path, four_devices):
     status, line = _ends(started[0])
     assert status == 75 and "stopped after update" in line
     assert _ends(started[1])[0] == 75
-  _runs(workdir, "--resume")
+  # The second process does not see the run directory.
+  coordinator = _address()
+  with (
+    _job(workdir, *_CARTPOLE, "--resume", only=0, coordinator=coordinator) as a,
+    _job(
+      tmp_path / "no", *_CARTPOLE, "--resume", only=1, coordinator=coordinator
+    ) as b,
+  ):
+    for process in (*a, *b):
+      status, line = _ends(process)
+      assert status == 0, line
+  assert not (tmp_path / "no").exists()
   _assert_same_run(workdir, four_devices, exact=False)
 
 
@@ -210,8 +221,23 @@ def test_a_process_that_fails_tells_the_others(tmp_path):
   with _job(tmp_path, *_CARTPOLE) as started:
     endings = [_ends(process) for process in started]
   assert "is already in use" in endings[0][1] and endings[0][0] == 2
-  assert "process 0: workdir" in endings[1][1] and endings[1][0] == 1
+  assert "process 0: workdir" in endings[1][1] and endings[1][0] == 2
   assert list(tmp_path.iterdir()) == [tmp_path / "file"]
+
+
+def test_an_update_that_is_not_finite_ends_all(tmp_path):
+  """Processes replay it together; the first one saves it."""
+  workdir = tmp_path / "run"
+  overflow = (
+    "--config.optimizer=sgd",
+    "--config.policy_learning_rate=1e30",
+    "--config.policy_max_gradient_norm=0",
+  )
+  with _job(workdir, *_CARTPOLE, *overflow) as started:
+    (status, line), (other_status, _) = map(_ends, started)
+  assert status == other_status == 1
+  assert "update 1, seed 0: minibatch 1 of 16" in line
+  assert (workdir / "fault" / "1" / "manifest.json").exists()
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ _LAYERS = (
   {"targets", "advantages", "losses", "distributed"},
   {"diagnostics"},
   {"networks", "environments", "optimizers"},
-  {"rollout"},
+  {"rollout", "generation"},
   {"objectives"},
   {"update"},
   {"placement"},

@@ -5,7 +5,9 @@
 #
 # DIR is on a disk that all nodes see. Before its time is up, the job saves its
 # state, is queued again and goes on; one that failed goes on from its last
-# checkpoint if submitted again with the same DIR.
+# checkpoint if submitted again with the same DIR. It is saved and stopped only
+# between chunks of updates: where 200 updates take long, --config.updates_per_chunk
+# makes them shorter.
 #SBATCH --job-name=lco_jax
 #SBATCH --ntasks-per-node=4
 #SBATCH --gpus-per-node=4
@@ -20,6 +22,8 @@ shift
 resume=()
 [[ -e $dir/config.json ]] && resume=(--resume)
 
+# Not handed on by itself.
+export SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK:-1}
 srun .venv/bin/python -m experiments.train_control \
   --distributed --workdir="$dir" "${resume[@]}" "$@"
 status=$?

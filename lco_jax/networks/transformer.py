@@ -1,0 +1,283 @@
+"""Decoder-only transformer of the Llama and Qwen2 shape.
+
+Pre-norm blocks: RMSNorm, attention of grouped queries with rotary positions,
+RMSNorm, SwiGLU. Sequences are padded on the left, so that the next token of all
+goes into the same slot; a position counts from the first token that is real.
+
+Shapes: B sequences, L tokens, S slots that can be attended to, V vocabulary,
+H heads in groups that share one of K key-value heads, D features of a head.
+
+Source: Touvron et al. 2023, arXiv:2302.13971 (Llama); Ainslie et al. 2023,
+arXiv:2305.13245 (grouped queries); Su et al. 2021, arXiv:2104.09864 (rotary).
+"""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+Array = jax.Array
+
+# What no attention weight survives, and no arithmetic turns into NaN.
+_FORBIDDEN = -1e30
+
+
+@dataclasses.dataclass(frozen=True)
+class TransformerConfig:
+  """Sizes and options.
+
+  Attributes:
+    vocab_size: V.
+    num_layers: blocks.
+    width: features of a token.
+    num_heads: H.
+    num_kv_heads: K, a divisor of H.
+    mlp_width: hidden features of the SwiGLU.
+    head_dim: D, even; None for width / H.
+    rope_theta: base of the rotary wavelengths.
+    norm_epsilon: of RMSNorm.
+    tied_embeddings: whether the output layer is the embedding.
+    qkv_bias: whether queries, keys and values have biases, as in Qwen2.
+    dtype: of the computation, float32 or bfloat16; parameters, logits and
+      attention weights are float32.
+    rematerialize: whether blocks are computed again in the backward pass.
+  """
+
+  vocab_size: int
+  num_layers: int
+  width: int
+  num_heads: int
+  num_kv_heads: int
+  mlp_width: int
+  head_dim: int | None = None
+  rope_theta: float = 10_000.0
+  norm_epsilon: float = 1e-6
+  tied_embeddings: bool = True
+  qkv_bias: bool = False
+  dtype: str = "float32"
+  rematerialize: bool = False
+
+  def __post_init__(self):
+    for field in dataclasses.fields(self):
+      value = getattr(self, field.name)
+      if field.type is int and value < 1:
+        raise ValueError(f"{field.name} must be ≥ 1, got {value}")
+    if self.num_heads % self.num_kv_heads:
+      raise ValueError(
+        f"num_kv_heads {self.num_kv_heads} does not divide"
+        f" num_heads {self.num_heads}"
+      )
+    if self.head_dim is None and self.width % self.num_heads:
+      raise ValueError(
+        f"num_heads {self.num_heads} does not divide width {self.width}"
+      )
+    if self.head_features % 2:
+      raise ValueError(f"head_dim must be even, got {self.head_features}")
+    if self.dtype not in ("float32", "bfloat16"):
+      raise ValueError(f"dtype must be float32 or bfloat16, got {self.dtype!r}")
+
+  @property
+  def head_features(self) -> int:
+    """D."""
+    return self.head_dim or self.width // self.num_heads
+
+
+class KVCache(NamedTuple):
+  """Keys and values of what was read so far.
+
+  Attributes:
+    keys: float[layers, B, S, K, D], rotated.
+    values: float[layers, B, S, K, D].
+  """
+
+  keys: Array
+  values: Array
+
+
+class Slots(NamedTuple):
+  """Where the tokens of a call stand.
+
+  Attributes:
+    start: int32[], slot of the first of them.
+    padding: int32[B], slots on the left that hold no token.
+  """
+
+  start: Array
+  padding: Array
+
+
+def empty_cache(
+  config: TransformerConfig, batch_size: int, num_slots: int
+) -> KVCache:
+  """A cache of zeros for B sequences of S slots."""
+  shape = (
+    config.num_layers,
+    batch_size,
+    num_slots,
+    config.num_kv_heads,
+    config.head_features,
+  )
+  zeros = jnp.zeros(shape, config.dtype)
+  return KVCache(zeros, zeros)
+
+
+class Transformer(nn.Module):
+  """Tokens to logits, or to values.
+
+  Attributes:
+    config: sizes and options.
+    num_outputs: of a linear layer on top; None for logits over the vocabulary.
+  """
+
+  config: TransformerConfig
+  num_outputs: int | None = None
+
+  @nn.compact
+  def __call__(
+    self, tokens: Array, padding: Array, cache: KVCache | None = None, start=0
+  ) -> tuple[Array, KVCache | None]:
+    """Reads tokens that follow those in the cache.
+
+    Args:
+      tokens: int32[B, L].
+      padding: int32[B], slots on the left of the sequence to be ignored.
+      cache: of the slots before; None for a sequence read whole.
+      start: slot of the first token; 0 without a cache.
+
+    Returns:
+      (float32[B, L, V], or [B, L, num_outputs]; the cache with these tokens).
+    """
+    config = self.config
+    embed = nn.Embed(
+      config.vocab_size,
+      config.width,
+      dtype=config.dtype,
+      embedding_init=nn.initializers.normal(config.width**-0.5),
+      name="embed",
+    )
+    slots = Slots(jnp.asarray(start, jnp.int32), padding)
+    block = (
+      nn.remat(Block, prevent_cse=False) if config.rematerialize else Block
+    )
+    # One block, its parameters and cache stacked over the layers.
+    layers = nn.scan(
+      block,
+      variable_axes={"params": 0},
+      split_rngs={"params": True},
+      in_axes=(nn.broadcast, 0),
+      length=config.num_layers,
+    )
+    hidden, cache = layers(config, name="blocks")(embed(tokens), slots, cache)
+    hidden = _norm(config, "final_norm")(hidden)
+    if self.num_outputs is not None:
+      outputs = _dense(config, self.num_outputs, "output")(hidden)
+    elif config.tied_embeddings:
+      outputs = embed.attend(hidden)
+    else:
+      outputs = _dense(config, config.vocab_size, "output")(hidden)
+    return outputs.astype(jnp.float32), cache
+
+
+class Block(nn.Module):
+  """One layer: attention, then SwiGLU, each added to what it read."""
+
+  config: TransformerConfig
+
+  @nn.compact
+  def __call__(
+    self, hidden: Array, slots: Slots, cache: KVCache | None
+  ) -> tuple[Array, KVCache | None]:
+    """float[B, L, width] → the same; the cache is this layer's."""
+    config = self.config
+    normed = _norm(config, "attention_norm")(hidden)
+    attended, cache = Attention(config, name="attention")(normed, slots, cache)
+    hidden = hidden + attended
+    normed = _norm(config, "mlp_norm")(hidden)
+    gate = _dense(config, config.mlp_width, "gate")(normed)
+    up = _dense(config, config.mlp_width, "up")(normed)
+    down = _dense(config, config.width, "down", residual=True)
+    return hidden + down(nn.silu(gate) * up), cache
+
+
+class Attention(nn.Module):
+  """Causal attention of grouped queries, with rotary positions."""
+
+  config: TransformerConfig
+
+  @nn.compact
+  def __call__(
+    self, x: Array, slots: Slots, cache: KVCache | None
+  ) -> tuple[Array, KVCache | None]:
+    """float[B, L, width] → the same."""
+    config = self.config
+    batch, length, _ = x.shape
+    num_kv, features = config.num_kv_heads, config.head_features
+
+    def project(name, heads):
+      dense = _dense(config, heads * features, name, bias=config.qkv_bias)
+      return dense(x).reshape(batch, length, heads, features)
+
+    own_slots = slots.start + jnp.arange(length)  # [L]
+    positions = own_slots[None] - slots.padding[:, None]  # [B, L]
+    query = _rotated(project("query", config.num_heads), positions, config)
+    key = _rotated(project("key", num_kv), positions, config)
+    value = project("value", num_kv)
+    if cache is not None:
+      at = (0, slots.start, 0, 0)
+      key = jax.lax.dynamic_update_slice(cache.keys, key, at)
+      value = jax.lax.dynamic_update_slice(cache.values, value, at)
+      cache = KVCache(key, value)
+    read = jnp.arange(key.shape[1])  # [S]
+    allowed = (read[None, None] <= own_slots[None, :, None]) & (
+      read[None, None] >= slots.padding[:, None, None]
+    )  # [B, L, S]
+    query = query.reshape(batch, length, num_kv, -1, features)
+    scores = jnp.einsum(
+      "blkgd,bskd->bkgls", query, key, preferred_element_type=jnp.float32
+    )
+    scores = jnp.where(
+      allowed[:, None, None], scores * features**-0.5, _FORBIDDEN
+    )
+    weights = jax.nn.softmax(scores).astype(value.dtype)
+    mixed = jnp.einsum("bkgls,bskd->blkgd", weights, value)
+    output = _dense(config, config.width, "output", residual=True)
+    return output(mixed.reshape(batch, length, -1)), cache
+
+
+def _rotated(x: Array, positions: Array, config: TransformerConfig) -> Array:
+  """Rotates pairs (i, i + D/2) of float[B, L, heads, D] by their position."""
+  half = x.shape[-1] // 2
+  exponents = jnp.arange(half, dtype=jnp.float32) / half
+  frequencies = jnp.power(config.rope_theta, -exponents)[None, None, None]
+  angles = positions[..., None, None].astype(jnp.float32) * frequencies
+  cos, sin = jnp.cos(angles), jnp.sin(angles)
+  first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+  rotated = jnp.concatenate(
+    [first * cos - second * sin, second * cos + first * sin], axis=-1
+  )
+  return rotated.astype(x.dtype)
+
+
+def _norm(config: TransformerConfig, name: str) -> nn.Module:
+  """x / rms(x) times a learned scale, computed in float32."""
+  return nn.RMSNorm(config.norm_epsilon, dtype=config.dtype, name=name)
+
+
+def _dense(
+  config: TransformerConfig,
+  features: int,
+  name: str,
+  bias: bool = False,
+  residual: bool = False,
+) -> Any:
+  """A linear layer; one that adds to the residual stream starts smaller."""
+  gain = 1.0 / (2 * config.num_layers) if residual else 1.0
+  return nn.Dense(
+    features,
+    use_bias=bias,
+    dtype=config.dtype,
+    kernel_init=nn.initializers.variance_scaling(gain, "fan_in", "normal"),
+    name=name,
+  )
