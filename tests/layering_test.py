@@ -15,7 +15,7 @@ _LAYERS = (
   {"types", "numerics", "cpu_backend", "peers"},
   {"targets", "advantages", "losses", "distributed"},
   {"diagnostics"},
-  {"networks", "environments", "optimizers"},
+  {"networks", "environments", "tasks", "optimizers"},
   {"rollout", "generation"},
   {"objectives"},
   {"update"},

@@ -1,0 +1,64 @@
+"""Language tasks by name: NAME, or NAME:SIZE,... for another difficulty."""
+
+import inspect
+from collections.abc import Callable
+
+from lco_jax.tasks import arithmetic, countdown, problem, sequences
+from lco_jax.tasks.problem import (
+  END,
+  PADDING,
+  SPLITS,
+  Problem,
+  Task,
+  agreement,
+  check_splits,
+  draw_from,
+)
+
+TASKS: dict[str, Callable[..., Task]] = {
+  "addition": arithmetic.addition,
+  "multiplication": arithmetic.multiplication,
+  "modular_sum": arithmetic.modular_sum,
+  "sorting": sequences.sorting,
+  "reversal": sequences.reversal,
+  "parity": sequences.parity,
+  "brackets": sequences.brackets,
+  "countdown": countdown.countdown,
+}
+
+__all__ = [
+  "END",
+  "PADDING",
+  "SPLITS",
+  "TASKS",
+  "Problem",
+  "Task",
+  "agreement",
+  "check_splits",
+  "draw_from",
+  "make",
+]
+
+
+def make(name: str) -> Task:
+  """Makes a task.
+
+  Args:
+    name: a key of TASKS, then its sizes: `addition`, `addition:3`,
+      `modular_sum:3,7`.
+
+  Raises:
+    ValueError: if there is no such task, or it has too few problems.
+  """
+  kind, _, sizes = name.partition(":")
+  if kind not in TASKS:
+    raise ValueError(f"task: unknown {name!r}; known: {', '.join(TASKS)}")
+  parameters = list(inspect.signature(TASKS[kind]).parameters)
+  numbers = sizes.split(",") if sizes else []
+  if not all(n.isdecimal() for n in numbers) or len(numbers) > len(parameters):
+    raise ValueError(
+      f"task: {kind} takes {kind}:{','.join(parameters).upper()}, got {name!r}"
+    )
+  task = TASKS[kind](*map(int, numbers))
+  problem.check_splits(task)
+  return task

@@ -1,0 +1,72 @@
+"""Countdown: reach a target with given numbers; many answers are right."""
+
+import jax
+import jax.numpy as jnp
+
+from lco_jax.tasks import problem, text
+
+_SIGNS = "+-*"
+
+
+def countdown(count: int = 3) -> problem.Task:
+  """357=26 asks for an expression of 3, 5 and 7 worth 26: 3*7+5.
+
+  Every number is used once. Expressions are computed from left to right,
+  without precedence, and so are the steps that the verifier takes.
+
+  Args:
+    count: numbers, single digits from 1, in [2, 4].
+  """
+  if not 2 <= count <= 4:
+    raise ValueError(f"countdown: count must be in [2, 4], got {count}")
+  characters = text.DIGITS + _SIGNS + "="
+  (zero, plus, equals) = problem.encode(characters, "0+=")
+  target_digits = count  # Of 9 · 9 · …
+
+  def value_of(numbers, signs):
+    value = numbers[0]
+    for sign, operand in zip(signs, numbers[1:], strict=True):
+      outcomes = jnp.stack([value + operand, value - operand, value * operand])
+      value = outcomes[sign]
+    return value
+
+  def draw(key):
+    number_key, sign_key = jax.random.split(key)
+    numbers = jax.random.randint(number_key, (count,), 1, 10)
+    signs = jax.random.randint(sign_key, (count - 1,), 0, len(_SIGNS))
+    # Below zero there is no target to write; a sum always has one.
+    signs = jnp.where(value_of(numbers, signs) < 0, 0, signs)
+    target = value_of(numbers, signs)
+    prompt = jnp.concatenate(
+      [
+        jnp.sort(numbers) + zero,
+        jnp.array([equals]),
+        text.number(target, target_digits, zero),
+        jnp.array([equals]),
+      ]
+    )
+    pairs = jnp.stack([signs + plus, numbers[1:] + zero], axis=-1)
+    answer = jnp.concatenate([numbers[:1] + zero, pairs.reshape(-1)])
+    facts = {"numbers": jnp.sort(numbers), "target": target}
+    return problem.make_problem(prompt, answer, jnp.sum(signs == 2), facts)
+
+  def verify(asked, completion, mask):
+    tokens = jnp.where(mask, completion, problem.PADDING)
+    numbers, signs = tokens[0:-1:2] - zero, tokens[1:-1:2] - plus
+    well_formed = (
+      jnp.all((numbers >= 0) & (numbers <= 9))
+      & jnp.all((signs >= 0) & (signs < len(_SIGNS)))
+      & (tokens[-1] == problem.END)
+    )
+    same = jnp.all(jnp.sort(numbers) == asked.facts["numbers"])
+    value = value_of(numbers, jnp.clip(signs, 0, len(_SIGNS) - 1))
+    return well_formed & same & (value == asked.facts["target"])
+
+  return problem.Task(
+    f"countdown:{count}",
+    characters,
+    count + 2 + target_digits,
+    2 * count,
+    draw,
+    verify,
+  )
