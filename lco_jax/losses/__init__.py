@@ -7,7 +7,13 @@ from lco_jax.losses.lco import (
   lco_lch_loss,
   lco_mse_loss,
 )
-from lco_jax.losses.policy_gradient import ppo_clip_loss, reinforce_loss
+from lco_jax.losses.mirror_descent import apa_loss, awr_loss, mdpo_loss
+from lco_jax.losses.policy_gradient import (
+  cispo_loss,
+  ppo_clip_loss,
+  reinforce_loss,
+  sequence_log_prob_ratio,
+)
 from lco_jax.losses.regularizers import (
   entropy,
   kl_divergence,
@@ -18,7 +24,10 @@ from lco_jax.losses.regularizers import (
 from lco_jax.losses.value import clipped_value_loss, squared_value_loss
 
 __all__ = [
+  "apa_loss",
+  "awr_loss",
   "centred_logits",
+  "cispo_loss",
   "clipped_value_loss",
   "entropy",
   "importance_weight",
@@ -29,7 +38,9 @@ __all__ = [
   "lco_kld_loss",
   "lco_lch_loss",
   "lco_mse_loss",
+  "mdpo_loss",
   "ppo_clip_loss",
   "reinforce_loss",
+  "sequence_log_prob_ratio",
   "squared_value_loss",
 ]

@@ -5,6 +5,8 @@ In the logits, with r = π(a)/π_old(a) and C(π) = diag π − π πᵀ:
     REINFORCE  −A log π(a)   H = A C(π): concave where A < 0
     PPO        −min(r A, clip(r, 1 − ε, 1 + ε) A)
                H = −A r [(e_a − π)(e_a − π)ᵀ − C(π)]: indefinite; 0 once clipped
+    CISPO      −sg(min(r, 1 + ε)) A log π(a): REINFORCE of clipped weights
+    GSPO       PPO's, with one ratio per sequence: exp of the mean log ratio
 """
 
 import chex
@@ -73,3 +75,61 @@ def ppo_clip_loss(
   ratio = jnp.exp(log_prob - jax.lax.stop_gradient(old_log_prob))
   clipped = jnp.clip(ratio, 1.0 - clip_low, 1.0 + clip_high)
   return -jnp.minimum(ratio * advantage, clipped * advantage)
+
+
+def cispo_loss(
+  log_prob: Array,
+  old_log_prob: Array,
+  advantage: Array,
+  clip_high: float,
+  where: Array | None = None,
+) -> Array:
+  """Clipped importance weights, held constant: −sg(min(r, 1 + ε)) A log π(a).
+
+  Args:
+    log_prob: float[...], log π(a) of the sampled actions, in nats.
+    old_log_prob: float[...], log π_old(a); held constant.
+    advantage: float[...]; held constant.
+    clip_high: ε ≥ 0.
+    where: bool[...], steps that count; None means all.
+
+  Returns:
+    float[...]; 0 where masked out.
+
+  Raises:
+    AssertionError: at trace time, if shapes or dtypes differ.
+
+  Source: MiniMax 2025, arXiv:2506.13585.
+  """
+  arrays = numerics.float_arrays(log_prob, old_log_prob, advantage)
+  chex.assert_equal_shape(arrays)
+  log_prob, old_log_prob, advantage = numerics.zero_outside(where, *arrays)
+  weight = jnp.minimum(jnp.exp(log_prob - old_log_prob), 1.0 + clip_high)
+  return -jax.lax.stop_gradient(weight * advantage) * log_prob
+
+
+def sequence_log_prob_ratio(
+  log_prob: Array, old_log_prob: Array, where: Array
+) -> Array:
+  """GSPO's ratio as a log: the mean of log r over each sequence's tokens.
+
+  Args:
+    log_prob: float[..., T], log π(a) of the sampled tokens, in nats.
+    old_log_prob: float[..., T]; held constant.
+    where: bool[..., T], tokens that count.
+
+  Returns:
+    float[..., T], the same for all tokens of a sequence; 0 for an empty one.
+
+  Raises:
+    AssertionError: at trace time, if shapes or dtypes differ.
+
+  Source: Zheng et al. 2025, arXiv:2507.18071, eq. 7.
+  """
+  arrays = numerics.float_arrays(log_prob, old_log_prob)
+  chex.assert_equal_shape(arrays)
+  log_prob, old_log_prob = numerics.zero_outside(where, *arrays)
+  log_ratio = log_prob - jax.lax.stop_gradient(old_log_prob)
+  count = jnp.sum(where, axis=-1, keepdims=True, dtype=log_ratio.dtype)
+  mean = jnp.sum(log_ratio, axis=-1, keepdims=True) / jnp.maximum(count, 1.0)
+  return jnp.broadcast_to(mean, log_ratio.shape)

@@ -1,0 +1,165 @@
+"""The relatives of LCO, and the sampled surrogates beside PPO's."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lco_jax import diagnostics, losses, numerics
+from tests import oracles
+
+_BETA, _CLIP, _MOST = 0.7, 0.25, 3.0
+
+
+def _mdpo(x, old, a):
+  ratio = np.exp(x - old)
+  return -ratio * a + _BETA * (ratio * np.log(ratio) - ratio + 1)
+
+
+def _awr(x, old, a):
+  return -np.minimum(np.exp(a / _BETA), _MOST) * x
+
+
+def _apa(x, old, a):
+  return (a - _BETA * (x - old)) ** 2
+
+
+# Name: (loss of (log π(a), log π_old(a), A, where), the same in NumPy).
+_LOSSES = {
+  "mdpo": (functools.partial(losses.mdpo_loss, beta=_BETA), _mdpo),
+  "awr": (
+    lambda x, old, a, where: losses.awr_loss(x, a, _BETA, _MOST, where),
+    _awr,
+  ),
+  "apa": (functools.partial(losses.apa_loss, beta=_BETA), _apa),
+}
+
+
+def _draw(shape=(4, 30)):
+  rng = np.random.default_rng(0)
+  log_prob, old = rng.normal(size=(2, *shape)) * 0.4 - 1.0
+  return log_prob, old, rng.normal(size=shape), rng.random(shape) < 0.6
+
+
+@pytest.mark.parametrize("name", _LOSSES)
+def test_value_and_gradient_against_an_oracle(float64, name):
+  loss, oracle = _LOSSES[name]
+  log_prob, old, a, where = _draw()
+  value, pull = jax.vjp(
+    lambda x: loss(x, jnp.asarray(old), jnp.asarray(a), where=where), log_prob
+  )
+  expected = np.where(where, oracle(log_prob, old, a), 0.0)
+  np.testing.assert_allclose(value, expected, rtol=1e-12)
+  np.testing.assert_allclose(
+    pull(jnp.ones_like(value))[0],
+    oracles.gradient(lambda x: np.where(where, oracle(x, old, a), 0), log_prob),
+    atol=1e-8,
+  )
+
+
+def test_cispo_weights_are_constants(float64):
+  """Its gradient is −min(r, 1 + ε) A: the weight is not differentiated."""
+  log_prob, old, a, where = _draw()
+  arrays = map(jnp.asarray, (old, a))
+  value, pull = jax.vjp(
+    lambda x: losses.cispo_loss(x, *arrays, _CLIP, where=where), log_prob
+  )
+  weight = np.minimum(np.exp(log_prob - old), 1 + _CLIP)
+  assert 0.1 < (weight == 1 + _CLIP).mean() < 0.9
+  np.testing.assert_allclose(value, np.where(where, -weight * a * log_prob, 0))
+  np.testing.assert_allclose(
+    pull(jnp.ones_like(value))[0], np.where(where, -weight * a, 0)
+  )
+
+
+def test_sequence_ratio_against_an_oracle(float64):
+  """The mean over each sequence's own tokens; an empty one has ratio 1."""
+  log_prob, old, _, where = _draw()
+  where[2] = False
+
+  def oracle(x):
+    out = np.zeros_like(x)
+    for row, kept in enumerate(where):
+      if kept.any():
+        out[row] = (x - old)[row][kept].mean()
+    return out
+
+  value, pull = jax.vjp(
+    lambda x: losses.sequence_log_prob_ratio(x, jnp.asarray(old), where),
+    log_prob,
+  )
+  np.testing.assert_allclose(value, oracle(log_prob), rtol=1e-12)
+  np.testing.assert_allclose(
+    pull(jnp.ones_like(value))[0],
+    oracles.gradient(oracle, log_prob),
+    atol=1e-7,
+  )
+  assert (np.asarray(value[2]) == 0).all()
+
+
+@pytest.mark.parametrize("name", [*_LOSSES, "cispo", "sequence"])
+def test_nothing_under_the_mask_counts(name):
+  """NaN there changes neither values nor gradients."""
+  all_losses = {k: v[0] for k, v in _LOSSES.items()} | {
+    "cispo": functools.partial(losses.cispo_loss, clip_high=_CLIP),
+    "sequence": lambda x, old, a, where: losses.sequence_log_prob_ratio(
+      x, old, where
+    ),
+  }
+  log_prob, old, a, where = _draw()
+
+  def run(fill):
+    x, o, b = (
+      jnp.asarray(np.where(where, v, fill), jnp.float32)
+      for v in (log_prob, old, a)
+    )
+    value, pull = jax.vjp(lambda y: all_losses[name](y, o, b, where=where), x)
+    return np.where(where, value, 0), pull(jnp.where(where, 1.0, 0.0))[0]
+
+  for clean, dirty in zip(run(0.0), run(np.nan), strict=True):
+    np.testing.assert_array_equal(clean, dirty)
+
+
+def test_mdpo_estimates_the_reverse_divergence(float64):
+  """Its mean over π_old is −E_π[A] + β KL(π ‖ π_old), gradients too."""
+  rng = np.random.default_rng(1)
+  logits, old_logits, a = map(jnp.asarray, rng.normal(size=(3, 6)))
+
+  def mean_loss(z):
+    old = jax.nn.log_softmax(old_logits)
+    each = losses.mdpo_loss(jax.nn.log_softmax(z), old, a, _BETA)
+    return jnp.sum(jnp.exp(old) * each)
+
+  def objective(z):
+    expected = jnp.sum(jax.nn.softmax(z) * a)
+    return -expected + _BETA * losses.kl_divergence(z, old_logits)
+
+  pairs = [(mean_loss, objective), (jax.grad(mean_loss), jax.grad(objective))]
+  for found, expected in pairs:
+    np.testing.assert_allclose(
+      found(logits), expected(logits), rtol=1e-10, atol=1e-12
+    )
+
+
+def test_apa_is_not_convex_in_the_logits(float64):
+  """LCO's squares are; that of log-probabilities has negative curvature."""
+  worst = 0.0
+  rng = np.random.default_rng(2)
+  for _ in range(50):
+    logits, old = map(jnp.asarray, rng.normal(size=(2, 3)))
+
+    def loss(z, old=old):
+      log_prob = numerics.action_log_prob(z, jnp.int32(0))
+      old_log_prob = numerics.action_log_prob(old, jnp.int32(0))
+      return losses.apa_loss(log_prob, old_log_prob, jnp.float64(-1.0), 1.0)
+
+    hessian = diagnostics.logit_hessian(loss, logits)
+    worst = min(worst, np.linalg.eigvalsh(np.asarray(hessian)).min())
+  assert worst < -0.05
+
+
+def test_weights_do_not_overflow():
+  loss = losses.awr_loss(jnp.array([-1.0]), jnp.array([1e6]), 0.1, 20.0)
+  np.testing.assert_allclose(loss, [20.0], rtol=1e-5)
