@@ -147,6 +147,23 @@ def group_relative(rewards: Array, epsilon: float = 1e-6) -> Array:
   return jnp.where(spread, centred / scale, 0.0)
 
 
+def group_centred(rewards: Array) -> Array:
+  """Rewards minus their group's mean, without a division.
+
+  Args:
+    rewards: float[..., n], rewards of the n samples of one prompt.
+
+  Returns:
+    float[..., n]; exactly 0 in a group whose rewards are all equal.
+
+  Source: Liu et al. 2025, arXiv:2503.20783 (Dr. GRPO).
+  """
+  (rewards,) = numerics.float_arrays(rewards)
+  centred = rewards - jnp.mean(rewards, axis=-1, keepdims=True)
+  spread = jnp.ptp(rewards, axis=-1, keepdims=True) > 0
+  return jnp.where(spread, centred, 0.0)
+
+
 def leave_one_out(rewards: Array) -> Array:
   """Each reward minus the mean of the others in its group (RLOO).
 

@@ -141,6 +141,7 @@ def make_training(
     update=update.make_update(objective, dict(optimizers)),
     assess=assess,
     optimizers=dict(optimizers),
+    headline="episode_return_mean",
     num_streams=num_envs,
     num_steps=num_steps,
     num_epochs=num_epochs,

@@ -188,3 +188,31 @@ def generate(
     going_on, step, (jnp.int32(1), token, cache, completion)
   )
   return completion
+
+
+def completion_logits(
+  model: Callable[..., Any],
+  params: types.Params,
+  prompt: Array,
+  padding: Array,
+  completion: Array,
+) -> Array:
+  """Logits from which each token of given completions would be chosen.
+
+  Args:
+    model: as of `generate`; read whole, without a cache.
+    params: of the model.
+    prompt: int32[..., P], padded on the left.
+    padding: int32[...].
+    completion: int32[..., C].
+
+  Returns:
+    float32[..., C, V].
+  """
+  leading = padding.shape
+  tokens = jnp.concatenate([prompt, completion], axis=-1)
+  logits, _ = model(
+    params, tokens.reshape(-1, tokens.shape[-1]), padding.reshape(-1)
+  )
+  logits = logits[:, prompt.shape[-1] - 1 : -1]
+  return logits.reshape(*leading, *logits.shape[1:])

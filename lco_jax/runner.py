@@ -310,6 +310,7 @@ class _Log:
     show_progress: bool,
   ):
     self._seeds = seeds
+    self._headline = task.headline
     self._steps_per_update = task.steps_per_update
     self._done = done
     self._writers = writers
@@ -331,7 +332,7 @@ class _Log:
     Raises:
       NonFiniteError: after writing the updates before the first such one.
     """
-    length = len(metrics["episodes"])
+    length = len(metrics[self._headline])
     now = time.perf_counter()
     steps = length * self._steps_per_update * len(self._seeds)
     metrics["steps_per_second"] = np.full(
@@ -357,7 +358,9 @@ class _Log:
         f"not finite: {', '.join(names)}",
       )
     self._done += length
-    self._bar.set_postfix_str(_recent_return(metrics), refresh=False)
+    shown = metrics[self._headline]
+    shown = f"{np.nanmean(shown):.4g}" if np.isfinite(shown).any() else "none"
+    self._bar.set_postfix_str(f"{self._headline} {shown}", refresh=False)
     self._bar.update(length * self._steps_per_update)
 
   def close(self) -> None:
@@ -366,12 +369,3 @@ class _Log:
       stack.callback(self._bar.close)
       for writer in self._writers:
         stack.callback(writer.close)
-
-
-def _recent_return(metrics: dict[str, np.ndarray]) -> str:
-  """Mean return of the episodes that ended in a chunk, over all seeds."""
-  episodes = metrics["episodes"]
-  if not episodes.any():
-    return "no episode ended"
-  totals = np.nan_to_num(metrics["episode_return_mean"]) * episodes
-  return f"return {totals.sum() / episodes.sum():.4g}"

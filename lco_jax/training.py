@@ -59,7 +59,9 @@ class Training:
     prepare: (params, rollout) → (batch [T, N, ...], metrics over all devices).
     update: (params, opt_state, minibatch) → (params, opt_state, metrics).
     assess: (params, batch) → metrics over all devices, after the epochs.
-    optimizers: {part: optax optimizer}, those that `update` applies.
+    optimizers: {part: optax optimizer}, those that `update` applies. Parts of
+      the parameters without one stay as they are.
+    headline: name of the metric to show while training.
     num_streams: N, streams over all devices.
     num_steps: T.
     num_epochs: passes over each rollout.
@@ -73,6 +75,7 @@ class Training:
   update: update_lib.Update
   assess: Callable[[dict[str, types.Params], Any], types.Metrics]
   optimizers: dict[str, optax.GradientTransformation]
+  headline: str
   num_streams: int
   num_steps: int
   num_epochs: int
@@ -179,7 +182,8 @@ def learn_step(
     }
     | record.after
     | {
-      f"{part}_parameter_norm": optax.tree.norm(params[part]) for part in params
+      f"{part}_parameter_norm": optax.tree.norm(params[part])
+      for part in training.optimizers
     }
   )
   following = dataclasses.replace(

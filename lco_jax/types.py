@@ -153,6 +153,64 @@ class Batch:
 
 
 @_pytree
+class Samples:
+  """Completions of prompts: G of each of N, in P and C slots.
+
+  Attributes:
+    prompt: int32[G, N, P], padded on the left.
+    padding: int32[G, N], slots of the prompt that hold no token.
+    action: int32[G, N, C], the completion's tokens.
+    mask: bool[G, N, C], those that were chosen, the end included.
+    logits: float[G, N, C, V], of the policy that chose, before temperature.
+    reward: float[G, N].
+    correct: bool[G, N], whether the completion solves the problem.
+    truncated: bool[G, N], whether it was cut off before its end.
+  """
+
+  prompt: Array
+  padding: Array
+  action: Array
+  mask: Array
+  logits: Array
+  reward: Array
+  correct: Array
+  truncated: Array
+
+
+@_pytree
+class TokenBatch:
+  """What an objective needs of each completion; constant during the epochs.
+
+  A loss is Σ weight · loss over Σ share: how tokens and sequences count.
+
+  Attributes:
+    prompt: int32[..., P], padded on the left.
+    padding: int32[...], slots of the prompt that hold no token.
+    action: int32[..., C], the completion's tokens.
+    mask: bool[..., C], tokens that were chosen; nothing else may matter.
+    weight: float[..., C], of a token's loss.
+    share: float[...], of a sequence in the sum that losses are divided by.
+    advantage: float[..., C].
+    old_logits: float[..., C, V], behaviour policy's logits.
+    old_log_prob: float[..., C], behaviour policy's log π of the token.
+    target_logits: float[..., C, V], optimal logits z*.
+    reference_log_prob: float[..., C], the reference policy's of the token.
+  """
+
+  prompt: Array
+  padding: Array
+  action: Array
+  mask: Array
+  weight: Array
+  share: Array
+  advantage: Array
+  old_logits: Array
+  old_log_prob: Array
+  target_logits: Array
+  reference_log_prob: Array
+
+
+@_pytree
 class LearnerState:
   """All that training carries: saving this pytree saves the run.
 

@@ -34,16 +34,16 @@ def make_update(
 
   Args:
     objective: (params, batch) → (losses by part, metrics).
-    optimizers: an optax chain for each part, so that one part's gradient norm
-      never clips another's.
+    optimizers: an optax chain for each part that is trained, so that one part's
+      gradient norm never clips another's. Other parts stay as they are.
 
   Returns:
     (params, opt_state, batch) → (params, opt_state, metrics). To be called
     under an axis named DEVICE_AXIS.
   """
 
-  def total_loss(params, batch):
-    parts, metrics = objective(params, batch)
+  def total_loss(trained, frozen, batch):
+    parts, metrics = objective(trained | frozen, batch)
     counts = jax.lax.psum(
       {name: part.count for name, part in parts.items()}, DEVICE_AXIS
     )
@@ -54,11 +54,13 @@ def make_update(
     return sum(shares), (parts, metrics)
 
   def update(params, opt_state, batch):
+    trained = {name: params[name] for name in optimizers}
+    frozen = {name: params[name] for name in params.keys() - optimizers.keys()}
     gradients, (parts, metrics) = jax.grad(total_loss, has_aux=True)(
-      params, batch
+      trained, frozen, batch
     )
     gradients = jax.lax.psum(gradients, DEVICE_AXIS)
-    new_params, new_opt_state = {}, {}
+    new_params, new_opt_state = dict(frozen), {}
     for name, optimizer in optimizers.items():
       updates, new_opt_state[name] = optimizer.update(
         gradients[name], opt_state[name], params[name]

@@ -18,10 +18,11 @@ _LAYERS = (
   {"networks", "environments", "tasks", "optimizers"},
   {"rollout", "generation"},
   {"objectives"},
+  {"token_objectives"},
   {"update"},
   {"placement"},
   {"training", "evaluation"},
-  {"control", "fault", "host_rollout"},
+  {"control", "language", "fault", "host_rollout"},
   {"checkpointing", "metric_writer", "run_directory", "reporting"},
   {"runner"},
 )

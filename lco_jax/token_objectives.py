@@ -1,0 +1,285 @@
+"""Algorithms for language by name: what they minimise, and how tokens count.
+
+An algorithm is a policy loss of (logits, TokenBatch), an estimate of the
+advantage and a way to weigh tokens; all share the objective around it.
+"""
+
+import dataclasses
+import functools
+import inspect
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from lco_jax import diagnostics, losses, numerics, objectives, types
+
+Array = jax.Array
+
+# How a completion's tokens count:
+#   token     every token of the batch alike
+#   sequence  every completion alike, whatever its length
+#   constant  every token alike, divided by what the longest could have been
+WEIGHTINGS = ("token", "sequence", "constant")
+
+
+def gspo(clip_low: float = 3e-4, clip_high: float = 4e-4):
+  """PPO's clip with one probability ratio for each sequence.
+
+  Args:
+    clip_low: ε below 1, ≥ 0; small, as the ratio is a mean over tokens.
+    clip_high: ε above 1, ≥ 0.
+  """
+  _check("clip_low", clip_low, clip_low >= 0)
+  _check("clip_high", clip_high, clip_high >= 0)
+
+  def policy_loss(logits, batch):
+    log_ratio = losses.sequence_log_prob_ratio(
+      numerics.action_log_prob(logits, batch.action),
+      batch.old_log_prob,
+      batch.mask,
+    )
+    one = jnp.zeros_like(log_ratio)
+    clipped = diagnostics.clipped(log_ratio, one, clip_low, clip_high)
+    loss = losses.ppo_clip_loss(
+      log_ratio, one, batch.advantage, clip_low, clip_high
+    )
+    return loss, {"clip_fraction": clipped.astype(jnp.float32)}
+
+  return policy_loss
+
+
+def cispo(clip_high: float = 0.28):
+  """REINFORCE with importance weights that are clipped and held constant.
+
+  Args:
+    clip_high: ε above 1, ≥ 0.
+  """
+  _check("clip_high", clip_high, clip_high >= 0)
+  return _sampled(losses.cispo_loss, clip_high=clip_high)
+
+
+def mdpo(divergence_coefficient: float = 1.0):
+  """Mirror descent with the reverse KL.
+
+  Args:
+    divergence_coefficient: β of its divergence, > 0.
+  """
+  _check(
+    "divergence_coefficient",
+    divergence_coefficient,
+    divergence_coefficient > 0,
+  )
+  return _sampled(losses.mdpo_loss, beta=divergence_coefficient)
+
+
+def apa(divergence_coefficient: float = 1.0):
+  """Advantage-induced policy alignment.
+
+  Args:
+    divergence_coefficient: β on the log-ratio, > 0.
+  """
+  _check(
+    "divergence_coefficient",
+    divergence_coefficient,
+    divergence_coefficient > 0,
+  )
+  return _sampled(losses.apa_loss, beta=divergence_coefficient)
+
+
+def awr(divergence_coefficient: float = 1.0, max_weight: float = 20.0):
+  """Advantage-weighted regression.
+
+  Args:
+    divergence_coefficient: β that advantages are divided by, > 0.
+    max_weight: bound on the exponentiated advantage, > 0.
+  """
+  _check(
+    "divergence_coefficient",
+    divergence_coefficient,
+    divergence_coefficient > 0,
+  )
+  _check("max_weight", max_weight, max_weight > 0)
+
+  def policy_loss(logits, batch):
+    log_prob = numerics.action_log_prob(logits, batch.action)
+    loss = losses.awr_loss(
+      log_prob, batch.advantage, divergence_coefficient, max_weight
+    )
+    return loss, {}
+
+  return policy_loss
+
+
+def dapo(clip_low: float = 0.2, clip_high: float = 0.28):
+  """PPO's loss with more room upwards than downwards.
+
+  Args:
+    clip_low: ε below 1, ≥ 0.
+    clip_high: ε above 1, ≥ 0.
+  """
+  return objectives.ppo(clip_low, clip_high)
+
+
+@dataclasses.dataclass(frozen=True)
+class Algorithm:
+  """One row of the table of algorithms.
+
+  Attributes:
+    policy_loss: options → PolicyLoss.
+    advantage: how it is estimated, a key of `language.ADVANTAGES`.
+    weighting: one of WEIGHTINGS.
+    drops_even_groups: whether groups whose samples all have the same reward are
+      left out, rather than counted with an advantage of 0.
+  """
+
+  policy_loss: Callable[..., objectives.PolicyLoss]
+  advantage: str
+  weighting: str
+  drops_even_groups: bool = False
+
+
+ALGORITHMS = {
+  "lco_mse": Algorithm(objectives.lco_mse, "group_relative", "token"),
+  "lco_lch": Algorithm(objectives.lco_lch, "group_relative", "token"),
+  "lco_kld": Algorithm(objectives.lco_kld, "group_relative", "token"),
+  "reinforce": Algorithm(objectives.reinforce, "batch_centred", "token"),
+  "rloo": Algorithm(objectives.reinforce, "leave_one_out", "token"),
+  "grpo": Algorithm(objectives.ppo, "group_relative", "sequence"),
+  "dr_grpo": Algorithm(objectives.ppo, "group_centred", "constant"),
+  "dapo": Algorithm(dapo, "group_relative", "token", drops_even_groups=True),
+  "cispo": Algorithm(cispo, "group_relative", "token"),
+  "gspo": Algorithm(gspo, "group_relative", "sequence"),
+  "mdpo": Algorithm(mdpo, "group_relative", "token"),
+  "awr": Algorithm(awr, "group_relative", "token"),
+  "apa": Algorithm(apa, "group_relative", "token"),
+}
+
+
+def options_of(algorithm: str) -> tuple[str, ...]:
+  """Names of the options that an algorithm takes.
+
+  Raises:
+    ValueError: if the algorithm is unknown.
+  """
+  if algorithm not in ALGORITHMS:
+    raise ValueError(
+      f"algorithm: unknown {algorithm!r}; known: {', '.join(ALGORITHMS)}"
+    )
+  policy_loss = ALGORITHMS[algorithm].policy_loss
+  return tuple(inspect.signature(policy_loss).parameters)
+
+
+def token_weights(mask: Array, weighting: str) -> tuple[Array, Array]:
+  """How tokens and sequences count in a mean loss.
+
+  Args:
+    mask: bool[..., C].
+    weighting: one of WEIGHTINGS.
+
+  Returns:
+    (weight float32[..., C], share float32[...]): the loss is Σ weight · loss
+    over Σ share. A sequence without tokens has weight and share 0.
+  """
+  counted = mask.astype(jnp.float32)
+  length = jnp.sum(counted, axis=-1)
+  present = (length > 0).astype(jnp.float32)
+  if weighting == "token":
+    return counted, length
+  if weighting == "sequence":
+    return counted / jnp.maximum(length, 1.0)[..., None], present
+  if weighting == "constant":
+    return counted / mask.shape[-1], present
+  raise ValueError(
+    f"weighting: unknown {weighting!r}; known: {', '.join(WEIGHTINGS)}"
+  )
+
+
+def make_token_objective(
+  policy: Callable[[types.Params, types.TokenBatch], Array],
+  policy_loss: objectives.PolicyLoss,
+  entropy_coefficient: float = 0.0,
+  reference_coefficient: float = 0.0,
+) -> objectives.Objective:
+  """Builds the objective of a language model.
+
+  Args:
+    policy: (policy parameters, TokenBatch) → logits [..., C, V].
+    policy_loss: the algorithm's.
+    entropy_coefficient: weight of the entropy bonus, ≥ 0.
+    reference_coefficient: weight of the k3 estimate of the KL to the reference
+      policy, ≥ 0.
+
+  Returns:
+    The objective, for the part "policy".
+
+  Raises:
+    ValueError: if a number is out of range.
+  """
+  for name, value in (
+    ("entropy_coefficient", entropy_coefficient),
+    ("reference_coefficient", reference_coefficient),
+  ):
+    _check(name, value, value >= 0)
+
+  def objective(params, batch):
+    logits = policy(params["policy"], batch)
+    batch, logits = _blanked(batch, logits)
+    loss, metrics = policy_loss(logits, batch)
+    log_prob = numerics.action_log_prob(logits, batch.action)
+    if reference_coefficient:
+      loss += reference_coefficient * losses.kl_estimate_k3(
+        log_prob, batch.reference_log_prob
+      )
+    if entropy_coefficient:
+      loss -= entropy_coefficient * losses.entropy(logits)
+    total = numerics.Average(jnp.sum(batch.weight * loss), jnp.sum(batch.share))
+    metrics = metrics | {
+      "ratio_mean": jnp.exp(log_prob - batch.old_log_prob),
+    }
+    return {"policy": total}, {
+      name: numerics.average(values, batch.mask)
+      for name, values in metrics.items()
+    }
+
+  return objective
+
+
+def _blanked(
+  batch: types.TokenBatch, logits: Array
+) -> tuple[types.TokenBatch, Array]:
+  """Zeros under the mask, before any arithmetic: 0 · NaN is NaN."""
+  mask = batch.mask
+
+  def blank(values):
+    where = mask.reshape(mask.shape + (1,) * (values.ndim - mask.ndim))
+    return jnp.where(where, values, jnp.zeros_like(values))
+
+  fields = (
+    "action",
+    "weight",
+    "advantage",
+    "old_logits",
+    "old_log_prob",
+    "target_logits",
+    "reference_log_prob",
+  )
+  clean = {name: blank(getattr(batch, name)) for name in fields}
+  return dataclasses.replace(batch, **clean), blank(logits)
+
+
+def _sampled(loss, **options) -> objectives.PolicyLoss:
+  """A policy loss of the sampled tokens' log-probabilities."""
+  loss = functools.partial(loss, **options)
+
+  def policy_loss(logits, batch):
+    log_prob = numerics.action_log_prob(logits, batch.action)
+    return loss(log_prob, batch.old_log_prob, batch.advantage), {}
+
+  return policy_loss
+
+
+def _check(name: str, value: float, right: bool) -> None:
+  if not (math.isfinite(value) and right):
+    raise ValueError(f"{name} is out of range: {value}")
