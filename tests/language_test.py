@@ -1,0 +1,261 @@
+"""Language training through the foundation's loop, on tiny models."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lco_jax import (
+  checkpointing,
+  generation,
+  language,
+  networks,
+  optimizers,
+  placement,
+  runner,
+  tasks,
+  token_objectives,
+  training,
+)
+
+# Flax and optax mix ranks.
+pytestmark = pytest.mark.third_party
+
+_SAMPLES, _PROMPTS = 4, 16
+
+
+@functools.cache
+def _task(name="parity:6"):
+  return tasks.make(name)
+
+
+def _model(task):
+  return networks.make_language_model(
+    networks.TransformerConfig(
+      vocab_size=task.vocab_size,
+      num_layers=1,
+      width=32,
+      num_heads=2,
+      num_kv_heads=1,
+      mlp_width=48,
+    )
+  )
+
+
+def _chain(rate):
+  schedule = optimizers.make_schedule("constant", rate, 1)
+  return optimizers.make_optimizer("adam", schedule, 1.0)
+
+
+def _make(algorithm="lco_mse", rate=3e-3, options=(), **changes):
+  task = _task()
+  model = _model(task)
+  row = token_objectives.ALGORITHMS[algorithm]
+  objective = token_objectives.make_token_objective(
+    language.completion_policy(model), row.policy_loss(**dict(options))
+  )
+  settings = {
+    "num_prompts": _PROMPTS,
+    "num_samples": _SAMPLES,
+    "num_epochs": 2,
+    "num_minibatches": 2,
+    "sampling": generation.Sampling(),
+    "beta": 1.0,
+  }
+  return language.make_training(
+    task, model, row, objective, _chain(rate), **(settings | changes)
+  )
+
+
+def _run(task, num_updates, seeds=(0,), devices=1):
+  where = placement.place(len(seeds), task.num_streams, jax.devices()[:devices])
+  start = runner.begin(task, seeds, where)
+  programs = training.compile_chunks(task, where, start.state, [num_updates])
+  state, metrics = programs[num_updates](start.state)
+  return where, state, where.common(metrics)
+
+
+def _sampled(task):
+  """Parameters at the start, and what they sample."""
+  params = task.init_params(jax.random.key(0))
+  keys = jax.random.split(jax.random.key(1), _PROMPTS)
+  _, samples = jax.jit(lambda p, k: task.collect(p, (), k))(params, keys)
+  return params, samples
+
+
+@pytest.mark.parametrize("algorithm", ["lco_mse", "gspo"])
+def test_rewards_rise(algorithm):
+  """From random tokens (1 in 25 right) to a digit and the end (1 in 2)."""
+  options = {"clip_low": 0.2, "clip_high": 0.2} if algorithm == "gspo" else {}
+  task = _make(algorithm, options=options, num_prompts=32, num_samples=8)
+  _, state, metrics = _run(task, 60)
+  assert metrics["correct"][:2].mean() < 0.2
+  assert metrics["correct"][-10:].mean() > 0.4
+  for name, values in metrics.items():
+    assert np.isfinite(values).all(), name
+  before, after = (
+    metrics[f"target_residual_{when}"].mean() for when in ("before", "after")
+  )
+  assert metrics["completion_length_max"].max() <= 2
+  assert before > 0 and after > 0
+  assert state.update[0, 0] == 60
+
+
+def test_the_reference_stays():
+  """The policy that training began with, however far training goes."""
+  where, state, metrics = _run(_make(), 5)
+  params = where.collect_seeds(state.params)
+  start = runner.begin(_make(), (0,), where)
+  for a, b in zip(
+    jax.tree.leaves(params["reference"]),
+    jax.tree.leaves(where.collect_seeds(start.state.params["reference"])),
+    strict=True,
+  ):
+    np.testing.assert_array_equal(a, b)
+  assert metrics["kl_reference"][0] < 1e-6 < metrics["kl_reference"][-1]
+  assert set(state.opt_state) == {"policy"}
+
+
+def test_a_warm_start_learns_the_answers():
+  task = _task("reversal:3")
+  warm = language.make_warm_start(
+    task, _model(task), _chain(1e-2), num_prompts=64
+  )
+  _, _, metrics = _run(warm, 120)
+  assert metrics["correct"][0].mean() < 0.1
+  assert metrics["correct"][-10:].mean() > 0.5
+  assert metrics["policy_loss"][-1] < 0.3 * metrics["policy_loss"][0]
+
+
+def test_samples_are_what_the_metrics_say():
+  """Against the rollout itself: verified again, on the host."""
+  task = _task()
+  model = _model(task)
+  params, samples = _sampled(_make())
+  assert samples.prompt.shape == (_SAMPLES, _PROMPTS, task.prompt_length)
+  for g in range(_SAMPLES):
+    np.testing.assert_array_equal(samples.prompt[g], samples.prompt[0])
+  for g, n in np.ndindex(_SAMPLES, _PROMPTS):
+    asked = task.text(samples.prompt[g, n])
+    said = task.text(samples.action[g, n])
+    right = said == str(asked.count("1") % 2) and not samples.truncated[g, n]
+    assert samples.correct[g, n] == right
+    assert samples.reward[g, n] == float(right)
+  logits = generation.completion_logits(
+    model.apply,
+    params["policy"],
+    samples.prompt,
+    samples.padding,
+    samples.action,
+  )
+  np.testing.assert_allclose(
+    jnp.where(samples.mask[..., None], samples.logits - logits, 0), 0, atol=1e-5
+  )
+  assert len(np.unique(samples.action[:, 0], axis=0)) > 1
+
+
+@pytest.mark.parametrize("algorithm", ["lco_lch", "reinforce"])
+def test_eight_devices_match_one(algorithm):
+  runs = []
+  for devices in (1, 8):
+    where, state, metrics = _run(_make(algorithm), 3, devices=devices)
+    runs.append((where.collect_seeds(state.params), metrics))
+  for one, eight in zip(*map(jax.tree.leaves, runs), strict=True):
+    np.testing.assert_allclose(one, eight, rtol=2e-3, atol=2e-4)
+
+
+def test_a_resumed_run_is_bit_for_bit_the_same(tmp_path):
+  task, seeds = _make(), (0, 1)
+  where = placement.place(2, _PROMPTS, jax.devices()[:2])
+
+  def run(start, num_updates, saved):
+    return runner.run(
+      task,
+      start,
+      num_updates,
+      [],
+      checkpoints=saved,
+      updates_per_chunk=2,
+      show_progress=False,
+    ).params
+
+  whole = run(runner.begin(task, seeds, where), 6, None)
+  saved = checkpointing.Checkpoints(tmp_path / "checkpoints", "f", 3)
+  run(runner.begin(task, seeds, where), 4, saved)
+  start = runner.resume(task, seeds, where, saved)
+  assert start.update == 4
+  for a, b in zip(
+    jax.tree.leaves(whole), jax.tree.leaves(run(start, 6, None)), strict=True
+  ):
+    np.testing.assert_array_equal(a, b)
+
+
+def test_dropped_groups_ask_for_nothing():
+  """A group without spread is not counted, where the algorithm says so."""
+  for algorithm, dropped in (("dapo", True), ("grpo", False)):
+    task = _make(algorithm, num_samples=16)
+    params, samples = _sampled(task)
+    even = np.ptp(np.asarray(samples.reward), axis=0) == 0
+    assert 0 < even.sum() < _PROMPTS
+    prepare = jax.jit(placement.alone(task.prepare))
+    batch, metrics = prepare(params, samples)
+    counted = np.asarray(batch.mask).any(axis=(0, 2))
+    np.testing.assert_array_equal(counted, ~even if dropped else counted | True)
+    np.testing.assert_array_equal(batch.advantage[:, even], 0)
+    np.testing.assert_allclose(metrics["even_groups"], even.mean(), rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", language.ADVANTAGES)
+def test_advantages_of_groups(name):
+  """Rewards [G, N]: estimates are over the samples of a prompt, or over all."""
+  reward = jnp.array([[1.0, 0.0], [0.0, 0.0], [1.0, 0.0], [0.0, 0.0]])
+  found = placement.alone(language.ADVANTAGES[name])(reward)
+  first = {
+    "group_relative": 1.0,
+    "group_centred": 0.5,
+    "leave_one_out": 2 / 3,
+    "batch_centred": 0.75,
+  }[name]
+  expected = np.array([[first, 0.0], [-first, 0.0]] * 2)
+  if name == "batch_centred":
+    expected = np.asarray(reward) - 0.25
+  np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_noise_turns_rewards_over():
+  noisy = _make(reward_noise=0.3, num_samples=64)
+  _, samples = _sampled(noisy)
+  turned = np.asarray(samples.reward != samples.correct)
+  assert abs(turned.mean() - 0.3) < 0.03
+
+
+def test_shaped_rewards_are_between():
+  shaped = _make(reward="shaped", num_samples=16)
+  _, samples = _sampled(shaped)
+  reward, correct = np.asarray(samples.reward), np.asarray(samples.correct)
+  assert (reward[correct] == 1).all() and (reward[~correct] < 1).all()
+  assert np.mean((reward > 0) & ~correct) > 0.1
+
+
+@pytest.mark.parametrize(
+  ("changes", "name"),
+  [
+    ({"num_samples": 1, "num_minibatches": 1}, "num_samples"),
+    ({"reward": "kind"}, "reward"),
+    ({"reward_noise": 0.7}, "reward_noise"),
+    ({"beta": 0.0}, "beta"),
+    ({"sampling": generation.Sampling(0.0)}, "temperature"),
+    ({"num_minibatches": 3}, "num_minibatches"),
+  ],
+)
+def test_settings_that_cannot_be(changes, name):
+  with pytest.raises(ValueError, match=name):
+    _make(**changes)
+
+
+def test_one_sample_is_enough_without_groups():
+  task = _make("reinforce", num_samples=1, num_minibatches=1)
+  assert dataclasses.replace(task).steps_per_update == _PROMPTS
