@@ -142,10 +142,12 @@ def agreement(problem: Problem, completion: Array, mask: Array) -> Array:
 
 def split_of(problem: Problem) -> Array:
   """In [0, 100): a hash of the prompt, which decides the split."""
-  value = jnp.uint32(2166136261)  # FNV-1a.
-  for position in range(problem.prompt.shape[0]):
-    token = problem.prompt[position].astype(jnp.uint32)
-    value = (value ^ token) * jnp.uint32(16777619)
+  # Powers of an odd number, as of a linear congruential generator.
+  powers = [pow(1664525, i + 1, 2**32) for i in range(problem.prompt.shape[0])]
+  value = jnp.sum(
+    problem.prompt.astype(jnp.uint32) * np.array(powers, np.uint32),
+    dtype=jnp.uint32,
+  )
   value = value ^ (value >> 15)
   value = (value * jnp.uint32(0x85EBCA6B)) ^ (value >> 13)
   return (value % jnp.uint32(100)).astype(jnp.int32)
@@ -164,20 +166,22 @@ def draw_from(task: Task, split: str) -> Callable[[types.PRNGKey], Problem]:
   wanted = SPLITS[split]
 
   def draw(key):
-    def attempt(count):
-      return task.draw(jax.random.fold_in(key, count))
-
     def outside(carry):
       count, problem = carry
       number = split_of(problem)
       inside = (number >= wanted.start) & (number < wanted.stop)
-      return ~inside & (count < _TRIES)
+      return (count == 0) | (~inside & (count < _TRIES))
 
-    def again(carry):
+    def attempt(carry):
       count, _ = carry
-      return count + 1, attempt(count + 1)
+      return count + 1, task.draw(jax.random.fold_in(key, count))
 
-    return jax.lax.while_loop(outside, again, (0, attempt(0)))[1]
+    # Drawn in the loop alone: a second copy would be compiled, too.
+    blank = jax.tree.map(
+      lambda leaf: jnp.zeros(leaf.shape, leaf.dtype),
+      jax.eval_shape(task.draw, key),
+    )
+    return jax.lax.while_loop(outside, attempt, (jnp.int32(0), blank))[1]
 
   return draw
 
