@@ -21,7 +21,7 @@ _LAYERS = (
   {"token_objectives"},
   {"update"},
   {"placement"},
-  {"training", "evaluation"},
+  {"training", "evaluation", "language_evaluation"},
   {"control", "language", "fault", "host_rollout"},
   {"checkpointing", "metric_writer", "run_directory", "reporting"},
   {"runner"},
