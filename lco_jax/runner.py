@@ -146,7 +146,7 @@ def run(
     writers: take the metrics of each chunk; closed at the end. Empty in all
       processes but the first.
     collector: steps the environments if they are on the host.
-    checkpoints: where states are saved; None for nowhere.
+    checkpoints: where states are saved; None, in all processes, for nowhere.
     checkpoint_seconds: from one save to the next, at least.
     faults: where an update that is not finite is saved, for `load_fault`.
     should_stop: asked between chunks; if so in any process, the state is saved
@@ -179,8 +179,12 @@ def run(
     started = saved = log.last_time = time.perf_counter()
 
     def save():
-      host = training.host_state(where, state)  # By all processes.
-      if checkpoints is not None and jax.process_index() == 0:
+      if checkpoints is None:
+        return
+      host = training.host_state(
+        where, state
+      )  # Brought there by all processes.
+      if jax.process_index() == 0:
         seconds = start.train_seconds + time.perf_counter() - started
         checkpoints.save(done, host, {"train_seconds": seconds})
 

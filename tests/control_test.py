@@ -144,20 +144,19 @@ def test_eight_devices_match_one(algorithm):
 
 
 def test_seeds_dealt_to_devices_are_the_same_seeds():
-  """Four seeds on one device, on two of them, and on four."""
+  """Four seeds on one device, and on two."""
   _, task = _make(environments.make("CartPole-v1"), num_envs=4)
   alone, metrics, _ = _train(task, 3, seeds=(3, 1, 4, 5))
-  for count in (2, 4):
-    dealt, metrics_dealt, state = _train(
-      task, 3, seeds=(3, 1, 4, 5), devices=jax.devices()[:count]
-    )
-    assert state.update.shape == (count, 4 // count)
-    for a, b in zip(
-      jax.tree.leaves((alone, metrics)),
-      jax.tree.leaves((dealt, metrics_dealt)),
-      strict=True,
-    ):
-      np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+  dealt, metrics_dealt, state = _train(
+    task, 3, seeds=(3, 1, 4, 5), devices=jax.devices()[:2]
+  )
+  assert state.update.shape == (2, 2)
+  for a, b in zip(
+    jax.tree.leaves((alone, metrics)),
+    jax.tree.leaves((dealt, metrics_dealt)),
+    strict=True,
+  ):
+    np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
 def test_the_same_step_runs_under_vmap():

@@ -86,37 +86,30 @@ def _sampled(task):
   return params, samples
 
 
-@pytest.mark.parametrize("algorithm", ["lco_mse", "gspo"])
-def test_rewards_rise(algorithm):
+def test_rewards_rise_and_the_reference_stays():
   """From random tokens (1 in 25 right) to a digit and the end (1 in 2)."""
-  options = {"clip_low": 0.2, "clip_high": 0.2} if algorithm == "gspo" else {}
-  task = _make(algorithm, options=options, num_prompts=32, num_samples=8)
-  _, state, metrics = _run(task, 60)
+  task = _make(num_prompts=32, num_samples=8)
+  where, state, metrics = _run(task, 60)
   assert metrics["correct"][:2].mean() < 0.2
   assert metrics["correct"][-10:].mean() > 0.4
   for name, values in metrics.items():
     assert np.isfinite(values).all(), name
-  before, after = (
-    metrics[f"target_residual_{when}"].mean() for when in ("before", "after")
-  )
   assert metrics["completion_length_max"].max() <= 2
-  assert before > 0 and after > 0
+  for when in ("before", "after"):
+    assert metrics[f"target_residual_{when}"].mean() > 0
   assert state.update[0, 0] == 60
-
-
-def test_the_reference_stays():
-  """The policy that training began with, however far training goes."""
-  where, state, metrics = _run(_make(), 5)
-  params = where.collect_seeds(state.params)
-  start = runner.begin(_make(), (0,), where)
-  for a, b in zip(
-    jax.tree.leaves(params["reference"]),
-    jax.tree.leaves(where.collect_seeds(start.state.params["reference"])),
-    strict=True,
-  ):
-    np.testing.assert_array_equal(a, b)
   assert metrics["kl_reference"][0] < 1e-6 < metrics["kl_reference"][-1]
   assert set(state.opt_state) == {"policy"}
+  begun = runner.begin(task, (0,), where).state
+  for name, same in (("reference", True), ("policy", False)):
+    pairs = zip(
+      *(
+        jax.tree.leaves(where.collect_seeds(x.params[name]))
+        for x in (begun, state)
+      ),
+      strict=True,
+    )
+    assert all((a == b).all() == same for a, b in pairs)
 
 
 def test_a_warm_start_learns_the_answers():
@@ -157,19 +150,19 @@ def test_samples_are_what_the_metrics_say():
   assert len(np.unique(samples.action[:, 0], axis=0)) > 1
 
 
-@pytest.mark.parametrize("algorithm", ["lco_lch", "reinforce"])
-def test_eight_devices_match_one(algorithm):
+def test_eight_devices_match_one():
+  """REINFORCE's baseline is a mean over all devices."""
   runs = []
   for devices in (1, 8):
-    where, state, metrics = _run(_make(algorithm), 3, devices=devices)
+    where, state, metrics = _run(_make("reinforce"), 3, devices=devices)
     runs.append((where.collect_seeds(state.params), metrics))
   for one, eight in zip(*map(jax.tree.leaves, runs), strict=True):
     np.testing.assert_allclose(one, eight, rtol=2e-3, atol=2e-4)
 
 
 def test_a_resumed_run_is_bit_for_bit_the_same(tmp_path):
-  task, seeds = _make(), (0, 1)
-  where = placement.place(2, _PROMPTS, jax.devices()[:2])
+  task, seeds = _make(), (0,)
+  where = placement.place(1, _PROMPTS, jax.devices()[:2])
 
   def run(start, num_updates, saved):
     return runner.run(
