@@ -181,6 +181,17 @@ def test_extreme_draws_take_possible_tokens():
   np.testing.assert_array_equal(token, [1, 2])
 
 
+def test_rounded_sums_end_at_a_possible_token():
+  """Probabilities of 1,000 tokens may add up to less than the largest draw."""
+  logits = jax.random.normal(jax.random.key(0), (200, 1000))
+  logits = logits.at[:, 0].set(-jnp.inf)
+  largest = np.nextafter(np.float32(1), np.float32(0))
+  total = jnp.cumsum(jax.nn.softmax(logits), axis=-1)[:, -1]
+  assert (total < largest).any()
+  token, _ = generation.sample_token(logits, jnp.full(200, largest), _PLAIN)
+  assert (np.asarray(token) > 900).all()
+
+
 def test_temperature_zero_is_greedy():
   logits = jnp.array([[0.1, 3.0, -1.0]])
   token, log_prob = generation.sample_token(

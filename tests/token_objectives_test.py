@@ -211,6 +211,29 @@ def test_a_batch_without_tokens_asks_for_nothing(name):
   assert value == 0 and (np.asarray(gradient) == 0).all()
 
 
+def test_dapo_clips_higher_than_it_clips_lower():
+  """Ratios of 1.25 still pull, where PPO's range has ended."""
+  assert token_objectives.options_of("dapo") == token_objectives.options_of(
+    "grpo"
+  )
+  batch = _weighted(_batch(np.float32), "token")
+  ones = jnp.ones_like(batch.advantage)
+  log_prob = jax.nn.log_softmax(batch.old_logits)
+  taken = jax.nn.one_hot(batch.action, _VOCABULARY, dtype=bool)
+  old = jnp.sum(jnp.where(taken, log_prob, 0.0), axis=-1) - np.log(1.25)
+  batch = dataclasses.replace(
+    batch, advantage=ones, old_log_prob=old.astype(jnp.float32)
+  )
+
+  def pull(name):
+    gradient = jax.grad(
+      lambda z: _objective(name)({"policy": z}, batch)[0]["policy"].mean
+    )(batch.old_logits)
+    return float(jnp.max(jnp.abs(gradient)))
+
+  assert pull("dapo") > 1e-3 and pull("grpo") == 0
+
+
 @pytest.mark.parametrize("weighting", token_objectives.WEIGHTINGS)
 def test_weights_of_tokens(weighting):
   """Halves of a batch add up to the whole, whatever their lengths."""
