@@ -91,6 +91,24 @@ def zero_outside(where: Array | None, *arrays: Array) -> list[Array]:
   return [jnp.where(where, array, 0.0) for array in arrays]
 
 
+def per_step(where: Array | None, *arrays: Array) -> list[Array]:
+  """Prepares what a loss takes of each step: one precision, shape and mask.
+
+  Args:
+    where: bool[...], steps that count; None means all.
+    *arrays: float[...] of one shape.
+
+  Returns:
+    The arrays, float32 or wider, 0 where masked out.
+
+  Raises:
+    AssertionError: if shapes or dtypes differ.
+  """
+  arrays = float_arrays(*arrays)
+  chex.assert_equal_shape(arrays)
+  return zero_outside(where, *arrays)
+
+
 def log_softmax(logits: Array, where: Array | None = None) -> Array:
   """log π over the legal actions, −inf elsewhere.
 

@@ -24,7 +24,9 @@ Array = jax.Array
 WEIGHTINGS = ("token", "sequence", "constant")
 
 
-def gspo(clip_low: float = 3e-4, clip_high: float = 4e-4):
+def gspo(
+  clip_low: float = 3e-4, clip_high: float = 4e-4
+) -> objectives.PolicyLoss:
   """PPO's clip with one probability ratio for each sequence.
 
   Args:
@@ -40,17 +42,18 @@ def gspo(clip_low: float = 3e-4, clip_high: float = 4e-4):
       batch.old_log_prob,
       batch.mask,
     )
-    one = jnp.zeros_like(log_ratio)
-    clipped = diagnostics.clipped(log_ratio, one, clip_low, clip_high)
+    # The log-ratio in place of log π(a), against an old log-probability of 0.
+    zero = jnp.zeros_like(log_ratio)
+    clipped = diagnostics.clipped(log_ratio, zero, clip_low, clip_high)
     loss = losses.ppo_clip_loss(
-      log_ratio, one, batch.advantage, clip_low, clip_high
+      log_ratio, zero, batch.advantage, clip_low, clip_high
     )
     return loss, {"clip_fraction": clipped.astype(jnp.float32)}
 
   return policy_loss
 
 
-def cispo(clip_high: float = 0.28):
+def cispo(clip_high: float = 0.28) -> objectives.PolicyLoss:
   """REINFORCE with importance weights that are clipped and held constant.
 
   Args:
@@ -60,59 +63,51 @@ def cispo(clip_high: float = 0.28):
   return _sampled(losses.cispo_loss, clip_high=clip_high)
 
 
-def mdpo(divergence_coefficient: float = 1.0):
+def mdpo(divergence_coefficient: float = 1.0) -> objectives.PolicyLoss:
   """Mirror descent with the reverse KL.
 
   Args:
     divergence_coefficient: β of its divergence, > 0.
   """
-  _check(
-    "divergence_coefficient",
-    divergence_coefficient,
-    divergence_coefficient > 0,
-  )
-  return _sampled(losses.mdpo_loss, beta=divergence_coefficient)
+  beta = divergence_coefficient
+  _check("divergence_coefficient", beta, beta > 0)
+  return _sampled(losses.mdpo_loss, beta=beta)
 
 
-def apa(divergence_coefficient: float = 1.0):
+def apa(divergence_coefficient: float = 1.0) -> objectives.PolicyLoss:
   """Advantage-induced policy alignment.
 
   Args:
     divergence_coefficient: β on the log-ratio, > 0.
   """
-  _check(
-    "divergence_coefficient",
-    divergence_coefficient,
-    divergence_coefficient > 0,
-  )
-  return _sampled(losses.apa_loss, beta=divergence_coefficient)
+  beta = divergence_coefficient
+  _check("divergence_coefficient", beta, beta > 0)
+  return _sampled(losses.apa_loss, beta=beta)
 
 
-def awr(divergence_coefficient: float = 1.0, max_weight: float = 20.0):
+def awr(
+  divergence_coefficient: float = 1.0, max_weight: float = 20.0
+) -> objectives.PolicyLoss:
   """Advantage-weighted regression.
 
   Args:
     divergence_coefficient: β that advantages are divided by, > 0.
     max_weight: bound on the exponentiated advantage, > 0.
   """
-  _check(
-    "divergence_coefficient",
-    divergence_coefficient,
-    divergence_coefficient > 0,
-  )
+  beta = divergence_coefficient
+  _check("divergence_coefficient", beta, beta > 0)
   _check("max_weight", max_weight, max_weight > 0)
 
   def policy_loss(logits, batch):
     log_prob = numerics.action_log_prob(logits, batch.action)
-    loss = losses.awr_loss(
-      log_prob, batch.advantage, divergence_coefficient, max_weight
-    )
-    return loss, {}
+    return losses.awr_loss(log_prob, batch.advantage, beta, max_weight), {}
 
   return policy_loss
 
 
-def dapo(clip_low: float = 0.2, clip_high: float = 0.28):
+def dapo(
+  clip_low: float = 0.2, clip_high: float = 0.28
+) -> objectives.PolicyLoss:
   """PPO's loss with more room upwards than downwards.
 
   Args:

@@ -7,7 +7,6 @@
 APA's square is not convex in the logits; see tests.
 """
 
-import chex
 import jax
 import jax.numpy as jnp
 
@@ -72,9 +71,7 @@ def awr_loss(
 
   Source: Peng et al. 2019, arXiv:1910.00177.
   """
-  log_prob, advantage = numerics.float_arrays(log_prob, advantage)
-  chex.assert_equal_shape([log_prob, advantage])
-  log_prob, advantage = numerics.zero_outside(where, log_prob, advantage)
+  log_prob, advantage = numerics.per_step(where, log_prob, advantage)
   # Clipped before it can overflow.
   exponent = jnp.minimum(advantage / beta, jnp.log(max_weight))
   return -jax.lax.stop_gradient(jnp.exp(exponent)) * log_prob
@@ -110,9 +107,9 @@ def apa_loss(
 
 def _log_ratio(log_prob, old_log_prob, advantage, where):
   """(log r, A), what is held constant being so; 0 where masked out."""
-  arrays = numerics.float_arrays(log_prob, old_log_prob, advantage)
-  chex.assert_equal_shape(arrays)
-  log_prob, old_log_prob, advantage = numerics.zero_outside(where, *arrays)
+  log_prob, old_log_prob, advantage = numerics.per_step(
+    where, log_prob, old_log_prob, advantage
+  )
   return (
     log_prob - jax.lax.stop_gradient(old_log_prob),
     jax.lax.stop_gradient(advantage),

@@ -9,7 +9,6 @@ In the logits, with r = π(a)/π_old(a) and C(π) = diag π − π πᵀ:
     GSPO       PPO's, with one ratio per sequence: exp of the mean log ratio
 """
 
-import chex
 import jax
 import jax.numpy as jnp
 
@@ -36,9 +35,7 @@ def reinforce_loss(
 
   Source: Williams 1992, REINFORCE.
   """
-  log_prob, advantage = numerics.float_arrays(log_prob, advantage)
-  chex.assert_equal_shape([log_prob, advantage])
-  log_prob, advantage = numerics.zero_outside(where, log_prob, advantage)
+  log_prob, advantage = numerics.per_step(where, log_prob, advantage)
   return -jax.lax.stop_gradient(advantage) * log_prob
 
 
@@ -68,9 +65,9 @@ def ppo_clip_loss(
 
   Source: Schulman et al. 2017, arXiv:1707.06347, eq. 7.
   """
-  arrays = numerics.float_arrays(log_prob, old_log_prob, advantage)
-  chex.assert_equal_shape(arrays)
-  log_prob, old_log_prob, advantage = numerics.zero_outside(where, *arrays)
+  log_prob, old_log_prob, advantage = numerics.per_step(
+    where, log_prob, old_log_prob, advantage
+  )
   advantage = jax.lax.stop_gradient(advantage)
   ratio = jnp.exp(log_prob - jax.lax.stop_gradient(old_log_prob))
   clipped = jnp.clip(ratio, 1.0 - clip_low, 1.0 + clip_high)
@@ -101,9 +98,9 @@ def cispo_loss(
 
   Source: MiniMax 2025, arXiv:2506.13585.
   """
-  arrays = numerics.float_arrays(log_prob, old_log_prob, advantage)
-  chex.assert_equal_shape(arrays)
-  log_prob, old_log_prob, advantage = numerics.zero_outside(where, *arrays)
+  log_prob, old_log_prob, advantage = numerics.per_step(
+    where, log_prob, old_log_prob, advantage
+  )
   weight = jnp.minimum(jnp.exp(log_prob - old_log_prob), 1.0 + clip_high)
   return -jax.lax.stop_gradient(weight * advantage) * log_prob
 
@@ -126,9 +123,7 @@ def sequence_log_prob_ratio(
 
   Source: Zheng et al. 2025, arXiv:2507.18071, eq. 7.
   """
-  arrays = numerics.float_arrays(log_prob, old_log_prob)
-  chex.assert_equal_shape(arrays)
-  log_prob, old_log_prob = numerics.zero_outside(where, *arrays)
+  log_prob, old_log_prob = numerics.per_step(where, log_prob, old_log_prob)
   log_ratio = log_prob - jax.lax.stop_gradient(old_log_prob)
   count = jnp.sum(where, axis=-1, keepdims=True, dtype=log_ratio.dtype)
   mean = jnp.sum(log_ratio, axis=-1, keepdims=True) / jnp.maximum(count, 1.0)

@@ -112,7 +112,5 @@ def _log_ratio(
   log_prob_p: Array, log_prob_q: Array, where: Array | None
 ) -> Array:
   """d = log q(a) − log p(a), 0 where masked out."""
-  log_prob_p, log_prob_q = numerics.float_arrays(log_prob_p, log_prob_q)
-  chex.assert_equal_shape([log_prob_p, log_prob_q])
-  log_prob_p, log_prob_q = numerics.zero_outside(where, log_prob_p, log_prob_q)
+  log_prob_p, log_prob_q = numerics.per_step(where, log_prob_p, log_prob_q)
   return log_prob_q - log_prob_p
