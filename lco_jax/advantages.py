@@ -206,13 +206,67 @@ def sampled(advantage: Array, actions: Array, num_actions: int) -> Array:
   return jnp.where(taken, advantage[..., None], 0.0)
 
 
-def zero_mean_completion(
-  old_logits: Array, advantages: Array, indices: Array
-) -> Array:
-  """Completes the advantages of K known actions to mean zero under π_old.
+def standardized(scores: Array, known: Array, min_std: float = 1e-3) -> Array:
+  """Scores of the known actions with mean 0 and (unbiased) variance 1.
+
+  Args:
+    scores: float[..., A], such as log-probabilities of a better policy.
+    known: bool[..., A], the actions that they are known of.
+    min_std: floor of the standard deviation, in units of the scores.
+
+  Returns:
+    float[..., A]; 0 at the others, and where a single action is known.
+
+  Raises:
+    AssertionError: at trace time, if shapes or dtypes are wrong.
+
+  Source: arXiv:2603.00963, dense advantages.
+  """
+  (scores,) = numerics.float_arrays(scores)
+  (scores,) = numerics.zero_outside(known, scores)
+  count = jnp.sum(known, axis=-1, keepdims=True, dtype=scores.dtype)
+  mean = jnp.sum(scores, axis=-1, keepdims=True) / jnp.maximum(count, 1)
+  centred = jnp.where(known, scores - mean, 0.0)
+  squares = jnp.sum(jnp.square(centred), axis=-1, keepdims=True)
+  variance = squares / jnp.maximum(count - 1, 1)
+  return centred / jnp.sqrt(jnp.maximum(variance, min_std**2))
+
+
+def completed(old_logits: Array, advantages: Array, known: Array) -> Array:
+  """Completes the advantages of known actions to mean zero under π_old.
 
     A'_k  = A_k (1 − p_k)                         at the known actions
     A'    = −Σ_k p_k A'_k / max(1 − Σ_k p_k, 0.1)  at all the others
+
+  Args:
+    old_logits: float[..., A], behaviour policy's logits.
+    advantages: float[..., A], read at the known actions only.
+    known: bool[..., A].
+
+  Returns:
+    float[..., A], with Σ_a p(a) A'(a) = 0 unless the floor of 0.1 binds.
+
+  Raises:
+    AssertionError: at trace time, if shapes or dtypes are wrong.
+
+  Source: arXiv:2603.00963, dense advantages.
+  """
+  old_logits, advantages = numerics.float_arrays(old_logits, advantages)
+  chex.assert_equal_shape([old_logits, advantages, known])
+  (advantages,) = numerics.zero_outside(known, advantages)
+  probs = jnp.where(known, jax.nn.softmax(old_logits), 0.0)
+  kept = advantages * (1.0 - probs)
+  unknown_mass = 1.0 - jnp.sum(probs, axis=-1, keepdims=True)
+  rest = -jnp.sum(probs * kept, axis=-1, keepdims=True) / jnp.maximum(
+    unknown_mass, _MIN_UNKNOWN_MASS
+  )
+  return jnp.where(known, kept, rest)
+
+
+def zero_mean_completion(
+  old_logits: Array, advantages: Array, indices: Array
+) -> Array:
+  """`completed`, for the advantages of K actions by their indices.
 
   Args:
     old_logits: float[..., A], behaviour policy's logits.
@@ -220,7 +274,7 @@ def zero_mean_completion(
     indices: int[..., K], the known actions, distinct within a row.
 
   Returns:
-    float[..., A], with Σ_a p(a) A'(a) = 0 unless the floor of 0.1 binds.
+    float[..., A].
 
   Raises:
     AssertionError: at trace time, if shapes or dtypes are wrong.
@@ -232,11 +286,6 @@ def zero_mean_completion(
   chex.assert_type(indices, int)
   chex.assert_equal_shape([advantages, indices])
   chex.assert_equal_shape_prefix([old_logits, indices], old_logits.ndim - 1)
-  probs = jnp.take_along_axis(jax.nn.softmax(old_logits), indices, axis=-1)
-  known = advantages * (1.0 - probs)
-  unknown_mass = 1.0 - jnp.sum(probs, axis=-1, keepdims=True)
-  rest = -jnp.sum(probs * known, axis=-1, keepdims=True) / jnp.maximum(
-    unknown_mass, _MIN_UNKNOWN_MASS
-  )
-  completed = jnp.broadcast_to(rest, old_logits.shape)
-  return jnp.put_along_axis(completed, indices, known, axis=-1, inplace=False)
+  places = jax.nn.one_hot(indices, old_logits.shape[-1], dtype=bool)
+  dense = jnp.sum(jnp.where(places, advantages[..., None], 0.0), axis=-2)
+  return completed(old_logits, dense, places.any(axis=-2))

@@ -5,23 +5,26 @@ control's small networks handing work from thread to thread costs more than it
 saves; seeds on devices of their own, one thread each, use the cores better.
 """
 
+import functools
 import os
 
 import jax
 
 _LEVEL = "xla_backend_optimization_level"
+_LIBRARY = "xla_cpu_experimental_ynn_fusion_type"
 
 
-def divide_cores(num_seeds: int) -> None:
-  """Makes the CPU backend a device of one thread for each share of the seeds.
+def divide_cores(*shares: int) -> None:
+  """Makes the CPU backend a device of one thread for each share of the work.
 
-  As many devices as cores, where they divide the seeds. Call it before JAX
-  starts its backends. What the user has set in the environment stays: NPROC
+  As many devices as cores, where they divide the work evenly. Call it before
+  JAX starts its backends. What the user has set in the environment stays: NPROC
   (threads), and the number of host devices in XLA_FLAGS. Accelerators are not
   touched.
 
   Args:
-    num_seeds: seeds that will run side by side.
+    *shares: ways in which the work can be divided: numbers that the number of
+      devices may divide, such as that of the seeds side by side.
   """
   os.environ.setdefault("NPROC", "1")
   if "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
@@ -31,25 +34,45 @@ def divide_cores(num_seeds: int) -> None:
   cores = len(affinity(0)) if affinity else os.cpu_count()
   jax.config.update(
     "jax_num_cpu_devices",
-    max(n for n in range(1, cores + 1) if num_seeds % n == 0),
+    max(n for n in range(1, cores + 1) if any(s % n == 0 for s in shares)),
   )
 
 
-def compiler_options(once: bool) -> dict[str, int]:
+def compiler_options(
+  once: bool, long_reductions: bool = False
+) -> dict[str, int | str]:
   """Options with which to compile a program for the default backend.
 
   Compiling is most of a short run. On CPU, LLVM's higher levels take half as
-  long again and make no program here faster that was measured.
+  long again and make no program here faster that was measured. Sums over
+  thousands of rows, as a transformer's backward pass has, are twice as fast in
+  XLA's own code as in the library that it takes for them; short ones are not.
 
   Args:
     once: whether the program will be called only once.
+    long_reductions: whether it sums over thousands of rows.
 
   Returns:
     Options for `jax.stages.Lowered.compile`; none where there is nothing to
     gain, or where XLA_FLAGS says otherwise.
   """
-  if jax.default_backend() != "cpu" or _LEVEL in os.environ.get(
-    "XLA_FLAGS", ""
-  ):
+  given = os.environ.get("XLA_FLAGS", "")
+  if jax.default_backend() != "cpu":
     return {}
-  return {_LEVEL: 0 if once else 1}
+  options = {}
+  if _LEVEL not in given:
+    options[_LEVEL] = 0 if once else 1
+  if long_reductions and _LIBRARY not in given:
+    options |= _products_alone()
+  return options
+
+
+@functools.cache
+def _products_alone() -> dict[str, str]:
+  """The option that leaves reductions to XLA, where this jaxlib has it."""
+  options = {_LIBRARY: "LIBRARY_FUSION_TYPE_DOT"}
+  try:
+    jax.jit(lambda x: x).lower(0.0).compile(options)
+  except (jax.errors.JaxRuntimeError, ValueError):
+    return {}
+  return options

@@ -65,7 +65,10 @@ def clipped(
 
 
 def explained_variance(
-  values: Array, returns: Array, axis_name: str | None = None
+  values: Array,
+  returns: Array,
+  axis_name: str | None = None,
+  where: Array | None = None,
 ) -> Array:
   """Share of the returns' variance that values explain, 1 − Var(G−V) / Var G.
 
@@ -73,31 +76,35 @@ def explained_variance(
     values: float[...], predictions.
     returns: float[...], what came.
     axis_name: name of the mapped device axis; None for one device.
+    where: bool[...], the entries that count; None means all.
 
   Returns:
     float[], 1 for perfect values, 0 for constant ones, and 0 for constant
     returns.
   """
   chex.assert_equal_shape([values, returns])
-  _, error_variance = moments(returns - values, axis_name)
-  _, variance = moments(returns, axis_name)
+  _, error_variance = moments(returns - values, axis_name, where)
+  _, variance = moments(returns, axis_name, where)
   safe = jnp.where(variance > 0, variance, 1.0)
   return jnp.where(variance > 0, 1.0 - error_variance / safe, 0.0)
 
 
-def moments(values: Array, axis_name: str | None = None) -> tuple[Array, Array]:
+def moments(
+  values: Array, axis_name: str | None = None, where: Array | None = None
+) -> tuple[Array, Array]:
   """Mean and (population) variance over all axes, and over devices.
 
   Args:
     values: float[...].
     axis_name: name of the mapped device axis; None for one device.
+    where: bool[...], the entries that count; None means all.
 
   Returns:
     (mean, variance), float[] each.
   """
 
   def mean_of(x):
-    total = numerics.average(x)
+    total = numerics.average(x, where)
     if axis_name is not None:
       total = jax.lax.psum(total, axis_name)
     return total.mean

@@ -1,10 +1,12 @@
 """Sampling completions from a language model, with a key-value cache.
 
-Prompts are read once (prefill), then tokens are sampled one after the other
-until every sequence has ended. Randomness belongs to the sequence: each has a
-key of its own, so what it becomes does not depend on those beside it.
+Prompts are read once (prefill), however many completions are asked of each,
+then tokens are sampled one after the other until every sequence has ended.
+Randomness belongs to the sequence: each has a key of its own, so what it
+becomes does not depend on those beside it.
 
-Shapes: B sequences, P slots for a prompt, C for its completion, V vocabulary.
+Shapes: N prompts, B sequences, P slots for a prompt, C for its completion, V
+vocabulary.
 """
 
 import dataclasses
@@ -132,16 +134,20 @@ def generate(
   Args:
     model: (params, tokens [B, L], padding [B], cache, start) → (logits
       float32[B, L, V], cache).
-    empty_cache: (B, slots) → cache.
+    empty_cache: (B, slots) → cache, arrays [layers, B, ...].
     params: of the model.
-    prompt: int32[B, P], padded on the left.
-    padding: int32[B], how many of its slots hold no token.
-    keys: PRNG keys [B], one for each sequence.
+    prompt: int32[N, P], padded on the left.
+    padding: int32[N], how many of its slots hold no token.
+    keys: PRNG keys [B], one for each sequence, B a multiple of N: sequence i
+      completes prompt i mod N.
     num_tokens: C.
     end: token that ends a sequence.
     sampling: the distribution to sample from.
   """
-  batch_size, prompt_length = prompt.shape
+  (num_prompts, prompt_length), batch_size = prompt.shape, len(keys)
+  if batch_size % num_prompts:
+    raise ValueError(f"{batch_size} keys for {num_prompts} prompts")
+  num_samples = batch_size // num_prompts
   uniform = jax.vmap(lambda key: jax.random.uniform(key, (num_tokens,)))(keys)
   sample = functools.partial(sample_token, sampling=sampling)
 
@@ -159,8 +165,15 @@ def generate(
       truncated=~ended & (token != end),
     ), token
 
-  cache = empty_cache(batch_size, prompt_length + num_tokens)
+  cache = empty_cache(num_prompts, prompt_length + num_tokens)
   logits, cache = model(params, prompt, padding, cache, 0)
+  # Every sample goes on from its own copy of what was read.
+  cache = jax.tree.map(
+    lambda leaf: jnp.tile(leaf, (1, num_samples) + (1,) * (leaf.ndim - 2)),
+    cache,
+  )
+  first = jnp.tile(logits[:, -1], (num_samples, 1))
+  padding = jnp.tile(padding, num_samples)
   shape = (batch_size, num_tokens)
   blank = Completion(
     tokens=jnp.zeros(shape, jnp.int32),
@@ -169,7 +182,7 @@ def generate(
     logits=jnp.zeros((*shape, logits.shape[-1]), jnp.float32),
     truncated=jnp.ones(batch_size, bool),
   )
-  completion, token = record(blank, 0, logits[:, -1], ~blank.truncated)
+  completion, token = record(blank, 0, first, ~blank.truncated)
 
   def going_on(carry):
     time, _, _, completion = carry

@@ -6,20 +6,21 @@ advantages are known before it is divided. Axes: samples G, prompts N, tokens C,
 vocabulary V.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from lco_jax import (
-  advantages,
   diagnostics,
   generation,
+  language_metrics,
   losses,
   networks,
   numerics,
   objectives,
+  signals,
   targets,
   tasks,
   token_objectives,
@@ -29,39 +30,19 @@ from lco_jax import (
 )
 
 Array = jax.Array
-DEVICE_AXIS = update.DEVICE_AXIS
 
 REWARDS = ("exact", "shaped")
-
-
-def _in_groups(estimate: Callable[[Array], Array]) -> Callable[[Array], Array]:
-  """An estimate over the last axis, for rewards [G, N]."""
-  return lambda reward: jnp.moveaxis(
-    estimate(jnp.moveaxis(reward, 0, -1)), -1, 0
-  )
-
-
-def _batch_centred(reward: Array) -> Array:
-  """Rewards minus the mean over all prompts of all devices."""
-  mean, _ = diagnostics.moments(reward, DEVICE_AXIS)
-  return reward - mean
-
-
-# Reward float[G, N] → advantage float[G, N].
-ADVANTAGES: dict[str, Callable[[Array], Array]] = {
-  "group_relative": _in_groups(advantages.group_relative),
-  "group_centred": _in_groups(advantages.group_centred),
-  "leave_one_out": _in_groups(advantages.leave_one_out),
-  "batch_centred": _batch_centred,
-}
+# What costs a pass of its own and is only looked at, is looked at in so many
+# samples of each prompt.
+_LOOKED_AT = 4
 
 
 def make_training(
   task: tasks.Task,
   model: networks.LanguageModel,
   algorithm: token_objectives.Algorithm,
-  objective: objectives.Objective,
-  optimizer: optax.GradientTransformation,
+  policy_loss: objectives.PolicyLoss,
+  optimizers: Mapping[str, optax.GradientTransformation],
   *,
   num_prompts: int,
   num_samples: int,
@@ -70,20 +51,28 @@ def make_training(
   sampling: generation.Sampling,
   beta: float,
   nonpositive_beta_multiple: float = 1.0,
+  advantage: str | None = None,
+  value_model: networks.LanguageModel | None = None,
+  discount: float = 1.0,
+  gae_lambda: float = 1.0,
+  num_known: int = 5,
+  entropy_coefficient: float = 0.0,
+  reference_coefficient: float = 0.0,
   reward: str = "exact",
   reward_noise: float = 0.0,
 ) -> training.Training:
   """Builds the training of a policy on the rewards of what it samples.
 
   The parameters have a part "reference" beside "policy", which stays as it is:
-  the policy that training began with.
+  the policy that training began with, unless another is given. So do those of
+  the "verifier" that two signals need.
 
   Args:
     task: asks and verifies.
     model: the policy.
     algorithm: from `token_objectives.ALGORITHMS`.
-    objective: from `token_objectives.make_token_objective`.
-    optimizer: of the policy.
+    policy_loss: the algorithm's, with its options.
+    optimizers: of the part "policy", and of "value" for learned advantages.
     num_prompts: N over all devices.
     num_samples: G.
     num_epochs: passes over each batch.
@@ -91,6 +80,13 @@ def make_training(
     sampling: the distribution that completions are sampled from.
     beta: KL strength of the optimal target, positive and finite.
     nonpositive_beta_multiple: factor on β where the advantage is ≤ 0.
+    advantage: one of `signals.NAMES`; None for the algorithm's own.
+    value_model: for learned advantages; begins with the policy's body.
+    discount: of learned advantages, γ in [0, 1].
+    gae_lambda: of learned advantages, λ in [0, 1].
+    num_known: of a verifier's advantages, tokens that it is asked about.
+    entropy_coefficient: weight of the entropy bonus, ≥ 0.
+    reference_coefficient: weight of the KL to the reference, ≥ 0.
     reward: `exact`, 1 for a solution; `shaped`, the share of the answer's
       tokens that are in place (1 for another solution).
     reward_noise: probability that a reward r is turned into 1 − r.
@@ -98,10 +94,18 @@ def make_training(
   Raises:
     ValueError: if a number or a name is out of range.
   """
-  if num_samples < 2 and algorithm.advantage != "batch_centred":
+  advantage = advantage or algorithm.advantage
+  if num_samples < 2 and advantage in (
+    "group_relative",
+    "group_centred",
+    "leave_one_out",
+  ):
     raise ValueError(
-      f"num_samples must be ≥ 2 for {algorithm.advantage} advantages,"
-      f" got {num_samples}"
+      f"num_samples must be ≥ 2 for {advantage} advantages, got {num_samples}"
+    )
+  if advantage == "oracle" and not task.one_answer:
+    raise ValueError(
+      f"advantage: oracle needs a task with one right answer, not {task.name}"
     )
   if reward not in REWARDS:
     raise ValueError(f"reward: unknown {reward!r}; known: {', '.join(REWARDS)}")
@@ -109,19 +113,127 @@ def make_training(
     raise ValueError(f"reward_noise must be in [0, 0.5), got {reward_noise}")
   if sampling.temperature == 0:
     raise ValueError("temperature must be positive in training")
-  for name, value in (
+  for name, number in (
     ("beta", beta),
     ("nonpositive_beta_multiple", nonpositive_beta_multiple),
   ):
-    if not 0 < value < float("inf"):
-      raise ValueError(f"{name} must be positive and finite, got {value}")
+    if not 0 < number < float("inf"):
+      raise ValueError(f"{name} must be positive and finite, got {number}")
+  policy = completion_outputs(model)
+  value = None
+  if advantage == "learned":
+    outputs = completion_outputs(value_model)
+    value = lambda params, batch: outputs(params, batch)[..., 0]  # noqa: E731
+  estimate = signals.make(
+    advantage, model, value, discount, gae_lambda, num_known
+  )
+
+  def prepare(params, samples):
+    signal = estimate(params, samples)
+    even = jnp.broadcast_to(
+      jnp.ptp(samples.reward, axis=0, keepdims=True) == 0, samples.reward.shape
+    )
+    counted = samples.mask
+    if algorithm.drops_even_groups:
+      counted = counted & ~even[..., None]
+    looked_at = _some(samples)
+    reference_logits = policy(
+      params["reference"], samples if reference_coefficient else looked_at
+    )
+    reference_log_prob = jnp.zeros_like(signal.advantage)
+    if reference_coefficient:
+      reference_log_prob = numerics.action_log_prob(
+        reference_logits, samples.action
+      )
+    batch = _batch(
+      samples,
+      counted,
+      signal._replace(advantage=jnp.where(counted, signal.advantage, 0.0)),
+      targets.optimal_logits(
+        samples.logits,
+        signal.dense,
+        targets.sign_dependent_beta(
+          signal.advantage, beta, nonpositive_beta_multiple
+        ),
+      ),
+      reference_log_prob,
+      algorithm.weighting,
+    )
+    metrics = language_metrics.of_samples(samples, even)
+    metrics |= language_metrics.of_target(batch, signal, samples)
+    metrics |= update.across_devices(
+      {
+        "kl_reference": numerics.average(
+          losses.kl_divergence(
+            looked_at.logits, reference_logits[: len(looked_at.reward)]
+          ),
+          looked_at.mask,
+        )
+      }
+    )
+    if value is not None:
+      metrics["explained_variance"] = diagnostics.explained_variance(
+        signal.value, signal.value_target, update.DEVICE_AXIS, samples.mask
+      )
+    if task.one_answer:
+      truth, _ = signals.exact(model)(params["policy"], samples)
+      metrics |= signals.error(signal, truth, samples)
+    return batch, metrics
+
+  def assess(params, batch):
+    some = _some(batch)
+    return language_metrics.of_change(some, policy(params["policy"], some))
+
+  def init_params(key, given=()):
+    given = dict(given)
+    policy_key, value_key = jax.random.split(key)
+    own = given["policy"] if "policy" in given else model.init(policy_key)
+    parts = {"policy": own, "reference": own}
+    if value is not None:
+      parts["value"] = networks.with_body_of(value_model.init(value_key), own)
+    if advantage in ("verifier", "preference"):
+      parts["verifier"] = own
+    return parts | given
+
+  return training.Training(
+    init_params=init_params,
+    init_actor=lambda keys: (),
+    collect=_sampler(task, model, num_samples, sampling, reward, reward_noise),
+    prepare=prepare,
+    update=update.make_update(
+      token_objectives.make_token_objective(
+        policy, policy_loss, entropy_coefficient, reference_coefficient, value
+      ),
+      dict(optimizers),
+      {"attention_gradient_norm": lambda g: networks.attention_of(g["policy"])},
+    ),
+    assess=assess,
+    optimizers=dict(optimizers),
+    headline="correct",
+    num_streams=num_prompts,
+    num_steps=num_samples,
+    num_epochs=num_epochs,
+    num_minibatches=num_minibatches,
+    long_reductions=True,
+  )
+
+
+def _sampler(
+  task: tasks.Task,
+  model: networks.LanguageModel,
+  num_samples: int,
+  sampling: generation.Sampling,
+  reward: str,
+  reward_noise: float,
+):
+  """`collect` of a Training: draws prompts, completes and verifies them."""
   draw = tasks.draw_from(task, "train")
 
   def collect(params, actor, keys):
     problem_keys, sample_keys, noise_keys = jnp.moveaxis(
       jax.vmap(lambda key: jax.random.split(key, 3))(keys), 1, 0
     )
-    problems = _repeated(jax.vmap(draw)(problem_keys), num_samples)
+    asked = jax.vmap(draw)(problem_keys)
     sample_keys = jax.vmap(
       lambda key: jax.random.split(key, num_samples), out_axes=1
     )(sample_keys)
@@ -129,8 +241,8 @@ def make_training(
       model.apply,
       model.empty_cache,
       params["policy"],
-      problems.prompt.reshape(-1, task.prompt_length),
-      problems.padding.reshape(-1),
+      asked.prompt,
+      asked.padding,
       sample_keys.reshape(-1),
       task.completion_length,
       tasks.END,
@@ -139,6 +251,7 @@ def make_training(
     completion = jax.tree.map(
       lambda x: x.reshape(num_samples, -1, *x.shape[1:]), completion
     )
+    problems = _repeated(asked, num_samples)
     answers = (problems, completion.tokens, completion.mask)
     correct = jax.vmap(jax.vmap(task.verify))(*answers)
     value = correct.astype(jnp.float32)
@@ -156,87 +269,14 @@ def make_training(
       padding=problems.padding,
       action=completion.tokens,
       mask=completion.mask,
+      answer=problems.answer,
       logits=completion.logits,
       reward=value,
       correct=correct,
       truncated=completion.truncated,
     )
 
-  def prepare(params, samples):
-    advantage = ADVANTAGES[algorithm.advantage](samples.reward)
-    even = jnp.broadcast_to(
-      jnp.ptp(samples.reward, axis=0, keepdims=True) == 0, advantage.shape
-    )
-    counted = samples.mask
-    if algorithm.drops_even_groups:
-      counted = counted & ~even[..., None]
-    advantage = jnp.where(counted, advantage[..., None], 0.0)
-    reference_logits = generation.completion_logits(
-      model.apply,
-      params["reference"],
-      samples.prompt,
-      samples.padding,
-      samples.action,
-    )
-    batch = _batch(
-      samples,
-      counted,
-      advantage,
-      targets.optimal_logits(
-        samples.logits,
-        advantages.sampled(advantage, samples.action, model.vocab_size),
-        targets.sign_dependent_beta(advantage, beta, nonpositive_beta_multiple),
-      ),
-      numerics.action_log_prob(reference_logits, samples.action),
-      algorithm.weighting,
-    )
-    metrics = sample_metrics(samples, even) | update.across_devices(
-      {
-        "entropy": numerics.average(
-          losses.entropy(samples.logits), samples.mask
-        ),
-        "kl_reference": numerics.average(
-          losses.kl_divergence(samples.logits, reference_logits), samples.mask
-        ),
-        "target_residual_before": numerics.average(
-          diagnostics.target_residual(batch.target_logits, samples.logits),
-          counted,
-        ),
-      }
-    )
-    return batch, metrics
-
-  def assess(params, batch):
-    logits = completion_policy(model)(params["policy"], batch)
-    return update.across_devices(
-      {
-        "kl_old_new": numerics.average(
-          losses.kl_divergence(batch.old_logits, logits), batch.mask
-        ),
-        "target_residual_after": numerics.average(
-          diagnostics.target_residual(batch.target_logits, logits), batch.mask
-        ),
-      }
-    )
-
-  def init_params(key):
-    params = model.init(key)
-    return {"policy": params, "reference": params}
-
-  return training.Training(
-    init_params=init_params,
-    init_actor=lambda keys: (),
-    collect=collect,
-    prepare=prepare,
-    update=update.make_update(objective, {"policy": optimizer}),
-    assess=assess,
-    optimizers={"policy": optimizer},
-    headline="correct",
-    num_streams=num_prompts,
-    num_steps=num_samples,
-    num_epochs=num_epochs,
-    num_minibatches=num_minibatches,
-  )
+  return collect
 
 
 def make_warm_start(
@@ -276,6 +316,7 @@ def make_warm_start(
       padding=problems.padding,
       action=problems.answer,
       mask=mask,
+      answer=problems.answer,
       logits=logits,
       reward=solved.astype(jnp.float32),
       correct=solved,
@@ -284,8 +325,9 @@ def make_warm_start(
 
   def prepare(params, samples):
     ones = samples.mask.astype(jnp.float32)
+    signal = signals.of_sampled(samples, ones)
     batch = _batch(
-      samples, samples.mask, ones, samples.logits, 0.0 * ones, "token"
+      samples, samples.mask, signal, samples.logits, 0.0 * ones, "token"
     )
     metrics = update.across_devices(
       {
@@ -298,10 +340,10 @@ def make_warm_start(
     return batch, metrics
 
   objective = token_objectives.make_token_objective(
-    completion_policy(model), objectives.reinforce()
+    completion_outputs(model), objectives.reinforce()
   )
   return training.Training(
-    init_params=lambda key: {"policy": model.init(key)},
+    init_params=lambda key, given=(): {"policy": model.init(key)} | dict(given),
     init_actor=lambda keys: (),
     collect=collect,
     prepare=prepare,
@@ -313,40 +355,22 @@ def make_warm_start(
     num_steps=1,
     num_epochs=1,
     num_minibatches=1,
+    long_reductions=True,
   )
 
 
-def completion_policy(
+def completion_outputs(
   model: networks.LanguageModel,
-) -> Callable[[types.Params, types.TokenBatch], Array]:
-  """(policy parameters, TokenBatch) → logits [..., C, V] of its completions."""
+) -> Callable[[types.Params, types.Samples | types.TokenBatch], Array]:
+  """(parameters, completions) → outputs [..., C, V] before each token."""
   return lambda params, batch: generation.completion_logits(
     model.apply, params, batch.prompt, batch.padding, batch.action
   )
 
 
-def sample_metrics(samples: types.Samples, even: Array) -> types.Metrics:
-  """What was sampled, over all devices.
-
-  Args:
-    samples: [G, N], this device's share.
-    even: bool[G, N], samples of groups whose rewards are all equal.
-  """
-  length = jnp.sum(samples.mask, axis=-1).astype(jnp.float32)
-  mean, variance = diagnostics.moments(samples.reward, DEVICE_AXIS)
-  shares = {
-    "correct": samples.correct,
-    "truncated": samples.truncated,
-    "even_groups": even,
-  }
-  return {
-    "reward_mean": mean,
-    "reward_std": jnp.sqrt(variance),
-    "completion_length_max": jax.lax.pmax(jnp.max(length), DEVICE_AXIS),
-  } | update.across_devices(
-    {k: numerics.average(v.astype(jnp.float32)) for k, v in shares.items()}
-    | {"completion_length_mean": numerics.average(length)}
-  )
+def _some(tree):
+  """Those samples [G, ...] that metrics with a pass of their own look at."""
+  return jax.tree.map(lambda x: x[: -(-x.shape[0] // _LOOKED_AT)], tree)
 
 
 def _repeated(problems: tasks.Problem, num_samples: int) -> tasks.Problem:
@@ -359,7 +383,7 @@ def _repeated(problems: tasks.Problem, num_samples: int) -> tasks.Problem:
 def _batch(
   samples: types.Samples,
   counted: Array,
-  advantage: Array,
+  signal: signals.Signal,
   target_logits: Array,
   reference_log_prob: Array,
   weighting: str,
@@ -372,9 +396,10 @@ def _batch(
     mask=counted,
     weight=weight,
     share=share,
-    advantage=advantage,
+    advantage=signal.advantage,
     old_logits=samples.logits,
     old_log_prob=numerics.action_log_prob(samples.logits, samples.action),
     target_logits=target_logits,
     reference_log_prob=reference_log_prob,
+    value_target=signal.value_target,
   )

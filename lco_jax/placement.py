@@ -55,7 +55,12 @@ class Placement:
     return slice(own[0], own[-1] + 1)
 
   def compile(
-    self, function: Callable, *like: Any, donate_argnums=(), once=False
+    self,
+    function: Callable,
+    *like: Any,
+    donate_argnums=(),
+    once: bool = False,
+    long_reductions: bool = False,
   ) -> Callable:
     """Maps a function of one device's share over the devices, and compiles it.
 
@@ -64,6 +69,7 @@ class Placement:
       *like: its arguments [devices, ...], read for shapes and dtypes.
       donate_argnums: as in `jax.pmap`.
       once: whether it will be called only once.
+      long_reductions: whether it sums over thousands of rows.
 
     Returns:
       The function of pytrees of arrays [devices, ...] placed by `put` or `like`
@@ -76,7 +82,9 @@ class Placement:
       donate_argnums=donate_argnums,
     )
     # Called by itself, it would want and return each process' devices alone.
-    return mapped.lower(*like).compile(cpu_backend.compiler_options(once))
+    return mapped.lower(*like).compile(
+      cpu_backend.compiler_options(once, long_reductions)
+    )
 
   def all_seeds(self, tree: Any, axis: int) -> Any:
     """Inside a mapped function: tells all devices what each seed came to.

@@ -5,7 +5,7 @@ import dataclasses
 import pathlib
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -69,7 +69,10 @@ class Result:
 
 
 def begin(
-  task: training.Training, seeds: Sequence[int], where: placement.Placement
+  task: training.Training,
+  seeds: Sequence[int],
+  where: placement.Placement,
+  given: Mapping[str, types.Params] | None = None,
 ) -> Start:
   """The start of a new run.
 
@@ -77,9 +80,11 @@ def begin(
     task: what to train.
     seeds: distinct, one run each.
     where: their placement.
+    given: {part: parameters [seeds, ...]} to begin with, on the host.
   """
   started = time.perf_counter()
-  state = jax.block_until_ready(training.initial_state(task, seeds, where))
+  state = training.initial_state(task, seeds, where, given)
+  state = jax.block_until_ready(state)
   return Start(seeds, where, 0, state, 0.0, time.perf_counter() - started)
 
 
@@ -89,6 +94,7 @@ def resume(
   where: placement.Placement,
   checkpoints: checkpointing.Checkpoints,
   update: int | None = None,
+  given: Mapping[str, types.Params] | None = None,
 ) -> Start:
   """The start of a run that goes on from a checkpoint.
 
@@ -99,11 +105,12 @@ def resume(
     checkpoints: of the run.
     update: of the checkpoint to take, newer ones being removed; None for the
       newest, or the beginning if the run ended before its first.
+    given: as of `begin`.
 
   Raises:
     CheckpointError: if the checkpoint cannot be used.
   """
-  start = begin(task, seeds, where)
+  start = begin(task, seeds, where, given)
   state, seconds = training.host_state(where, start.state), 0.0
   # Only the first process need see the checkpoints.
   if jax.process_index() == 0 and (update is not None or checkpoints.steps()):

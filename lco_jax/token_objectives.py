@@ -123,7 +123,7 @@ class Algorithm:
 
   Attributes:
     policy_loss: options → PolicyLoss.
-    advantage: how it is estimated, a key of `language.ADVANTAGES`.
+    advantage: how it is estimated by default, one of `signals.NAMES`.
     weighting: one of WEIGHTINGS.
     drops_even_groups: whether groups whose samples all have the same reward are
       left out, rather than counted with an advantage of 0.
@@ -140,6 +140,7 @@ ALGORITHMS = {
   "lco_lch": Algorithm(objectives.lco_lch, "group_relative", "token"),
   "lco_kld": Algorithm(objectives.lco_kld, "group_relative", "token"),
   "reinforce": Algorithm(objectives.reinforce, "batch_centred", "token"),
+  "ppo": Algorithm(objectives.ppo, "learned", "token"),
   "rloo": Algorithm(objectives.reinforce, "leave_one_out", "token"),
   "grpo": Algorithm(objectives.ppo, "group_relative", "sequence"),
   "dr_grpo": Algorithm(objectives.ppo, "group_centred", "constant"),
@@ -176,7 +177,12 @@ def token_weights(mask: Array, weighting: str) -> tuple[Array, Array]:
   Returns:
     (weight float32[..., C], share float32[...]): the loss is Σ weight · loss
     over Σ share. A sequence without tokens has weight and share 0.
+
+  Raises:
+    ValueError: if the mask is known, not traced, and no token counts.
   """
+  if not isinstance(mask, jax.core.Tracer) and not mask.any():
+    raise ValueError("mask: no token of the batch counts")
   counted = mask.astype(jnp.float32)
   length = jnp.sum(counted, axis=-1)
   present = (length > 0).astype(jnp.float32)
@@ -196,6 +202,7 @@ def make_token_objective(
   policy_loss: objectives.PolicyLoss,
   entropy_coefficient: float = 0.0,
   reference_coefficient: float = 0.0,
+  value: Callable[[types.Params, types.TokenBatch], Array] | None = None,
 ) -> objectives.Objective:
   """Builds the objective of a language model.
 
@@ -205,18 +212,19 @@ def make_token_objective(
     entropy_coefficient: weight of the entropy bonus, ≥ 0.
     reference_coefficient: weight of the k3 estimate of the KL to the reference
       policy, ≥ 0.
+    value: (value parameters, TokenBatch) → values [..., C]; None without.
 
   Returns:
-    The objective, for the part "policy".
+    The objective, for the part "policy", and "value" if there is one.
 
   Raises:
     ValueError: if a number is out of range.
   """
-  for name, value in (
+  for name, number in (
     ("entropy_coefficient", entropy_coefficient),
     ("reference_coefficient", reference_coefficient),
   ):
-    _check(name, value, value >= 0)
+    _check(name, number, number >= 0)
 
   def objective(params, batch):
     logits = policy(params["policy"], batch)
@@ -230,10 +238,16 @@ def make_token_objective(
     if entropy_coefficient:
       loss -= entropy_coefficient * losses.entropy(logits)
     total = numerics.Average(jnp.sum(batch.weight * loss), jnp.sum(batch.share))
-    metrics = metrics | {
-      "ratio_mean": jnp.exp(log_prob - batch.old_log_prob),
-    }
-    return {"policy": total}, {
+    parts = {"policy": total}
+    if value is not None:
+      values = jnp.where(batch.mask, value(params["value"], batch), 0.0)
+      parts["value"] = numerics.average(
+        losses.squared_value_loss(values, batch.value_target), batch.mask
+      )
+    # Where PPO at its usual clip would not learn; its kin say their own.
+    outside = diagnostics.clipped(log_prob, batch.old_log_prob, 0.2, 0.2)
+    metrics = {"clip_fraction": outside.astype(jnp.float32)} | metrics
+    return parts, {
       name: numerics.average(values, batch.mask)
       for name, values in metrics.items()
     }
@@ -259,6 +273,7 @@ def _blanked(
     "old_log_prob",
     "target_logits",
     "reference_log_prob",
+    "value_target",
   )
   clean = {name: blank(getattr(batch, name)) for name in fields}
   return dataclasses.replace(batch, **clean), blank(logits)

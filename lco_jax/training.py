@@ -52,7 +52,8 @@ class Training:
   environment); T is the number of steps that a rollout takes in each.
 
   Attributes:
-    init_params: key → {part: parameters}.
+    init_params: key → {part: parameters}; or (key, {part: parameters}) → the
+      same, where a run can begin with given ones.
     init_actor: keys [N] → collector's state, without typed PRNG keys.
     collect: (params, collector's state, keys [N]) → (collector's state,
       rollout [T, N, ...]); None where the host collects.
@@ -66,9 +67,11 @@ class Training:
     num_steps: T.
     num_epochs: passes over each rollout.
     num_minibatches: minibatches of each pass, a divisor of T.
+    long_reductions: whether an update sums over thousands of rows, as that of a
+      transformer does.
   """
 
-  init_params: Callable[[types.PRNGKey], dict[str, types.Params]]
+  init_params: Callable[..., dict[str, types.Params]]
   init_actor: Callable[[types.PRNGKey], Any]
   collect: Callable[[dict[str, types.Params], Any, types.PRNGKey], Any] | None
   prepare: Callable[[dict[str, types.Params], Any], tuple[Any, types.Metrics]]
@@ -80,6 +83,7 @@ class Training:
   num_steps: int
   num_epochs: int
   num_minibatches: int
+  long_reductions: bool = False
 
   def __post_init__(self):
     for name in ("num_streams", "num_steps", "num_epochs", "num_minibatches"):
@@ -239,6 +243,7 @@ def initial_state(
   training: Training,
   seeds: Sequence[int],
   placement: placement_lib.Placement,
+  given: Mapping[str, types.Params] | None = None,
 ) -> types.LearnerState:
   """The learner state before the first update, [devices, seeds, ...].
 
@@ -249,6 +254,7 @@ def initial_state(
     training: what to train.
     seeds: distinct, one run each.
     placement: of seeds and streams on devices.
+    given: {part: parameters [seeds, ...]} on the host to begin with.
   """
   num_streams = training.num_streams // placement.num_shards
 
@@ -264,14 +270,17 @@ def initial_state(
       update=jnp.int32(0),
     )
 
-  def init_seeds(seeds):
+  def init_seeds(seeds, *given):
     roots = jax.vmap(jax.random.key)(seeds)
     keys = jax.vmap(lambda root: jax.random.split(root, 3))(roots)
-    params = jax.lax.map(training.init_params, keys[:, 0])
+    params = jax.lax.map(
+      lambda own: training.init_params(*own), (keys[:, 0], *given)
+    )
     return jax.vmap(init)(params, keys[:, 1], keys[:, 2])
 
-  dealt = placement.put(placement.deal(np.asarray(seeds, np.uint32)))
-  return placement.compile(init_seeds, dealt, once=True)(dealt)
+  starts = (np.asarray(seeds, np.uint32), *([dict(given)] if given else []))
+  dealt = placement.put(jax.tree.map(placement.deal, starts))
+  return placement.compile(init_seeds, *dealt, once=True)(*dealt)
 
 
 def compile_chunks(
@@ -303,7 +312,10 @@ def compile_chunks(
 
   return {
     length: placement.compile(
-      functools.partial(run, length), state, donate_argnums=0
+      functools.partial(run, length),
+      state,
+      donate_argnums=0,
+      long_reductions=training.long_reductions,
     )
     for length in sorted(set(lengths))
   }

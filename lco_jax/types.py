@@ -161,6 +161,7 @@ class Samples:
     padding: int32[G, N], slots of the prompt that hold no token.
     action: int32[G, N, C], the completion's tokens.
     mask: bool[G, N, C], those that were chosen, the end included.
+    answer: int32[G, N, C], a right answer, its end included.
     logits: float[G, N, C, V], of the policy that chose, before temperature.
     reward: float[G, N].
     correct: bool[G, N], whether the completion solves the problem.
@@ -171,6 +172,7 @@ class Samples:
   padding: Array
   action: Array
   mask: Array
+  answer: Array
   logits: Array
   reward: Array
   correct: Array
@@ -195,6 +197,7 @@ class TokenBatch:
     old_log_prob: float[..., C], behaviour policy's log π of the token.
     target_logits: float[..., C, V], optimal logits z*.
     reference_log_prob: float[..., C], the reference policy's of the token.
+    value_target: float[..., C], the return that V regresses onto.
   """
 
   prompt: Array
@@ -208,6 +211,7 @@ class TokenBatch:
   old_log_prob: Array
   target_logits: Array
   reference_log_prob: Array
+  value_target: Array
 
 
 @_pytree
@@ -215,7 +219,7 @@ class LearnerState:
   """All that training carries: saving this pytree saves the run.
 
   Attributes:
-    params: {part: parameters}; the parts are "policy" and "value".
+    params: {part: parameters}: "policy", "value" and what else a run needs.
     opt_state: {part: optax state}.
     actor: the collector's state, different on every device.
     key: uint32[2], words of the run's PRNG key: a plain array, which can be

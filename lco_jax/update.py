@@ -6,7 +6,7 @@ step, the one that the whole batch asks for. The body does not know whether the
 axis comes from `jax.pmap` or from `jax.vmap(axis_name=...)`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -29,6 +29,7 @@ Update = Callable[
 def make_update(
   objective: objectives.Objective,
   optimizers: dict[str, optax.GradientTransformation],
+  watch: Mapping[str, Callable[[dict[str, types.Params]], Any]] | None = None,
 ) -> Update:
   """Builds the step: gradient → sum over devices → optax, part by part.
 
@@ -36,6 +37,7 @@ def make_update(
     objective: (params, batch) → (losses by part, metrics).
     optimizers: an optax chain for each part that is trained, so that one part's
       gradient norm never clips another's. Other parts stay as they are.
+    watch: {name: gradients by part → those whose norm is a metric}.
 
   Returns:
     (params, opt_state, batch) → (params, opt_state, metrics). To be called
@@ -60,6 +62,8 @@ def make_update(
       trained, frozen, batch
     )
     gradients = jax.lax.psum(gradients, DEVICE_AXIS)
+    for name, select in (watch or {}).items():
+      metrics[name] = numerics.average(optax.tree.norm(select(gradients)))
     new_params, new_opt_state = dict(frozen), {}
     for name, optimizer in optimizers.items():
       updates, new_opt_state[name] = optimizer.update(

@@ -15,6 +15,7 @@ from lco_jax import (
   optimizers,
   placement,
   runner,
+  signals,
   tasks,
   token_objectives,
   training,
@@ -31,17 +32,19 @@ def _task(name="parity:6"):
   return tasks.make(name)
 
 
-def _model(task):
-  return networks.make_language_model(
-    networks.TransformerConfig(
-      vocab_size=task.vocab_size,
-      num_layers=1,
-      width=32,
-      num_heads=2,
-      num_kv_heads=1,
-      mlp_width=48,
-    )
+def _config(task):
+  return networks.TransformerConfig(
+    vocab_size=task.vocab_size,
+    num_layers=1,
+    width=32,
+    num_heads=2,
+    num_kv_heads=1,
+    mlp_width=48,
   )
+
+
+def _model(task):
+  return networks.make_language_model(_config(task))
 
 
 def _chain(rate):
@@ -53,9 +56,6 @@ def _make(algorithm="lco_mse", rate=3e-3, options=(), **changes):
   task = _task()
   model = _model(task)
   row = token_objectives.ALGORITHMS[algorithm]
-  objective = token_objectives.make_token_objective(
-    language.completion_policy(model), row.policy_loss(**dict(options))
-  )
   settings = {
     "num_prompts": _PROMPTS,
     "num_samples": _SAMPLES,
@@ -64,8 +64,17 @@ def _make(algorithm="lco_mse", rate=3e-3, options=(), **changes):
     "sampling": generation.Sampling(),
     "beta": 1.0,
   }
+  optimizers = {"policy": _chain(rate)}
+  if algorithm == "ppo" or changes.get("advantage") == "learned":
+    settings["value_model"] = networks.make_value_model(_config(task))
+    optimizers["value"] = _chain(rate)
   return language.make_training(
-    task, model, row, objective, _chain(rate), **(settings | changes)
+    task,
+    model,
+    row,
+    row.policy_loss(**dict(options)),
+    optimizers,
+    **(settings | changes),
   )
 
 
@@ -200,11 +209,11 @@ def test_dropped_groups_ask_for_nothing():
     np.testing.assert_allclose(metrics["even_groups"], even.mean(), rtol=1e-6)
 
 
-@pytest.mark.parametrize("name", language.ADVANTAGES)
+@pytest.mark.parametrize("name", signals.FROM_REWARDS)
 def test_advantages_of_groups(name):
   """Rewards [G, N]: estimates are over the samples of a prompt, or over all."""
   reward = jnp.array([[1.0, 0.0], [0.0, 0.0], [1.0, 0.0], [0.0, 0.0]])
-  found = placement.alone(language.ADVANTAGES[name])(reward)
+  found = placement.alone(signals.FROM_REWARDS[name])(reward)
   first = {
     "group_relative": 1.0,
     "group_centred": 0.5,

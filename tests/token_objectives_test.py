@@ -49,6 +49,7 @@ def _batch(dtype=np.float64, fill=0.0):
     old_log_prob=put(take(old)),
     target_logits=put(old_logits + dense / 0.8),
     reference_log_prob=put(take(reference)),
+    value_target=put(rng.normal(size=_SHAPE)),
   )
 
 
@@ -86,6 +87,7 @@ def _token_loss(name, z, batch):
     "lco_kld": lambda: (q * np.log(q / pi)).sum(-1),
     "reinforce": lambda: -a * x,
     "rloo": lambda: -a * x,
+    "ppo": lambda: clipped(r, 0.2, 0.2),
     "grpo": lambda: clipped(r, 0.2, 0.2),
     "dr_grpo": lambda: clipped(r, 0.2, 0.2),
     "dapo": lambda: clipped(r, 0.2, 0.28),
@@ -115,7 +117,10 @@ def _objective(name, **options):
 
 
 def _weighted(batch, weighting):
-  weight, share = token_objectives.token_weights(batch.mask, weighting)
+  # Traced, as in training: there a mask without tokens is no error.
+  weight, share = jax.jit(
+    lambda mask: token_objectives.token_weights(mask, weighting)
+  )(batch.mask)
   dtype = batch.advantage.dtype
   return dataclasses.replace(
     batch, weight=weight.astype(dtype), share=share.astype(dtype)
@@ -150,6 +155,35 @@ def test_value_and_gradient_against_an_oracle(float64, name):
   value, gradient = jax.value_and_grad(loss)(jnp.asarray(z))
   np.testing.assert_allclose(value, oracle(z), rtol=1e-8)
   np.testing.assert_allclose(gradient, oracles.gradient(oracle, z), atol=1e-7)
+
+
+def test_value_loss_is_a_mean_over_tokens(float64):
+  """And NaN under the mask counts neither in its value nor its gradient."""
+  batch = _weighted(_batch(fill=np.nan), "token")
+  values = np.random.default_rng(4).normal(size=_SHAPE)
+  objective = token_objectives.make_token_objective(
+    lambda params, batch: params,
+    objectives.reinforce(),
+    value=lambda params, batch: params,
+  )
+  params = {
+    "policy": jnp.asarray(_logits()),
+    "value": jnp.asarray(np.where(batch.mask, values, np.nan)),
+  }
+
+  def loss(params):
+    return objective(params, batch)[0]["value"].mean
+
+  def oracle(values):
+    mask = np.asarray(batch.mask)
+    return 0.5 * np.mean((values - np.asarray(batch.value_target))[mask] ** 2)
+
+  value, gradient = jax.value_and_grad(loss)(params)
+  np.testing.assert_allclose(value, oracle(values), rtol=1e-12)
+  np.testing.assert_allclose(
+    gradient["value"], oracles.gradient(oracle, values), atol=1e-7
+  )
+  assert (np.asarray(gradient["policy"]) == 0).all()
 
 
 def test_cispo_is_reinforce_of_constant_weights(float64):
@@ -261,6 +295,10 @@ def test_weights_of_tokens(weighting):
       "weighting",
     ),
     (lambda: token_objectives.options_of("sarsa"), "algorithm"),
+    (
+      lambda: token_objectives.token_weights(jnp.zeros(2, bool), "token"),
+      "no token",
+    ),
   ],
 )
 def test_what_cannot_be(make, name):

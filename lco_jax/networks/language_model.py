@@ -18,7 +18,7 @@ class LanguageModel:
   """A transformer over a vocabulary, and nothing of its inside.
 
   Attributes:
-    vocab_size: V.
+    vocab_size: V, the number of outputs; 1 for a model of values.
     init: key → parameters.
     apply: (parameters, tokens [B, L], padding [B], cache, start) → (logits
       float32[B, L, V], cache); cache and start may be left out.
@@ -33,10 +33,29 @@ class LanguageModel:
 
 def make_language_model(config: transformer.TransformerConfig) -> LanguageModel:
   """Builds the model of a configuration."""
-  module = transformer.Transformer(config)
+  return _make(config, transformer.Transformer(config), config.vocab_size)
+
+
+def make_value_model(config: transformer.TransformerConfig) -> LanguageModel:
+  """Builds a model of the same shape with one output, a value."""
+  return _make(config, transformer.Transformer(config, num_outputs=1), 1)
+
+
+def with_body_of(params: types.Params, other: types.Params) -> types.Params:
+  """A value model's parameters with all of a policy's but its output layer."""
+  body = {k: v for k, v in other["params"].items() if k != "output"}
+  return {"params": params["params"] | body}
+
+
+def attention_of(params: types.Params) -> types.Params:
+  """The attention projections among a model's parameters, or gradients."""
+  return params["params"]["blocks"]["attention"]
+
+
+def _make(config, module, num_outputs: int) -> LanguageModel:
   tokens, padding = jnp.zeros((1, 1), jnp.int32), jnp.zeros(1, jnp.int32)
   return LanguageModel(
-    vocab_size=config.vocab_size,
+    vocab_size=num_outputs,
     init=lambda key: module.init(key, tokens, padding),
     apply=module.apply,
     empty_cache=functools.partial(transformer.empty_cache, config),

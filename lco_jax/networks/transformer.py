@@ -22,6 +22,9 @@ Array = jax.Array
 
 # What no attention weight survives, and no arithmetic turns into NaN.
 _FORBIDDEN = -1e30
+# Blocks written out in a row: what a loop keeps of each for the backward pass
+# is copied, which costs a small model more than its matrix products.
+_UNROLLED = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -168,8 +171,11 @@ class Transformer(nn.Module):
       split_rngs={"params": True},
       in_axes=(nn.broadcast, 0),
       length=config.num_layers,
+      unroll=min(config.num_layers, _UNROLLED),
     )
-    hidden, cache = layers(config, name="blocks")(embed(tokens), slots, cache)
+    # Tokens lie in one axis between attentions: matrices multiply fastest so.
+    hidden = embed(tokens.reshape(-1))
+    hidden, cache = layers(config, name="blocks")(hidden, slots, cache)
     hidden = _norm(config, "final_norm")(hidden)
     if self.num_outputs is not None:
       outputs = _dense(config, self.num_outputs, "output")(hidden)
@@ -177,6 +183,7 @@ class Transformer(nn.Module):
       outputs = embed.attend(hidden)
     else:
       outputs = _dense(config, config.vocab_size, "output")(hidden)
+    outputs = outputs.reshape(*tokens.shape, -1)
     return outputs.astype(jnp.float32), cache
 
 
@@ -189,7 +196,7 @@ class Block(nn.Module):
   def __call__(
     self, hidden: Array, slots: Slots, cache: KVCache | None
   ) -> tuple[Array, KVCache | None]:
-    """float[B, L, width] → the same; the cache is this layer's."""
+    """float[B · L, width] → the same; the cache is this layer's."""
     config = self.config
     normed = _norm(config, "attention_norm")(hidden)
     attended, cache = Attention(config, name="attention")(normed, slots, cache)
@@ -210,9 +217,10 @@ class Attention(nn.Module):
   def __call__(
     self, x: Array, slots: Slots, cache: KVCache | None
   ) -> tuple[Array, KVCache | None]:
-    """float[B, L, width] → the same."""
+    """float[B · L, width] → the same."""
     config = self.config
-    batch, length, _ = x.shape
+    batch = slots.padding.shape[0]
+    length = x.shape[0] // batch
     num_kv, features = config.num_kv_heads, config.head_features
 
     def project(name, heads):
@@ -243,7 +251,7 @@ class Attention(nn.Module):
     weights = jax.nn.softmax(scores).astype(value.dtype)
     mixed = jnp.einsum("bkgls,bskd->blkgd", weights, value)
     output = _dense(config, config.width, "output", residual=True)
-    return output(mixed.reshape(batch, length, -1)), cache
+    return output(mixed.reshape(batch * length, -1)), cache
 
 
 def _rotated(x: Array, positions: Array, config: TransformerConfig) -> Array:

@@ -71,6 +71,11 @@ class Task:
   verify: Callable[[Problem, Array, Array], Array]
 
   @property
+  def one_answer(self) -> bool:
+    """Whether nothing but the answer of a problem solves it."""
+    return self.verify is exact_match
+
+  @property
   def vocab_size(self) -> int:
     """V: the characters, PADDING and END."""
     return len(self.characters) + _SPECIAL

@@ -1,0 +1,97 @@
+"""What is logged of a language update, over all devices.
+
+Axes: samples G, prompts N, tokens C, vocabulary V.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from lco_jax import diagnostics, losses, numerics, signals, types, update
+
+Array = jax.Array
+
+_QUANTILES = {"q05": 0.05, "q50": 0.5, "q95": 0.95}
+
+
+def of_samples(samples: types.Samples, even: Array) -> types.Metrics:
+  """What was sampled.
+
+  Args:
+    samples: [G, N], this device's share.
+    even: bool[G, N], samples of groups whose rewards are all equal.
+  """
+  length = jnp.sum(samples.mask, axis=-1).astype(jnp.float32)
+  mean, variance = diagnostics.moments(samples.reward, update.DEVICE_AXIS)
+  shares = {
+    "correct": samples.correct,
+    "truncated": samples.truncated,
+    "even_groups": even,
+  }
+  return {
+    "reward_mean": mean,
+    "reward_std": jnp.sqrt(variance),
+    "completion_length_max": jax.lax.pmax(jnp.max(length), update.DEVICE_AXIS),
+    "tokens": jax.lax.psum(jnp.sum(length), update.DEVICE_AXIS),
+  } | update.across_devices(
+    {k: numerics.average(v.astype(jnp.float32)) for k, v in shares.items()}
+    | {
+      "completion_length_mean": numerics.average(length),
+      "entropy": numerics.average(losses.entropy(samples.logits), samples.mask),
+    }
+  )
+
+
+def of_target(
+  batch: types.TokenBatch, signal: signals.Signal, samples: types.Samples
+) -> types.Metrics:
+  """What the optimal target asks for, and of how much it speaks.
+
+  Args:
+    batch: with the target.
+    signal: that the target was made of.
+    samples: what was sampled.
+  """
+  unknown = jnp.where(signal.known, 0.0, jax.nn.softmax(batch.target_logits))
+  return update.across_devices(
+    {
+      "counted_tokens": numerics.average(
+        batch.mask.astype(jnp.float32), samples.mask
+      ),
+      "target_residual_before": numerics.average(
+        diagnostics.target_residual(batch.target_logits, batch.old_logits),
+        batch.mask,
+      ),
+      "target_tail_mass": numerics.average(
+        jnp.sum(unknown, axis=-1), batch.mask
+      ),
+    }
+  )
+
+
+def of_change(batch: types.TokenBatch, logits: Array) -> types.Metrics:
+  """How far the epochs moved the policy.
+
+  Args:
+    batch: what they passed over, or some samples of it.
+    logits: float[G, N, C, V], of the policy now.
+  """
+  log_prob = numerics.action_log_prob(logits, batch.action)
+  ratio = jnp.exp(log_prob - batch.old_log_prob)
+  ratio = jnp.where(batch.mask, ratio, jnp.nan)
+  everywhere = jax.lax.all_gather(ratio, update.DEVICE_AXIS)
+  quantiles = {
+    f"ratio_{name}": jnp.nanquantile(everywhere, q)
+    for name, q in _QUANTILES.items()
+  }
+  # No token may count: then no probability has a ratio, and none moved.
+  quantiles = {k: jnp.where(jnp.isnan(v), 1.0, v) for k, v in quantiles.items()}
+  return quantiles | update.across_devices(
+    {
+      "kl_old_new": numerics.average(
+        losses.kl_divergence(batch.old_logits, logits), batch.mask
+      ),
+      "target_residual_after": numerics.average(
+        diagnostics.target_residual(batch.target_logits, logits), batch.mask
+      ),
+    }
+  )
