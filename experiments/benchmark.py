@@ -1,10 +1,13 @@
 """Measures whole training runs: compile time, steps per second, peak memory.
 
 python -m experiments.benchmark control
+python -m experiments.benchmark language
 
-prints a JSON line for one learner and one for eight, at the settings at which
-PureJaxRL's PPO is timed: CartPole-v1, 4 environments, 128 steps, 4 epochs,
-4 minibatches, two 64×64 tanh networks, 500,000 steps.
+prints a JSON line for one learner and one for several. control: at the settings
+at which PureJaxRL's PPO is timed, CartPole-v1, 4 environments, 128 steps,
+4 epochs, 4 minibatches, two 64×64 tanh networks, 500,000 steps. language:
+addition, 2 layers of width 64, one step on 32 prompts × 8 samples; also tokens
+per second of generation and of learning apart, and what the cache is worth.
 """
 
 import json
@@ -17,11 +20,17 @@ import sys
 import jax
 from absl import flags
 
-from experiments import command_line, control_run
+from experiments import (
+  command_line,
+  control_run,
+  language_benchmark,
+  stage,
+)
 from experiments.configs import control as control_config
-from lco_jax import cpu_backend, placement, runner
+from experiments.configs import language as language_config
+from lco_jax import cpu_backend, runner
 
-_NUM_SEEDS = (1, 8)
+_NUM_SEEDS = {"control": (1, 8), "language": (1, 4)}
 _SETTINGS = {
   "num_envs": 4,
   "num_steps": 128,
@@ -32,32 +41,69 @@ _SETTINGS = {
   "total_steps": 500_000,
 }
 
-flags.DEFINE_integer("num_seeds", None, "Only so many learners; else 1 and 8.")
-flags.DEFINE_string("algorithm", "lco_lch", "As of experiments.train_control.")
+_NUM_UPDATES = 200  # Of a language run.
+
+flags.DEFINE_integer(
+  "num_seeds", None, "Only so many learners; else 1 and 8 or 4."
+)
+flags.DEFINE_string("algorithm", "lco_lch", "As of the training scripts.")
 flags.DEFINE_integer("repeats", 3, "Runs of each; the medians are printed.")
 
 
-def measure(num_seeds: int, algorithm: str, repeats: int) -> dict:
+def measure(what: str, num_seeds: int, algorithm: str, repeats: int) -> dict:
   """Trains to the end, repeatedly, in this process.
 
   Args:
+    what: `control` or `language`.
     num_seeds: learners side by side.
-    algorithm: as of experiments.train_control.
+    algorithm: as of the training scripts.
     repeats: runs.
 
   Raises:
     ValueError: if a setting is wrong.
   """
-  config = control_config.get_config("CartPole-v1")
-  config.update(_SETTINGS | {"algorithm": algorithm, "num_seeds": num_seeds})
-  settings = command_line.resolve(config)
-  cpu_backend.divide_cores(num_seeds)
+  chosen = {"algorithm": algorithm, "num_seeds": num_seeds}
+  if what == "control":
+    config = control_config.get_config("CartPole-v1")
+    config.update(_SETTINGS | chosen)
+    settings = command_line.resolve(config)
+    cpu_backend.divide_cores(num_seeds)
+    figures = _control(settings, repeats)
+  else:
+    config = language_config.get_config("addition")
+    config.update(chosen)
+    settings = command_line.resolve(config)
+    cpu_backend.divide_cores(num_seeds, settings["num_prompts"])
+    figures = language_benchmark.measure(settings, _NUM_UPDATES, repeats)
+    if num_seeds == 1:
+      figures |= language_benchmark.decoding(settings)
+  device = jax.local_devices()[0]
+  used = device.memory_stats() or {}  # None on CPU.
+  return {
+    "benchmark": what,
+    **chosen,
+    "repeats": repeats,
+    **figures,
+    "peak_memory_gib": round(
+      resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 3
+    ),
+    "peak_device_memory_gib": round(
+      used.get("peak_bytes_in_use", 0) / 2**30, 3
+    ),
+    "devices": f"{jax.local_device_count()} {device.device_kind}",
+    "cores": os.cpu_count(),
+    "jax": jax.__version__,
+  }
+
+
+def _control(settings: dict, repeats: int) -> dict:
+  """Medians of whole runs."""
   _, _, task, num_updates = control_run.build(settings)
-  where = placement.place(num_seeds, task.num_streams, jax.local_devices())
+  seeds, where = stage.seeds_of(settings), stage.placed(settings, task)
   results = [
     runner.run(
       task,
-      runner.begin(task, range(num_seeds), where),
+      runner.begin(task, seeds, where),
       num_updates,
       writers=[],
       show_progress=False,
@@ -68,27 +114,10 @@ def measure(num_seeds: int, algorithm: str, repeats: int) -> dict:
     name: round(statistics.median(getattr(r, name) for r in results), 3)
     for name in ("compile_seconds", "train_seconds", "steps_per_second")
   }
-  used = where.devices[0].memory_stats() or {}  # None on CPU.
-  return {
-    "benchmark": "control",
-    "algorithm": algorithm,
-    "num_seeds": num_seeds,
-    "total_steps": results[0].total_steps,
-    "repeats": repeats,
-    **median,
-    "peak_memory_gib": round(
-      resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 3
-    ),
-    "peak_device_memory_gib": round(
-      used.get("peak_bytes_in_use", 0) / 2**30, 3
-    ),
-    "devices": f"{len(where.devices)} {where.devices[0].device_kind}",
-    "cores": os.cpu_count(),
-    "jax": jax.__version__,
-  }
+  return {"total_steps": results[0].total_steps, **median}
 
 
-def main(_: str) -> None:
+def main(what: str) -> None:
   """Prints a line for each number of learners, each from its own process."""
   values = flags.FLAGS
   for name in ("num_seeds", "repeats"):
@@ -97,12 +126,12 @@ def main(_: str) -> None:
       raise command_line.ScriptError(f"--{name} must be ≥ 1, got {value}")
   if values.num_seeds is not None:
     try:
-      line = measure(values.num_seeds, values.algorithm, values.repeats)
+      line = measure(what, values.num_seeds, values.algorithm, values.repeats)
     except ValueError as error:
       raise command_line.ScriptError(error) from error
     print(json.dumps(line), flush=True)
     return
-  for num_seeds in _NUM_SEEDS:
+  for num_seeds in _NUM_SEEDS[what]:
     # A process of its own: peak memory is that of its whole life.
     command = [sys.executable, "-m", "experiments.benchmark", *sys.argv[1:]]
     done = subprocess.run([*command, f"--num_seeds={num_seeds}"], check=False)
@@ -111,4 +140,4 @@ def main(_: str) -> None:
 
 
 if __name__ == "__main__":
-  command_line.run(main, choices=("control",))
+  command_line.run(main, choices=tuple(_NUM_SEEDS))

@@ -81,7 +81,9 @@ def define_config() -> flags.FlagHolder:
     "profile", False, "Trace one chunk with jax.profiler, into --workdir."
   )
   return config_flags.DEFINE_config_file(
-    "config", None, "FILE:ENVIRONMENT; then --config.NAME=VALUE to change it."
+    "config",
+    None,
+    "FILE:NAME of environment or task; then --config.NAME=VALUE to change it.",
   )
 
 
@@ -164,7 +166,7 @@ def read_settings(config: ml_collections.ConfigDict | None) -> dict:
   if config is not None:
     return json.loads(json.dumps(resolve(config)))
   if not values.resume:
-    raise ValueError("--config must be given: FILE:ENVIRONMENT")
+    raise ValueError("--config must be given: FILE:NAME")
   return run_directory.read_config(pathlib.Path(values.workdir))
 
 
@@ -216,21 +218,22 @@ def resolve(config: ml_collections.ConfigDict) -> dict:
   """Plain settings of a run: what is unset takes the algorithm's tuned value.
 
   Args:
-    config: has `environment`, `algorithm`, and `tuned` {"environment": ID,
-      algorithm: {name: value}}.
+    config: has `algorithm`, and `tuned` {"chosen": (setting, value) of what was
+      chosen behind the config's colon, algorithm: {name: value}}.
 
   Returns:
     {name: value}, without `tuned`.
 
   Raises:
-    ValueError: if the tuned values are those of another environment.
+    ValueError: if the tuned values are those of another environment or task.
   """
   settings = config.to_dict()
   tuned = settings.pop("tuned")
-  if settings["environment"] != tuned["environment"]:
+  name, chosen = tuned["chosen"]
+  if settings[name] != chosen:
     raise ValueError(
-      "environment: choose it with --config=FILE:"
-      f"{settings['environment']}, so that its own defaults are taken"
+      f"{name}: choose it with --config=FILE:{settings[name]}, so that its own"
+      " defaults are taken"
     )
   for name, value in tuned.get(settings["algorithm"], {}).items():
     if settings[name] is None:

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from absl import flags
 
-from experiments import command_line, control_run
+from experiments import command_line, control_run, language_run, stage
 from lco_jax import (
   checkpointing,
   cpu_backend,
@@ -31,15 +31,18 @@ def main() -> None:
   try:
     settings = run_directory.read_config(workdir)
     cpu_backend.divide_cores(1)
-    environment, _, task, _ = control_run.build(settings)
-    where = placement.place(1, task.num_streams, jax.local_devices()[:1])
     blank = None
-    if isinstance(environment, types.HostEnvironment):
-      blank = host_rollout.blank_trajectory(
-        environment, task.num_steps, task.num_streams
-      )
+    if "task" in settings:
+      task = language_run.build(settings).training
+    else:
+      environment, _, task, _ = control_run.build(settings)
+      if isinstance(environment, types.HostEnvironment):
+        blank = host_rollout.blank_trajectory(
+          environment, task.num_steps, task.num_streams
+        )
+    where = placement.place(1, task.num_streams, jax.local_devices()[:1])
     seed, state, rollout, recorded = runner.load_fault(
-      control_run.fault_checkpoints(workdir, settings), task, where, blank
+      stage.fault_checkpoints(workdir, settings), task, where, blank
     )
   except (ValueError, OSError, checkpointing.CheckpointError) as error:
     raise command_line.ScriptError(error) from error

@@ -11,17 +11,13 @@ import pathlib
 import jax
 from absl import flags
 
-from experiments import command_line, control_run
+from experiments import command_line, control_run, stage
 from lco_jax import (
-  checkpointing,
   cpu_backend,
   evaluation,
   host_rollout,
-  metric_writer,
-  placement,
   run_directory,
   runner,
-  training,
   types,
 )
 from lco_jax.environments import gymnasium_env
@@ -86,85 +82,36 @@ def main() -> None:
 def _train(stack: contextlib.ExitStack) -> None:
   """Runs the script; what it holds of the run directory is on the stack."""
   workdir = pathlib.Path(flags.FLAGS.workdir)
-  resume, distributed = flags.FLAGS.resume, flags.FLAGS.distributed
-  try:
+  with stage.explained(workdir):
     settings = command_line.read_settings(_CONFIG.value)
-    cpu_backend.divide_cores(1 if distributed else settings["num_seeds"])
+    alone = not flags.FLAGS.distributed
+    cpu_backend.divide_cores(settings["num_seeds"] if alone else 1)
     stack.enter_context(command_line.job(settings))
     environment, actor_critic, task, num_updates = control_run.build(settings)
-    where = placement.place(
-      settings["num_seeds"], task.num_streams, jax.devices()
-    )
-    first = jax.process_index() == 0  # It alone writes.
-    if first:
-      metric_writer.check_wandb(settings["wandb_project"])
-      if resume:
-        run_directory.check_same_config(workdir, settings)
-      else:
-        run_directory.create(workdir, settings)
-      stack.enter_context(run_directory.locked(workdir))
-    seeds = range(settings["seed"], settings["seed"] + settings["num_seeds"])
-    checkpoints = control_run.checkpoints(workdir, settings)
-    if resume:
-      start = runner.resume(
-        task, seeds, where, checkpoints, flags.FLAGS.resume_update
+    stage.placed(settings, task)  # Raises before anything is written.
+    stage.open_directory(stack, workdir, settings)
+  make_collector = None
+  if isinstance(environment, types.HostEnvironment):
+
+    def make_collector(where, seeds, update):
+      return host_rollout.HostCollector(
+        environment, actor_critic.policy, task, where, seeds, update
       )
-    else:
-      start = runner.begin(task, seeds, where)
-    collector = None
-    if isinstance(environment, types.HostEnvironment):
-      collector = host_rollout.HostCollector(
-        environment, actor_critic.policy, task, where, seeds, start.update
-      )
-      stack.callback(collector.close)
-    writers = []
-    if first:
-      writers = metric_writer.make_writers(
-        workdir,
-        seeds,
-        settings,
-        resume_after=start.update if resume else None,
-        steps_per_update=task.steps_per_update,
-      )
-  except (ValueError, checkpointing.CheckpointError) as error:
-    raise command_line.ScriptError(error) from error
-  except OSError as error:
-    raise _unwritable(workdir, error) from error
-  try:
-    result = runner.run(
-      task,
-      start,
-      num_updates,
-      writers,
-      collector=collector,
-      checkpoints=checkpoints,
-      checkpoint_seconds=settings["checkpoint_seconds"],
-      faults=control_run.fault_checkpoints(workdir, settings),
-      should_stop=command_line.StopSignal(),
-      updates_per_chunk=settings["updates_per_chunk"],
-      profile=workdir / "profile" if first and flags.FLAGS.profile else None,
-    )
-    if first:
+
+  result = stage.train(
+    stack,
+    workdir,
+    settings,
+    task,
+    num_updates,
+    should_stop=command_line.StopSignal(),
+    resume_update=flags.FLAGS.resume_update,
+    make_collector=make_collector,
+    profile=flags.FLAGS.profile,
+  )
+  if jax.process_index() == 0:
+    with stage.explained(workdir):
       _report(workdir, settings, environment, actor_critic.policy, result)
-  except runner.StoppedError as stopped:
-    raise command_line.ScriptError(
-      f"{stopped}; go on with --resume --workdir={workdir}",
-      command_line.STOPPED,
-      everywhere=True,
-    ) from stopped
-  except training.NonFiniteError as error:
-    good = checkpoints.steps()
-    raise command_line.ScriptError(
-      f"training stopped at {error}; last checkpoint:"
-      f" {good[-1] if good else 'none'}; to look into it:"
-      f" python -m experiments.replay --workdir={workdir}",
-      command_line.FAILED,
-      everywhere=True,
-    ) from error
-  except checkpointing.CheckpointError as error:
-    raise command_line.ScriptError(error, command_line.FAILED) from error
-  except OSError as error:
-    raise _unwritable(workdir, error) from error
 
 
 def _report(
@@ -211,14 +158,6 @@ def _report(
   )
   print(tables.run_summary(summary))
   print(f"learning curve: {picture}")
-
-
-def _unwritable(
-  workdir: pathlib.Path, error: OSError
-) -> command_line.ScriptError:
-  return command_line.ScriptError(
-    f"workdir {workdir} cannot be written to: {error}", command_line.FAILED
-  )
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ _ROOT = pathlib.Path(__file__).parent.parent
 _SHORT = """
 from experiments import benchmark, command_line
 benchmark._SETTINGS["total_steps"] = 1024
-command_line.run(benchmark.main, choices=("control",))
+command_line.run(benchmark.main, choices=("control", "language"))
 """
 
 

@@ -1,34 +1,21 @@
 """The script as a user runs it: in a process of its own."""
 
 import json
-import os
-import pathlib
-import subprocess
-import sys
 
 import pytest
 
-_ROOT = pathlib.Path(__file__).parent.parent
+from tests import scripts
+
 _CONFIG = "experiments/configs/control.py"
 
 
 def _script(workdir, *flags, environment="CartPole-v1", devices=1):
-  flag = f"--xla_force_host_platform_device_count={devices}"
-  return subprocess.run(
-    [
-      sys.executable,
-      "-m",
-      "experiments.train_control",
-      f"--config={_CONFIG}:{environment}",
-      f"--workdir={workdir}",
-      *flags,
-    ],
-    cwd=_ROOT,
-    env=os.environ
-    | {"XLA_FLAGS": f"{flag} --xla_backend_optimization_level=0"},
-    capture_output=True,
-    text=True,
-    timeout=300,
+  return scripts.run(
+    "train_control",
+    f"--config={_CONFIG}:{environment}",
+    f"--workdir={workdir}",
+    *flags,
+    devices=devices,
   )
 
 
@@ -116,9 +103,7 @@ def test_bad_input_is_one_line_and_nothing_is_written(tmp_path, flags, named):
   workdir = tmp_path / "run"
   done = _script(workdir, *flags, devices=2)
   assert done.returncode == 2
-  lines = done.stderr.strip().splitlines()
-  assert len(lines) == 1 and lines[0].startswith("error: "), done.stderr
-  assert named in lines[0]
+  assert named in done.complaint
   assert not workdir.exists()
 
 
@@ -135,12 +120,10 @@ def test_bad_input_is_one_line_and_nothing_is_written(tmp_path, flags, named):
 )
 def test_bad_environments_are_named(tmp_path, name):
   done = _script(tmp_path / "run", environment=name)
-  assert done.returncode == 2 and len(done.stderr.strip().splitlines()) == 1
-  assert name in done.stderr
+  assert done.returncode == 2 and name in done.complaint
 
 
 @pytest.mark.parametrize("workdir", ["/proc/nope", "/dev/null"])
 def test_an_impossible_workdir_is_named(workdir):
   done = _script(workdir)
-  assert done.returncode == 2 and len(done.stderr.strip().splitlines()) == 1
-  assert workdir in done.stderr
+  assert done.returncode == 2 and workdir in done.complaint

@@ -100,7 +100,7 @@ def get_config(environment: str = "CartPole-v1") -> ml_collections.ConfigDict:
   config.keep_checkpoints = 3  # The newest; older ones are removed.
   config.wandb_project = config_dict.placeholder(str)
 
-  config.tuned = {"environment": environment} | {
+  config.tuned = {"chosen": ("environment", environment)} | {
     algorithm: values | _TUNED.get(environment, {}).get(algorithm, {})
     for algorithm, values in _TUNED["default"].items()
   }

@@ -65,7 +65,12 @@ def final_return(returns: np.ndarray, episodes: np.ndarray) -> np.ndarray:
 
 
 def save_learning_curve(
-  path: pathlib.Path, steps: np.ndarray, returns: np.ndarray, title: str
+  path: pathlib.Path,
+  steps: np.ndarray,
+  returns: np.ndarray,
+  title: str,
+  x_label: str = "environment steps",
+  y_label: str = "episodic return (sampled policy)",
 ) -> None:
   """Draws the interquartile mean with its interval over thin per-seed curves.
 
@@ -74,6 +79,8 @@ def save_learning_curve(
     steps: float[windows], environment steps of each seed.
     returns: float[windows, seeds].
     title: above the picture.
+    x_label: what steps are.
+    y_label: what returns are.
   """
   known = ~np.isnan(returns).any(axis=1)
   figure, axes = plt.subplots(figsize=(6.4, 4.0), dpi=150, layout="constrained")
@@ -105,8 +112,8 @@ def save_learning_curve(
     linewidth=0.7,
     label=f"each of {returns.shape[1]} seeds",
   )
-  axes.set_xlabel("environment steps")
-  axes.set_ylabel("episodic return (sampled policy)")
+  axes.set_xlabel(x_label)
+  axes.set_ylabel(y_label)
   axes.set_title(title)
   axes.set_xlim(0, steps[-1])
   axes.xaxis.set_major_formatter(

@@ -1,6 +1,8 @@
 """Tables that fit a terminal."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+
+_WIDEST = 22
 
 
 def run_summary(summary: Mapping) -> str:
@@ -25,8 +27,59 @@ def run_summary(summary: Mapping) -> str:
     f"evaluated on {evaluation['episodes']} episodes a seed"
     f" ({evaluation['backend']})",
     "",
-    f"{'return':<22}{'mean':>8}{'IQM':>8}  {'95% interval':<18}"
-    f"{'worst seed':>11}{'best':>8}",
+    *_scores("return", rows),
+  ]
+  return "\n".join([*lines, ""])
+
+
+def language_summary(summary: Mapping) -> str:
+  """A language run's results and some of its completions as tables.
+
+  Args:
+    summary: content of summary.json.
+  """
+  found, before = summary["evaluation"], summary["before"]
+  rows = [("training, last tenth", summary["final_correct"])]
+  if before is not None:
+    rows.append(("greedy, before", before))
+  rows.append(("greedy", found))
+  rows += [(f"pass@{k}", scores) for k, scores in found["pass_at_k"].items()]
+  levels = found["by_difficulty"].items()
+  return "\n".join(
+    [
+      "",
+      f"{summary['algorithm']} on {summary['task']}:"
+      f" {summary['num_seeds']} seeds × {summary['total_samples']:,} samples",
+      f"compiled in {summary['compile_seconds']:.1f} s, trained in"
+      f" {summary['train_seconds']:.1f} s"
+      f" ({summary['samples_per_second']:,.0f} samples/s)",
+      f"evaluated on {found['problems']} {found['split']} problems,"
+      f" {found['samples']} samples of each",
+      "",
+      *_scores("accuracy", rows),
+      "",
+      "greedy by difficulty: " + ", ".join(f"{k}: {v:.2f}" for k, v in levels),
+      "",
+      *_completions(found["examples"]),
+      "",
+    ]
+  )
+
+
+def accuracy(evaluation: Mapping) -> str:
+  """A language evaluation in one line."""
+  each = " ".join(_cell(score) for score in evaluation["per_seed"])
+  return (
+    f"greedy accuracy on {evaluation['problems']} {evaluation['split']}"
+    f" problems {_cell(evaluation['greedy'])} (seeds: {each})"
+  )
+
+
+def _scores(what: str, rows: Sequence[tuple[str, Mapping]]) -> list[str]:
+  """A line for each (label, statistics over seeds), and one above them."""
+  lines = [
+    f"{what:<22}{'mean':>8}{'IQM':>8}  {'95% interval':<18}"
+    f"{'worst seed':>11}{'best':>8}"
   ]
   for label, result in rows:
     known = [score for score in result["per_seed"] if score is not None]
@@ -37,8 +90,55 @@ def run_summary(summary: Mapping) -> str:
       f"{_cell(min(known, default=None)):>11}"
       f"{_cell(max(known, default=None)):>8}"
     )
-  return "\n".join([*lines, ""])
+  return lines
+
+
+def _completions(examples: Sequence[tuple[str, str, str, bool]]) -> list[str]:
+  """Completions beside the right answers, of the first seed."""
+  shown = [
+    [_cut(text) for text in (prompt, completion, answer)]
+    + ["right" if right else "wrong"]
+    for prompt, answer, completion, right in examples
+  ]
+  table = [["prompt", "completion", "an answer", ""], *shown]
+  widths = [max(len(row[i]) for row in table) for i in range(4)]
+  return [
+    "  ".join(
+      cell.ljust(w) for cell, w in zip(row, widths, strict=True)
+    ).rstrip()
+    for row in table
+  ]
+
+
+def _cut(text: str) -> str:
+  """At most as much as three of fit beside each other in a terminal."""
+  return text if len(text) <= _WIDEST else text[: _WIDEST - 1] + "…"
 
 
 def _cell(value: float | None) -> str:
   return "–" if value is None else f"{value:.4g}"
+
+
+def comparison(
+  columns: Sequence[str],
+  rows: Sequence[tuple[str, str, str, Sequence[Mapping]]],
+) -> str:
+  """A Markdown table of algorithms on tasks, as IQM [95% interval].
+
+  Args:
+    columns: names of the scores.
+    rows: (task, algorithm, learning rate, statistics over seeds by column).
+  """
+  header = ["task", "algorithm", "rate", *columns]
+  cells = [header, ["---"] * len(header)]
+  for task, algorithm, rate, scores in rows:
+    values = [
+      "{} [{}, {}]".format(*(_short(x) for x in (s["iqm"], *s["ci95"])))
+      for s in scores
+    ]
+    cells.append([task, algorithm, rate, *values])
+  return "\n".join("| " + " | ".join(row) + " |" for row in cells)
+
+
+def _short(value: float | None) -> str:
+  return "–" if value is None else f"{value:.3f}".replace("0.", ".", 1)

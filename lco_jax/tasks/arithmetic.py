@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from lco_jax.tasks import problem, text
 
 
-def addition(digits: int = 2) -> problem.Task:
+def addition(digits: int = 3) -> problem.Task:
   """a+b= of numbers with up to `digits` digits: 1 to 4."""
   return _binary("addition", "+", jnp.add, digits, digits + 1)
 

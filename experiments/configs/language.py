@@ -1,0 +1,107 @@
+"""Language configurations, e.g. --config=experiments/configs/language.py:TASK.
+
+A value of None is filled in by what was tuned for this task and algorithm
+(policy_learning_rate, beta) or by the algorithm's own default.
+"""
+
+import ml_collections
+from ml_collections import config_dict
+
+from lco_jax import token_objectives
+
+_LCO = ("lco_mse", "lco_lch", "lco_kld")
+# What was tuned; BUILD_NOTES.md has the sweeps.
+_DEFAULT = {"policy_learning_rate": 3e-4, "beta": 1.0}
+_TUNED = {}
+
+
+def get_config(task: str = "addition") -> ml_collections.ConfigDict:
+  """Settings of a language run.
+
+  Args:
+    task: NAME or NAME:SIZE,..., as of lco_jax.tasks.
+  """
+  config = ml_collections.ConfigDict()
+  config.task = task
+  config.algorithm = "lco_mse"  # "sft" for the supervised warm start alone.
+
+  # Amount: each seed takes num_updates × num_prompts × num_samples samples.
+  config.seed = 0
+  config.num_seeds = 4
+  config.num_updates = 400
+  config.eval_problems = 512
+  config.eval_samples = 32
+
+  # Where the policy comes from: a supervised warm start, which is a run of its
+  # own in WORKDIR/warm_start; or the end of another run, in init_from.
+  config.warm_start_updates = 300
+  config.warm_start_prompts = 128
+  config.warm_start_learning_rate = 3e-3
+  config.init_from = config_dict.placeholder(str)
+
+  # Data: num_samples completions of each of num_prompts prompts.
+  config.num_prompts = 32
+  config.num_samples = 8
+  config.num_epochs = 1
+  config.num_minibatches = 1
+  config.temperature = 1.0
+  config.top_k = 0
+  config.top_p = 1.0
+  config.context_length = 64  # Tokens of a prompt and its completion, at most.
+  config.reward = "exact"  # Or shaped.
+  config.reward_noise = 0.0  # Probability that a reward is turned over.
+
+  # Advantages; None for the algorithm's own. learned: a value network.
+  # verifier, preference: of the policy at the end of the run verifier_from.
+  config.advantage = config_dict.placeholder(str)
+  config.discount = 1.0
+  config.gae_lambda = 1.0
+  config.num_known = 5  # Tokens that a verifier is asked about.
+  config.verifier_from = config_dict.placeholder(str)
+
+  # Network.
+  config.num_layers = 2
+  config.width = 64
+  config.num_heads = 4
+  config.num_kv_heads = 4
+  config.mlp_width = 176
+  config.tied_embeddings = True
+  config.dtype = "float32"
+  config.rematerialize = False
+
+  # Optimization: any optax optimizer; policy and value apart.
+  config.optimizer = "adam"
+  config.optimizer_options = ""  # Of the optimizer, e.g. "b1=0.8,eps=1e-5".
+  config.learning_rate_schedule = "linear"
+  config.policy_learning_rate = config_dict.placeholder(float)
+  config.value_learning_rate = 1e-3
+  config.policy_max_gradient_norm = 1.0  # Global norm; 0 for no clipping.
+  config.value_max_gradient_norm = 1.0
+
+  # Objective.
+  config.beta = config_dict.placeholder(float)
+  config.nonpositive_beta_multiple = 1.0
+  config.entropy_coefficient = 0.0
+  config.reference_coefficient = 0.0  # KL to the policy at the start.
+
+  # Options of single algorithms.
+  config.anchor = config_dict.placeholder(str)  # lco_*: old, current
+  config.support = config_dict.placeholder(str)  # lco_mse, _lch: full, sampled
+  config.centred = config_dict.placeholder(bool)  # lco_mse, lco_lch
+  config.max_importance_weight = config_dict.placeholder(float)  # lco_kld
+  config.clip_low = config_dict.placeholder(float)  # ppo, grpo, dapo, gspo
+  config.clip_high = config_dict.placeholder(float)  # the same, and cispo
+  config.divergence_coefficient = config_dict.placeholder(float)  # mdpo, ...
+  config.max_weight = config_dict.placeholder(float)  # awr
+
+  # Host side.
+  config.updates_per_chunk = config_dict.placeholder(int)
+  config.checkpoint_seconds = 30.0  # From one checkpoint to the next.
+  config.keep_checkpoints = 3  # The newest; older ones are removed.
+  config.wandb_project = config_dict.placeholder(str)
+
+  config.tuned = {"chosen": ("task", task)} | {
+    algorithm: _DEFAULT | _TUNED.get(algorithm, {})
+    for algorithm in (*token_objectives.ALGORITHMS, "sft")
+  }
+  return config

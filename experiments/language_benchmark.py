@@ -1,0 +1,138 @@
+"""What `experiments.benchmark language` measures."""
+
+import functools
+import statistics
+import time
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from experiments import language_run, stage
+from lco_jax import generation, runner, tasks, training
+
+# Of the comparison of cached with uncached decoding.
+_SEQUENCES, _PROMPT, _TOKENS = 32, 8, 64
+
+
+def measure(settings: dict, num_updates: int, repeats: int) -> dict:
+  """Whole updates, then generation and learning apart.
+
+  Args:
+    settings: of a language run.
+    num_updates: of each run.
+    repeats: runs; medians are returned.
+
+  Returns:
+    {name: figure}; tokens are those of completions, of all seeds.
+  """
+  run = language_run.build(settings)
+  seeds, where = stage.seeds_of(settings), stage.placed(settings, run.training)
+  results = [
+    runner.run(
+      run.training,
+      runner.begin(run.training, seeds, where),
+      num_updates,
+      writers=[],
+      show_progress=False,
+    )
+    for _ in range(repeats)
+  ]
+  state = runner.begin(run.training, seeds, where).state
+
+  def collect(state):
+    step = functools.partial(
+      training.collect_step, run.training, where.num_shards
+    )
+    return jax.vmap(step)(state)
+
+  compiled = where.compile(collect, state, long_reductions=True)
+  actor, samples = compiled(state)
+
+  def learn(state, actor, samples):
+    step = functools.partial(training.learn_step, run.training)
+    return jax.vmap(step)(state, actor, samples)
+
+  learning = where.compile(learn, state, actor, samples, long_reductions=True)
+  tokens = int(jnp.sum(samples.mask))
+  median = lambda name: statistics.median(  # noqa: E731
+    getattr(result, name) for result in results
+  )
+  per_update = run.training.steps_per_update * settings["num_seeds"]
+  return {
+    "updates_per_second": round(median("steps_per_second") / per_update, 2),
+    "samples_per_second": round(median("steps_per_second"), 1),
+    "generation_tokens_per_second": round(
+      tokens / _seconds(lambda: compiled(state)), 1
+    ),
+    "update_tokens_per_second": round(
+      tokens / _seconds(lambda: learning(state, actor, samples)), 1
+    ),
+    "compile_seconds": round(median("compile_seconds"), 3),
+    "train_seconds": round(median("train_seconds"), 3),
+  }
+
+
+def decoding(settings: dict) -> dict:
+  """Decoding with the cache against reading everything again for each token.
+
+  Args:
+    settings: of a language run, for the model.
+  """
+  model = language_run.build(settings).model
+  params = model.init(jax.random.key(0))
+  prompt = jnp.full((_SEQUENCES, _PROMPT), 2, jnp.int32)
+  padding = jnp.zeros(_SEQUENCES, jnp.int32)
+  keys = jax.random.split(jax.random.key(1), _SEQUENCES)
+  sampling = generation.Sampling()
+  never = -1  # No token ends a sequence: all are of full length.
+
+  def cached(params):
+    return generation.generate(
+      model.apply,
+      model.empty_cache,
+      params,
+      prompt,
+      padding,
+      keys,
+      _TOKENS,
+      never,
+      sampling,
+    ).tokens
+
+  def uncached(params):
+    uniform = jax.vmap(lambda k: jax.random.uniform(k, (_TOKENS,)))(keys)
+    blank = jnp.full((_SEQUENCES, _TOKENS), tasks.PADDING, jnp.int32)
+
+    def step(time, tokens):
+      logits, _ = model.apply(
+        params, jnp.concatenate([prompt, tokens], axis=1), padding
+      )
+      token, _ = generation.sample_token(
+        logits[:, _PROMPT + time - 1], uniform[:, time], sampling
+      )
+      return tokens.at[:, time].set(token)
+
+    return jax.lax.fori_loop(0, _TOKENS, step, blank)
+
+  seconds = {}
+  for name, function in (("cached", cached), ("uncached", uncached)):
+    program = jax.jit(function).lower(params).compile()
+    seconds[name] = _seconds(lambda p=program: p(params)) / _TOKENS
+  return {
+    "decoded_tokens": _TOKENS,
+    "cached_ms_per_token": round(1e3 * seconds["cached"], 3),
+    "uncached_ms_per_token": round(1e3 * seconds["uncached"], 3),
+    "cache_speedup": round(seconds["uncached"] / seconds["cached"], 2),
+  }
+
+
+def _seconds(function: Callable, repeats: int = 7) -> float:
+  """Median time of a call that was called once before."""
+  jax.block_until_ready(function())
+  times = []
+  for _ in range(repeats):
+    started = time.perf_counter()
+    jax.block_until_ready(function())
+    times.append(time.perf_counter() - started)
+  return statistics.median(times)

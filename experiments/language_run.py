@@ -1,0 +1,220 @@
+"""A language run from its settings: what the scripts share.
+
+Settings are plain values, from `command_line.read_settings`.
+"""
+
+import dataclasses
+import pathlib
+from collections.abc import Mapping
+
+import jax
+import numpy as np
+
+from experiments import settings as settings_lib
+from experiments import stage
+from lco_jax import (
+  generation,
+  language,
+  networks,
+  placement,
+  run_directory,
+  runner,
+  tasks,
+  token_objectives,
+  training,
+  types,
+)
+
+WARM_START = "sft"
+ALGORITHMS = (*token_objectives.ALGORITHMS, WARM_START)
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+  """What a run consists of.
+
+  Attributes:
+    task: asks and verifies.
+    model: the policy.
+    training: of the policy.
+    num_updates: of each seed.
+  """
+
+  task: tasks.Task
+  model: networks.LanguageModel
+  training: training.Training
+  num_updates: int
+
+
+def build(settings: Mapping) -> Run:
+  """Builds a run.
+
+  Args:
+    settings: plain values, from `command_line.read_settings`.
+
+  Raises:
+    ValueError: naming the setting that is wrong.
+  """
+  algorithm = settings["algorithm"]
+  if algorithm not in ALGORITHMS:
+    raise ValueError(
+      f"algorithm: unknown {algorithm!r}; known: {', '.join(ALGORITHMS)}"
+    )
+  settings_lib.check(
+    settings,
+    (
+      "num_updates",
+      "num_prompts",
+      "num_samples",
+      "warm_start_prompts",
+      "eval_problems",
+      "eval_samples",
+    ),
+  )
+  task = tasks.make(settings["task"])
+  needed = task.prompt_length + task.completion_length
+  if needed > settings["context_length"]:
+    raise ValueError(
+      f"context_length {settings['context_length']} is too short for"
+      f" {task.name}: prompts of up to {task.prompt_length} tokens and"
+      f" completions of {task.completion_length}"
+    )
+  config = networks.TransformerConfig(
+    vocab_size=task.vocab_size,
+    **{
+      name: settings[name]
+      for name in (
+        "num_layers",
+        "width",
+        "num_heads",
+        "num_kv_heads",
+        "mlp_width",
+        "tied_embeddings",
+        "dtype",
+        "rematerialize",
+      )
+    },
+  )
+  model = networks.make_language_model(config)
+  if algorithm == WARM_START:
+    num_updates = settings["warm_start_updates"]
+    if num_updates < 1:
+      raise ValueError(f"warm_start_updates must be ≥ 1, got {num_updates}")
+    optimizer = settings_lib.make_optimizer(
+      settings, "policy", num_updates, settings["warm_start_learning_rate"]
+    )
+    warm_start = language.make_warm_start(
+      task, model, optimizer, num_prompts=settings["warm_start_prompts"]
+    )
+    return Run(task, model, warm_start, num_updates)
+  row = token_objectives.ALGORITHMS[algorithm]
+  policy_loss = row.policy_loss(
+    **settings_lib.options(
+      settings, token_objectives.ALGORITHMS, token_objectives.options_of
+    )
+  )
+  num_steps = (
+    settings["num_updates"]
+    * settings["num_epochs"]
+    * settings["num_minibatches"]
+  )
+  parts, value_model = ["policy"], None
+  if (settings["advantage"] or row.advantage) == "learned":
+    parts, value_model = ["policy", "value"], networks.make_value_model(config)
+  return Run(
+    task,
+    model,
+    language.make_training(
+      task,
+      model,
+      row,
+      policy_loss,
+      {
+        part: settings_lib.make_optimizer(settings, part, num_steps)
+        for part in parts
+      },
+      value_model=value_model,
+      sampling=generation.Sampling(
+        settings["temperature"], settings["top_k"], settings["top_p"]
+      ),
+      **{
+        name: settings[name]
+        for name in (
+          "num_prompts",
+          "num_samples",
+          "num_epochs",
+          "num_minibatches",
+          "beta",
+          "nonpositive_beta_multiple",
+          "advantage",
+          "discount",
+          "gae_lambda",
+          "num_known",
+          "entropy_coefficient",
+          "reference_coefficient",
+          "reward",
+          "reward_noise",
+        )
+      },
+    ),
+    settings["num_updates"],
+  )
+
+
+def policy_of(
+  setting: str, directory: str, task: tasks.Task, model_like: Mapping
+) -> types.Params:
+  """The policies at the end of another run.
+
+  Args:
+    setting: that names the run.
+    directory: of the run.
+    task: of this run.
+    model_like: settings of this run, whose network the other must have.
+
+  Returns:
+    Parameters [seeds, ...] on the host, for the seeds of this run.
+
+  Raises:
+    ValueError: if it holds no finished run, or one of another vocabulary,
+      network or number of seeds.
+    CheckpointError: if its checkpoint cannot be read.
+  """
+  path = pathlib.Path(directory)
+  theirs = run_directory.read_config(path)
+  if "task" not in theirs:
+    raise ValueError(f"{setting} {directory}: not a language run")
+  other = build(theirs)
+  if other.task.characters != task.characters:
+    raise ValueError(
+      f"{setting} {directory}: its vocabulary is {other.task.characters!r},"
+      f" not {task.characters!r}"
+    )
+  for name in ("num_layers", "width", "num_heads", "num_kv_heads", "mlp_width"):
+    if theirs[name] != model_like[name]:
+      raise ValueError(
+        f"{setting} {directory}: its {name} is {theirs[name]}, not"
+        f" {model_like[name]}"
+      )
+  if theirs["num_seeds"] not in (1, model_like["num_seeds"]):
+    raise ValueError(
+      f"{setting} {directory}: it has {theirs['num_seeds']} seeds, not"
+      f" {model_like['num_seeds']} or 1"
+    )
+  here = placement.place(
+    theirs["num_seeds"], other.training.num_streams, jax.local_devices()[:1]
+  )
+  start = runner.begin(other.training, stage.seeds_of(theirs), here)
+  like = training.host_state(here, start.state)
+  update, state, _ = stage.checkpoints(path, theirs).restore(like)
+  if update != other.num_updates:
+    raise ValueError(
+      f"{setting} {directory}: not finished, at update {update} of"
+      f" {other.num_updates}"
+    )
+  return jax.tree.map(
+    lambda leaf: np.broadcast_to(
+      leaf, (model_like["num_seeds"], *leaf.shape[1:])
+    ),
+    state.params["policy"],
+  )

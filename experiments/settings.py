@@ -1,0 +1,120 @@
+"""Settings that control and language runs have in common, checked and used.
+
+Settings are plain values, from `command_line.read_settings`.
+"""
+
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
+
+import optax
+
+from lco_jax import optimizers
+
+_COUNTS = (
+  "num_seeds",
+  "num_epochs",
+  "num_minibatches",
+  "keep_checkpoints",
+)
+
+
+def check(settings: Mapping, counts: Sequence[str]) -> None:
+  """Checks what every run has.
+
+  Args:
+    settings: of the run.
+    counts: names of settings beside the common ones that must be ≥ 1.
+
+  Raises:
+    ValueError: naming the setting that is out of range.
+  """
+  for name in (*_COUNTS, *counts):
+    if settings[name] < 1:
+      raise ValueError(f"{name} must be ≥ 1, got {settings[name]}")
+  if not settings["checkpoint_seconds"] >= 0:
+    raise ValueError(
+      f"checkpoint_seconds must be ≥ 0, got {settings['checkpoint_seconds']}"
+    )
+  updates_per_chunk = settings["updates_per_chunk"]
+  if updates_per_chunk is not None and updates_per_chunk < 1:
+    raise ValueError(f"updates_per_chunk must be ≥ 1, got {updates_per_chunk}")
+  if not 0 <= settings["seed"] < 2**31:
+    raise ValueError(f"seed must be in [0, 2³¹), got {settings['seed']}")
+  for part in ("policy", "value"):
+    name = f"{part}_learning_rate"
+    if not 0 < settings[name] < math.inf:
+      raise ValueError(
+        f"{name} must be positive and finite, got {settings[name]}"
+      )
+    name = f"{part}_max_gradient_norm"
+    if not 0 <= settings[name] < math.inf:
+      raise ValueError(f"{name} must be ≥ 0 and finite, got {settings[name]}")
+
+
+def make_optimizer(
+  settings: Mapping,
+  part: str,
+  num_steps: int,
+  learning_rate: float | None = None,
+) -> optax.GradientTransformation:
+  """The optimizer of a part of the parameters.
+
+  Args:
+    settings: of the run.
+    part: `policy` or `value`.
+    num_steps: optimizer steps of the run.
+    learning_rate: other than the part's own; None for that.
+
+  Raises:
+    ValueError: naming the setting that is wrong.
+  """
+  return optimizers.make_optimizer(
+    settings["optimizer"],
+    optimizers.make_schedule(
+      settings["learning_rate_schedule"],
+      learning_rate or settings[f"{part}_learning_rate"],
+      num_steps,
+    ),
+    settings[f"{part}_max_gradient_norm"] or None,
+    **parse_options(settings["optimizer_options"]),
+  )
+
+
+def parse_options(text: str) -> dict[str, float]:
+  """Keyword arguments of an optimizer from "name=number,name=number".
+
+  Raises:
+    ValueError: if the text is not of that form.
+  """
+  try:
+    pairs = [item.split("=") for item in text.split(",") if item]
+    return {name.strip(): float(value) for name, value in pairs}
+  except ValueError:
+    raise ValueError(
+      f'optimizer_options: want "name=number,...", got {text!r}'
+    ) from None
+
+
+def options(
+  settings: Mapping,
+  algorithms: Collection[str],
+  options_of: Callable[[str], Sequence[str]],
+) -> dict:
+  """Those options of algorithms that are set.
+
+  Args:
+    settings: of the run; an option of some algorithm may be None, not set.
+    algorithms: all of them.
+    options_of: algorithm → names of its options.
+
+  Raises:
+    ValueError: if one is set that the run's own algorithm does not take.
+  """
+  every = sorted({option for a in algorithms for option in options_of(a)})
+  chosen = {k: settings[k] for k in every if settings[k] is not None}
+  known = options_of(settings["algorithm"])
+  for name in chosen:
+    if name not in known:
+      takes = ", ".join(known) or "no options"
+      raise ValueError(f"{name}: {settings['algorithm']} takes {takes}")
+  return chosen

@@ -1,0 +1,181 @@
+"""One training run in its directory, from set-up to result.
+
+What the training scripts share: the directory and its lock, checkpoints,
+writers, and one clear line for whatever goes wrong.
+"""
+
+import contextlib
+import pathlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import jax
+from absl import flags
+
+from experiments import command_line
+from lco_jax import (
+  checkpointing,
+  host_rollout,
+  metric_writer,
+  placement,
+  run_directory,
+  runner,
+  training,
+)
+
+
+def seeds_of(settings: Mapping) -> range:
+  """The seeds of a run, side by side."""
+  return range(settings["seed"], settings["seed"] + settings["num_seeds"])
+
+
+def placed(settings: Mapping, task: training.Training) -> placement.Placement:
+  """The placement of a run on all devices."""
+  return placement.place(settings["num_seeds"], task.num_streams, jax.devices())
+
+
+def checkpoints(
+  workdir: pathlib.Path, settings: Mapping
+) -> checkpointing.Checkpoints:
+  """Where a run saves its state."""
+  return checkpointing.Checkpoints(
+    workdir / "checkpoints",
+    checkpointing.fingerprint(settings),
+    settings["keep_checkpoints"],
+  )
+
+
+def fault_checkpoints(
+  workdir: pathlib.Path, settings: Mapping
+) -> checkpointing.Checkpoints:
+  """Where a run saves an update that is not finite."""
+  return checkpointing.Checkpoints(
+    workdir / "fault", checkpointing.fingerprint(settings), keep=1
+  )
+
+
+@contextlib.contextmanager
+def explained(workdir: pathlib.Path) -> Iterator[None]:
+  """Turns what is known to go wrong into one line.
+
+  Raises:
+    ScriptError: for wrong input, a damaged checkpoint, a full disk.
+  """
+  try:
+    yield
+  except (ValueError, checkpointing.CheckpointError) as error:
+    raise command_line.ScriptError(error) from error
+  except OSError as error:
+    raise command_line.ScriptError(
+      f"workdir {workdir} cannot be written to: {error}", command_line.FAILED
+    ) from error
+
+
+def open_directory(
+  stack: contextlib.ExitStack, workdir: pathlib.Path, settings: Mapping
+) -> None:
+  """Makes the run directory, or checks the one to resume, and holds it.
+
+  Args:
+    stack: holds it.
+    workdir: the directory.
+    settings: of the run.
+  """
+  if jax.process_index() > 0:
+    return  # The first process alone writes.
+  metric_writer.check_wandb(settings["wandb_project"])
+  # A stage may have come after the run was stopped: then it begins.
+  if flags.FLAGS.resume and (workdir / "config.json").exists():
+    run_directory.check_same_config(workdir, settings)
+  else:
+    run_directory.create(workdir, settings)
+  stack.enter_context(run_directory.locked(workdir))
+
+
+def train(
+  stack: contextlib.ExitStack,
+  workdir: pathlib.Path,
+  settings: Mapping,
+  task: training.Training,
+  num_updates: int,
+  *,
+  should_stop: Callable[[], bool],
+  given: Mapping[str, Any] | None = None,
+  resume_update: int | None = None,
+  make_collector: Callable[..., host_rollout.HostCollector] | None = None,
+  profile: bool = False,
+) -> runner.Result:
+  """Trains to the end, from the start or from the last checkpoint.
+
+  Args:
+    stack: holds what the run needs until the script ends.
+    workdir: its directory, from `open_directory`.
+    settings: of the run.
+    task: what to train.
+    num_updates: updates of each seed.
+    should_stop: as of `runner.run`.
+    given: parameters to begin with, as of `runner.begin`.
+    resume_update: checkpoint to resume; None for the newest.
+    make_collector: (placement, seeds, completed updates) → the collector, if
+      the environments are on the host.
+    profile: whether to trace a chunk into the directory.
+
+  Raises:
+    ScriptError: if it stops before the end.
+  """
+  first = jax.process_index() == 0
+  seeds, saved = seeds_of(settings), checkpoints(workdir, settings)
+  with explained(workdir):
+    where = placed(settings, task)
+    if flags.FLAGS.resume:
+      start = runner.resume(task, seeds, where, saved, resume_update, given)
+    else:
+      start = runner.begin(task, seeds, where, given)
+    collector = None
+    if make_collector is not None:
+      collector = make_collector(where, seeds, start.update)
+      stack.callback(collector.close)
+    writers = []
+    if first:
+      writers = metric_writer.make_writers(
+        workdir,
+        seeds,
+        settings,
+        resume_after=start.update if flags.FLAGS.resume else None,
+        steps_per_update=task.steps_per_update,
+      )
+  try:
+    return runner.run(
+      task,
+      start,
+      num_updates,
+      writers,
+      collector=collector,
+      checkpoints=saved,
+      checkpoint_seconds=settings["checkpoint_seconds"],
+      faults=fault_checkpoints(workdir, settings),
+      should_stop=should_stop,
+      updates_per_chunk=settings["updates_per_chunk"],
+      profile=workdir / "profile" if first and profile else None,
+    )
+  except runner.StoppedError as stopped:
+    raise command_line.ScriptError(
+      f"{stopped}; go on with --resume --workdir={flags.FLAGS.workdir}",
+      command_line.STOPPED,
+      everywhere=True,
+    ) from stopped
+  except training.NonFiniteError as error:
+    good = saved.steps()
+    raise command_line.ScriptError(
+      f"training stopped at {error}; last checkpoint:"
+      f" {good[-1] if good else 'none'}; to look into it:"
+      f" python -m experiments.replay --workdir={workdir}",
+      command_line.FAILED,
+      everywhere=True,
+    ) from error
+  except checkpointing.CheckpointError as error:
+    raise command_line.ScriptError(error, command_line.FAILED) from error
+  except OSError as error:
+    raise command_line.ScriptError(
+      f"workdir {workdir} cannot be written to: {error}", command_line.FAILED
+    ) from error

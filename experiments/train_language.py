@@ -1,0 +1,180 @@
+"""Trains a language model on a task that verifies itself, and evaluates it.
+
+python -m experiments.train_language --workdir=DIR \
+    --config=experiments/configs/language.py:addition \
+    --config.algorithm=lco_mse
+
+The policy begins with a supervised warm start, a run of its own in
+DIR/warm_start, or with the end of another run (--config.init_from).
+"""
+
+import contextlib
+import pathlib
+
+import jax
+import numpy as np
+from absl import flags
+
+from experiments import command_line, language_run, stage
+from lco_jax import (
+  cpu_backend,
+  language_evaluation,
+  run_directory,
+  runner,
+  types,
+)
+from lco_jax.reporting import curves, statistics, tables
+
+_CONFIG = command_line.define_config()
+command_line.define_distributed()
+_PASSES = (1, 8, 32)
+
+
+def main() -> None:
+  """Trains, evaluates, and writes the run directory."""
+  with contextlib.ExitStack() as stack:
+    _train(stack)
+
+
+def _train(stack: contextlib.ExitStack) -> None:
+  """Runs the script; what it holds of the run directory is on the stack."""
+  workdir = pathlib.Path(flags.FLAGS.workdir)
+  warm_dir = workdir / "warm_start"
+  with stage.explained(workdir):
+    settings = command_line.read_settings(_CONFIG.value)
+    alone = not flags.FLAGS.distributed
+    shares = (settings["num_seeds"], settings["num_prompts"])
+    cpu_backend.divide_cores(*(shares if alone else (1,)))
+    stack.enter_context(command_line.job(settings))
+    run = language_run.build(settings)
+    stage.placed(settings, run.training)  # Raises before anything is written.
+    given, warm = {}, None
+    supervised = settings["algorithm"] == language_run.WARM_START
+    for setting, part in (
+      ("init_from", "policy"),
+      ("verifier_from", "verifier"),
+    ):
+      if settings[setting] is not None:
+        given[part] = language_run.policy_of(
+          setting, settings[setting], run.task, settings
+        )
+    needs = settings["advantage"] in ("verifier", "preference")
+    if needs and "verifier" not in given:
+      raise ValueError(
+        f"verifier_from must be set for advantage {settings['advantage']}"
+      )
+    begins_here = not supervised and "policy" not in given
+    if begins_here and settings["warm_start_updates"]:
+      warm = settings | {"algorithm": language_run.WARM_START}
+      warm_run = language_run.build(warm)
+      stage.placed(warm, warm_run.training)
+    stage.open_directory(stack, workdir, settings)
+    if warm:
+      stage.open_directory(stack, warm_dir, warm)
+  stop = command_line.StopSignal()
+  before = None
+  if warm:
+    begun = stage.train(
+      stack,
+      warm_dir,
+      warm,
+      warm_run.training,
+      warm_run.num_updates,
+      should_stop=stop,
+    )
+    given["policy"] = begun.params["policy"]
+  if "policy" in given and jax.process_index() == 0:
+    with stage.explained(workdir):
+      before = _evaluated(run, given["policy"], settings, "test")
+      print(f"before: {tables.accuracy(before)}", flush=True)
+  result = stage.train(
+    stack,
+    workdir,
+    settings,
+    run.training,
+    run.num_updates,
+    should_stop=stop,
+    given=given,
+    resume_update=flags.FLAGS.resume_update,
+    profile=flags.FLAGS.profile,
+  )
+  if jax.process_index() == 0:
+    with stage.explained(workdir):
+      _report(workdir, settings, run, result, before)
+
+
+def _evaluated(
+  run: language_run.Run, params: types.Params, settings: dict, split: str
+) -> dict:
+  """The evaluation's part of summary.json."""
+  found = language_evaluation.evaluate(
+    run.task,
+    run.model,
+    params,
+    split=split,
+    num_problems=settings["eval_problems"],
+    num_samples=settings["eval_samples"],
+    seed=settings["seed"],
+  )
+  summary = statistics.summarize(found.greedy.mean(axis=1))
+  return {
+    "split": split,
+    "problems": settings["eval_problems"],
+    "samples": settings["eval_samples"],
+    "greedy": summary["mean"],
+    "pass_at_k": {
+      str(k): statistics.summarize(found.pass_at_k(k))
+      for k in _PASSES
+      if k <= settings["eval_samples"]
+    },
+    "by_difficulty": {
+      str(level): float(np.mean(scores))
+      for level, scores in found.by_difficulty().items()
+    },
+    "examples": [list(example) for example in found.examples],
+    **summary,
+  }
+
+
+def _report(
+  workdir: pathlib.Path,
+  settings: dict,
+  run: language_run.Run,
+  result: runner.Result,
+  before: dict | None,
+) -> None:
+  """Evaluates, writes summary.json and the picture, and shows the tables."""
+  policy = result.params["policy"]
+  logged = run_directory.read_metrics(workdir, ["correct", "entropy"])
+  last = -(-len(logged["correct"]) // 10)
+  summary = {
+    "task": run.task.name,
+    "algorithm": settings["algorithm"],
+    "num_seeds": settings["num_seeds"],
+    "total_samples": result.total_steps,
+    "compile_seconds": result.compile_seconds,
+    "train_seconds": result.train_seconds,
+    "samples_per_second": result.steps_per_second,
+    "final_correct": statistics.summarize(logged["correct"][-last:].mean(0)),
+    "final_entropy": statistics.summarize(logged["entropy"][-last:].mean(0)),
+    "before": before,
+    "validation": _evaluated(run, policy, settings, "validation"),
+    "evaluation": _evaluated(run, policy, settings, "test"),
+  }
+  run_directory.write_json(workdir / "summary.json", summary)
+  picture = workdir / "learning_curve.png"
+  curves.save_learning_curve(
+    picture,
+    *curves.binned(
+      logged["env_steps"], logged["correct"], np.ones_like(logged["correct"])
+    ),
+    title=f"{settings['algorithm']} on {run.task.name}",
+    x_label="samples",
+    y_label="share of correct samples (training prompts)",
+  )
+  print(tables.language_summary(summary))
+  print(f"learning curve: {picture}")
+
+
+if __name__ == "__main__":
+  command_line.run(main)
