@@ -74,6 +74,7 @@ def make_optimizer(
       settings["learning_rate_schedule"],
       learning_rate or settings[f"{part}_learning_rate"],
       num_steps,
+      settings["learning_rate_warmup"],
     ),
     settings[f"{part}_max_gradient_norm"] or None,
     **parse_options(settings["optimizer_options"]),

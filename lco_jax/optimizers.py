@@ -11,31 +11,48 @@ SCHEDULES = ("constant", "linear", "cosine")
 
 
 def make_schedule(
-  name: str, learning_rate: float, num_steps: int
+  name: str, learning_rate: float, num_steps: int, warmup_steps: int = 0
 ) -> optax.Schedule:
   """Learning rate as a function of the optimizer step.
 
   Args:
     name: `constant`, or `linear` or `cosine` decay to 0.
-    learning_rate: initial value, positive and finite.
+    learning_rate: largest value, positive and finite.
     num_steps: optimizer steps until the end of training.
+    warmup_steps: of them, steps of a linear rise from 0 before; Adam's first
+      steps are several times as long as later ones, and a policy that is good
+      already is lost by them.
 
   Raises:
-    ValueError: if the name is unknown or the rate is out of range.
+    ValueError: if the name is unknown or a number is out of range.
   """
   if not (math.isfinite(learning_rate) and learning_rate > 0):
     raise ValueError(
       f"learning_rate must be positive and finite, got {learning_rate}"
     )
+  if not 0 <= warmup_steps < num_steps:
+    raise ValueError(
+      f"learning_rate_warmup must be in [0, {num_steps}), the optimizer steps,"
+      f" got {warmup_steps}"
+    )
+  rest = num_steps - warmup_steps
   if name == "constant":
-    return optax.constant_schedule(learning_rate)
-  if name == "linear":
-    return optax.linear_schedule(learning_rate, 0.0, num_steps)
-  if name == "cosine":
-    return optax.cosine_decay_schedule(learning_rate, num_steps)
-  raise ValueError(
-    f"learning_rate_schedule: unknown {name!r}; known: {', '.join(SCHEDULES)}"
+    schedule = optax.constant_schedule(learning_rate)
+  elif name == "linear":
+    schedule = optax.linear_schedule(learning_rate, 0.0, rest)
+  elif name == "cosine":
+    schedule = optax.cosine_decay_schedule(learning_rate, rest)
+  else:
+    raise ValueError(
+      f"learning_rate_schedule: unknown {name!r}; known: {', '.join(SCHEDULES)}"
+    )
+  if not warmup_steps:
+    return schedule
+  # The first step already moves: at a rate of 0 it would be spent for nothing.
+  rise = optax.linear_schedule(
+    learning_rate / (warmup_steps + 1), learning_rate, warmup_steps
   )
+  return optax.join_schedules([rise, schedule], [warmup_steps])
 
 
 def make_optimizer(

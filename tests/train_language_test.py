@@ -25,6 +25,7 @@ _SMALL = (
   "--config.mlp_width=16",
   "--config.eval_problems=8",
   "--config.eval_samples=8",
+  "--config.learning_rate_warmup=2",
   "--config.updates_per_chunk=2",
   "--config.checkpoint_seconds=0",
 )
@@ -144,6 +145,7 @@ def test_a_run_begins_where_another_ended(finished, tmp_path):
     (["--config.advantage=nope"], "advantage"),
     (["--config.advantage=verifier"], "verifier_from"),
     (["--config.gae_lambda=2"], "gae_lambda"),
+    (["--config.learning_rate_warmup=6"], "learning_rate_warmup"),
     (["--config.reference_coefficient=-1"], "reference_coefficient"),
     (["--config.max_weight=2"], "max_weight"),
     (["--config.num_heads=3"], "num_heads"),

@@ -75,6 +75,7 @@ def get_config(environment: str = "CartPole-v1") -> ml_collections.ConfigDict:
   config.optimizer = "adam"
   config.optimizer_options = ""  # Of the optimizer, e.g. "b1=0.8,eps=1e-5".
   config.learning_rate_schedule = "linear"
+  config.learning_rate_warmup = 0  # Optimizer steps of a linear rise.
   config.policy_learning_rate = config_dict.placeholder(float)
   config.value_learning_rate = 1e-3
   config.policy_max_gradient_norm = 0.5  # Global norm; 0 for no clipping.

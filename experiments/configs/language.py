@@ -19,7 +19,7 @@ def get_config(task: str = "addition") -> ml_collections.ConfigDict:
   """Settings of a language run.
 
   Args:
-    task: NAME or NAME:SIZE,..., as of lco_jax.tasks.
+    task: NAME, NAME:SIZE,... or reasoning_gym:NAME, as of lco_jax.tasks.
   """
   config = ml_collections.ConfigDict()
   config.task = task
@@ -47,7 +47,8 @@ def get_config(task: str = "addition") -> ml_collections.ConfigDict:
   config.temperature = 1.0
   config.top_k = 0
   config.top_p = 1.0
-  config.context_length = 64  # Tokens of a prompt and its completion, at most.
+  # Tokens of a prompt and its completion, at most.
+  config.context_length = 512 if task.startswith("reasoning_gym:") else 64
   config.reward = "exact"  # Or shaped.
   config.reward_noise = 0.0  # Probability that a reward is turned over.
 
@@ -73,6 +74,7 @@ def get_config(task: str = "addition") -> ml_collections.ConfigDict:
   config.optimizer = "adam"
   config.optimizer_options = ""  # Of the optimizer, e.g. "b1=0.8,eps=1e-5".
   config.learning_rate_schedule = "linear"
+  config.learning_rate_warmup = 20  # Optimizer steps of a linear rise.
   config.policy_learning_rate = config_dict.placeholder(float)
   config.value_learning_rate = 1e-3
   config.policy_max_gradient_norm = 1.0  # Global norm; 0 for no clipping.

@@ -3,7 +3,13 @@
 import inspect
 from collections.abc import Callable
 
-from lco_jax.tasks import arithmetic, countdown, problem, sequences
+from lco_jax.tasks import (
+  arithmetic,
+  countdown,
+  problem,
+  reasoning,
+  sequences,
+)
 from lco_jax.tasks.problem import (
   END,
   PADDING,
@@ -45,14 +51,21 @@ def make(name: str) -> Task:
 
   Args:
     name: a key of TASKS, then its sizes: `addition`, `addition:3`,
-      `modular_sum:3,7`.
+      `modular_sum:3,7`; or `reasoning_gym:NAME`.
 
   Raises:
     ValueError: if there is no such task, or it has too few problems.
   """
+  if name.startswith(reasoning.PREFIX):
+    task = reasoning.make(name.removeprefix(reasoning.PREFIX))
+    problem.check_splits(task)
+    return task
   kind, _, sizes = name.partition(":")
   if kind not in TASKS:
-    raise ValueError(f"task: unknown {name!r}; known: {', '.join(TASKS)}")
+    raise ValueError(
+      f"task: unknown {name!r}; known: {', '.join(TASKS)},"
+      f" {reasoning.PREFIX}NAME"
+    )
   parameters = list(inspect.signature(TASKS[kind]).parameters)
   numbers = sizes.split(",") if sizes else []
   if not all(n.isdecimal() for n in numbers) or len(numbers) > len(parameters):

@@ -21,7 +21,7 @@ Array = jax.Array
 
 PADDING = 0
 END = 1
-_SPECIAL = 2  # Tokens before the first character.
+SPECIAL = 2  # Tokens before the first character.
 # Shares of the splits in percent, in this order.
 SPLITS = {
   "train": range(80),
@@ -78,7 +78,7 @@ class Task:
   @property
   def vocab_size(self) -> int:
     """V: the characters, PADDING and END."""
-    return len(self.characters) + _SPECIAL
+    return len(self.characters) + SPECIAL
 
   def text(self, tokens: np.ndarray) -> str:
     """Characters of tokens, up to END."""
@@ -86,7 +86,7 @@ class Task:
     for token in np.asarray(tokens).tolist():
       if token == END:
         break
-      out += "" if token == PADDING else self.characters[token - _SPECIAL]
+      out += "" if token == PADDING else self.characters[token - SPECIAL]
     return out
 
 
@@ -99,7 +99,7 @@ def encode(characters: str, text: str) -> list[int]:
   for character in text:
     if character not in characters:
       raise ValueError(f"no token for {character!r}")
-  return [characters.index(character) + _SPECIAL for character in text]
+  return [characters.index(character) + SPECIAL for character in text]
 
 
 def make_problem(
