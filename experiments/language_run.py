@@ -17,6 +17,7 @@ from lco_jax import (
   language,
   networks,
   placement,
+  preference,
   run_directory,
   runner,
   tasks,
@@ -26,7 +27,8 @@ from lco_jax import (
 )
 
 WARM_START = "sft"
-ALGORITHMS = (*token_objectives.ALGORITHMS, WARM_START)
+PREFERENCES = "dpo"
+ALGORITHMS = (*token_objectives.ALGORITHMS, WARM_START, PREFERENCES)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,16 +109,38 @@ def build(settings: Mapping) -> Run:
       task, model, optimizer, num_prompts=settings["warm_start_prompts"]
     )
     return Run(task, model, warm_start, num_updates)
+  num_steps = (
+    settings["num_updates"]
+    * settings["num_epochs"]
+    * settings["num_minibatches"]
+  )
+  sampling = generation.Sampling(
+    settings["temperature"], settings["top_k"], settings["top_p"]
+  )
+  common = {
+    name: settings[name]
+    for name in ("num_prompts", "num_epochs", "num_minibatches", "beta")
+  }
+  if algorithm == PREFERENCES:
+    if settings["num_samples"] % 2:
+      raise ValueError(
+        f"num_samples must be even for {PREFERENCES}, got"
+        f" {settings['num_samples']}"
+      )
+    pairs = preference.make_training(
+      task,
+      model,
+      settings_lib.make_optimizer(settings, "policy", num_steps),
+      num_pairs=settings["num_samples"] // 2,
+      sampling=sampling,
+      **common,
+    )
+    return Run(task, model, pairs, settings["num_updates"])
   row = token_objectives.ALGORITHMS[algorithm]
   policy_loss = row.policy_loss(
     **settings_lib.options(
       settings, token_objectives.ALGORITHMS, token_objectives.options_of
     )
-  )
-  num_steps = (
-    settings["num_updates"]
-    * settings["num_epochs"]
-    * settings["num_minibatches"]
   )
   parts, value_model = ["policy"], None
   if (settings["advantage"] or row.advantage) == "learned":
@@ -134,17 +158,12 @@ def build(settings: Mapping) -> Run:
         for part in parts
       },
       value_model=value_model,
-      sampling=generation.Sampling(
-        settings["temperature"], settings["top_k"], settings["top_p"]
-      ),
+      sampling=sampling,
+      **common,
       **{
         name: settings[name]
         for name in (
-          "num_prompts",
           "num_samples",
-          "num_epochs",
-          "num_minibatches",
-          "beta",
           "nonpositive_beta_multiple",
           "advantage",
           "discount",

@@ -198,7 +198,9 @@ def make_training(
   return training.Training(
     init_params=init_params,
     init_actor=lambda keys: (),
-    collect=_sampler(task, model, num_samples, sampling, reward, reward_noise),
+    collect=make_sampler(
+      task, model, num_samples, sampling, reward, reward_noise
+    ),
     prepare=prepare,
     update=update.make_update(
       token_objectives.make_token_objective(
@@ -218,15 +220,27 @@ def make_training(
   )
 
 
-def _sampler(
+def make_sampler(
   task: tasks.Task,
   model: networks.LanguageModel,
   num_samples: int,
   sampling: generation.Sampling,
-  reward: str,
-  reward_noise: float,
-):
-  """`collect` of a Training: draws prompts, completes and verifies them."""
+  reward: str = "exact",
+  reward_noise: float = 0.0,
+) -> Callable:
+  """`collect` of a Training: draws prompts, completes and verifies them.
+
+  Args:
+    task: asks and verifies.
+    model: the policy.
+    num_samples: G.
+    sampling: the distribution that completions are sampled from.
+    reward: as of `make_training`.
+    reward_noise: as of `make_training`.
+
+  Returns:
+    (params, (), keys [N]) → ((), Samples [G, N]), by the part "policy".
+  """
   draw = tasks.draw_from(task, "train")
 
   def collect(params, actor, keys):

@@ -24,6 +24,7 @@ _LAYERS = (
   {"training", "evaluation", "language_evaluation", "signals"},
   {"language_metrics"},
   {"control", "language", "fault", "host_rollout"},
+  {"preference"},
   {"checkpointing", "metric_writer", "run_directory", "reporting"},
   {"runner"},
 )

@@ -60,3 +60,18 @@ def test_gradients_are_clipped_before_the_optimizer():
     {"w": jnp.array([30.0, 40.0])}, optimizer.init(params), params
   )
   np.testing.assert_allclose(updates["w"], [-0.3, -0.4], rtol=1e-5)
+
+
+def test_a_rate_rises_before_it_falls():
+  """In a line to the top and then as without it, over the steps left."""
+  schedule = optimizers.make_schedule("linear", 0.1, 110, warmup_steps=10)
+  rates = np.array([schedule(step) for step in range(111)])
+  np.testing.assert_allclose(rates[0], 0.1 / 11, rtol=1e-6)
+  np.testing.assert_allclose(np.diff(rates[:11], 2), 0, atol=1e-7)
+  plain = optimizers.make_schedule("linear", 0.1, 100)
+  np.testing.assert_allclose(
+    rates[10:], [plain(step) for step in range(101)], atol=1e-7
+  )
+  for steps in (-1, 110):
+    with pytest.raises(ValueError, match="learning_rate_warmup"):
+      optimizers.make_schedule("linear", 0.1, 110, warmup_steps=steps)

@@ -9,10 +9,9 @@ from ml_collections import config_dict
 
 from lco_jax import token_objectives
 
-_LCO = ("lco_mse", "lco_lch", "lco_kld")
 # What was tuned; BUILD_NOTES.md has the sweeps.
 _DEFAULT = {"policy_learning_rate": 3e-4, "beta": 1.0}
-_TUNED = {}
+_TUNED = {"dpo": {"beta": 0.1}}
 
 
 def get_config(task: str = "addition") -> ml_collections.ConfigDict:
@@ -23,7 +22,8 @@ def get_config(task: str = "addition") -> ml_collections.ConfigDict:
   """
   config = ml_collections.ConfigDict()
   config.task = task
-  config.algorithm = "lco_mse"  # "sft" for the supervised warm start alone.
+  # "sft" is the supervised warm start alone, "dpo" preferences in pairs.
+  config.algorithm = "lco_mse"
 
   # Amount: each seed takes num_updates × num_prompts × num_samples samples.
   config.seed = 0
@@ -104,6 +104,6 @@ def get_config(task: str = "addition") -> ml_collections.ConfigDict:
 
   config.tuned = {"chosen": ("task", task)} | {
     algorithm: _DEFAULT | _TUNED.get(algorithm, {})
-    for algorithm in (*token_objectives.ALGORITHMS, "sft")
+    for algorithm in (*token_objectives.ALGORITHMS, "sft", "dpo")
   }
   return config

@@ -14,6 +14,7 @@ from lco_jax.losses.policy_gradient import (
   reinforce_loss,
   sequence_log_prob_ratio,
 )
+from lco_jax.losses.preference import dpo_loss
 from lco_jax.losses.regularizers import (
   entropy,
   kl_divergence,
@@ -29,6 +30,7 @@ __all__ = [
   "centred_logits",
   "cispo_loss",
   "clipped_value_loss",
+  "dpo_loss",
   "entropy",
   "importance_weight",
   "kl_divergence",

@@ -1,0 +1,57 @@
+"""The loss of pairs against an oracle, and what it is for."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lco_jax import losses
+from tests import oracles
+
+
+def _draw():
+  rng = np.random.default_rng(0)
+  return rng.normal(size=(2, 3, 40)), rng.random((3, 40)) < 0.6
+
+
+def test_value_and_gradient_against_an_oracle(float64):
+  (chosen, rejected), where = _draw()
+
+  def oracle(chosen, rejected):
+    margin = 0.7 * (chosen - rejected)
+    return np.where(where, -np.log(1 / (1 + np.exp(-margin))), 0.0)
+
+  value, pull = jax.vjp(
+    lambda first, second: losses.dpo_loss(first, second, 0.7, where),
+    chosen,
+    rejected,
+  )
+  np.testing.assert_allclose(value, oracle(chosen, rejected), rtol=1e-10)
+  gradients = pull(jnp.ones_like(value))
+  np.testing.assert_allclose(
+    gradients[0],
+    oracles.gradient(lambda x: oracle(x, rejected), chosen),
+    atol=1e-8,
+  )
+  np.testing.assert_allclose(gradients[1], -gradients[0], atol=1e-12)
+
+
+def test_nothing_under_the_mask_counts():
+  (chosen, rejected), where = _draw()
+  clean = [
+    np.where(where, x, 0.0).astype(np.float32) for x in (chosen, rejected)
+  ]
+  dirty = [np.where(where, x, np.nan).astype(np.float32) for x in clean]
+
+  def run(chosen, rejected):
+    return jax.value_and_grad(
+      lambda w: jnp.sum(losses.dpo_loss(w, rejected, 0.7, where))
+    )(chosen)
+
+  for a, b in zip(run(*clean), run(*dirty), strict=True):
+    np.testing.assert_array_equal(a, b)
+
+
+def test_large_margins_neither_overflow_nor_pull():
+  gradient = jax.grad(lambda w: losses.dpo_loss(w, jnp.float32(0.0), 1.0))
+  assert gradient(jnp.float32(200.0)) == 0
+  assert gradient(jnp.float32(-1e4)) == -1
