@@ -213,3 +213,52 @@ def test_temperature_zero_is_greedy():
 def test_distributions_that_cannot_be(options, name):
   with pytest.raises(ValueError, match=name):
     generation.Sampling(**options)
+
+
+def _compilations(caplog):
+  return sum("Finished XLA compilation" in m for m in caplog.messages)
+
+
+def test_generation_compiles_once_per_shape(caplog):
+  """Other weights, prompts, paddings and keys need no other program."""
+  model, params, prompt, generate = _model()
+  other = model.init(jax.random.key(9), prompt, _PADDING)
+  run = jax.jit(
+    lambda p, asked, padding, keys: generate(
+      p, asked, padding, keys, 6, _END, _PLAIN
+    )
+  )
+  arguments = [
+    (params, prompt, jnp.asarray(_PADDING), _keys(8)),
+    (other, prompt[::-1], jnp.asarray(_PADDING[::-1]), _keys(8, seed=6)),
+    (params, prompt + 0, jnp.zeros(4, jnp.int32), _keys(8, seed=7)),
+  ]
+  caplog.set_level("WARNING")
+  with jax.log_compiles():
+    for index, own in enumerate(arguments):
+      caplog.clear()
+      jax.block_until_ready(run(*own))
+      assert _compilations(caplog) == (index == 0)
+    caplog.clear()
+    run(params, prompt[:2], jnp.zeros(2, jnp.int32), _keys(8))
+    assert _compilations(caplog) >= 1
+
+
+def test_samples_of_a_prompt_are_as_if_it_was_read_for_each():
+  """Prompts are read once; the caches of their samples are copies."""
+  _, params, prompt, generate = _model()
+  keys = _keys(12)
+  shared = generate(params, prompt, _PADDING, keys, 6, _END, _PLAIN)
+  apart = generate(
+    params,
+    jnp.tile(prompt, (3, 1)),
+    jnp.tile(_PADDING, 3),
+    keys,
+    6,
+    _END,
+    _PLAIN,
+  )
+  np.testing.assert_array_equal(shared.tokens, apart.tokens)
+  np.testing.assert_allclose(shared.logits, apart.logits, atol=1e-6)
+  with pytest.raises(ValueError, match="11 keys"):
+    generate(params, prompt, _PADDING, keys[:11], 6, _END, _PLAIN)

@@ -260,3 +260,69 @@ def test_settings_that_cannot_be(changes, name):
 def test_one_sample_is_enough_without_groups():
   task = _make("reinforce", num_samples=1, num_minibatches=1)
   assert task.steps_per_update == _PROMPTS
+
+
+def test_nothing_is_compiled_while_training(caplog):
+  """Every chunk of an equal length runs the program made before the first."""
+  task = _make()
+  where = placement.place(1, _PROMPTS, jax.devices()[:1])
+  start = runner.begin(task, (0,), where)
+  programs = training.compile_chunks(task, where, start.state, [2])
+  state, caches = start.state, []
+  caplog.set_level("WARNING")
+  with jax.log_compiles():
+    for _ in range(3):
+      state, metrics = jax.block_until_ready(programs[2](state))
+      caches.append(len(caplog.messages))
+  assert caches == [0, 0, 0]
+  assert int(where.collect_seeds(state.update)[0]) == 6
+
+
+def test_learned_advantages_fit_their_returns():
+  """PPO's value network explains more and more of what comes."""
+  task = _make("ppo", num_prompts=32, num_samples=8)
+  where, state, metrics = _run(task, 60)
+  assert metrics["correct"][-10:].mean() > 0.4
+  assert metrics["value_loss"][-10:].mean() < metrics["value_loss"][0]
+  assert metrics["explained_variance"][-20:].mean() > 0.1
+  assert set(state.opt_state) == {"policy", "value"}
+
+
+def test_exact_advantages_are_learned_from():
+  task = _make("lco_kld", advantage="oracle", num_prompts=32)
+  _, _, metrics = _run(task, 60)
+  assert metrics["correct"][-10:].mean() > 0.4
+  np.testing.assert_array_equal(metrics["advantage_rms_error"], 0)
+  # Every token is spoken of.
+  np.testing.assert_allclose(metrics["target_tail_mass"], 0, atol=1e-6)
+
+
+def test_a_reference_is_kept_near():
+  """The KL to it stays smaller where it costs."""
+  far, near = (
+    _run(_make("grpo", reference_coefficient=c, num_prompts=16), 30)[2]
+    for c in (0.0, 3.0)
+  )
+  assert (
+    near["kl_reference"][-5:].mean() < 0.5 * far["kl_reference"][-5:].mean()
+  )
+
+
+def test_an_oracle_needs_one_answer():
+  task = tasks.make("countdown")
+  model = _model(task)
+  with pytest.raises(ValueError, match="one right answer"):
+    language.make_training(
+      task,
+      model,
+      token_objectives.ALGORITHMS["lco_mse"],
+      None,
+      {},
+      advantage="oracle",
+      num_prompts=2,
+      num_samples=2,
+      num_epochs=1,
+      num_minibatches=1,
+      sampling=generation.Sampling(),
+      beta=1.0,
+    )
