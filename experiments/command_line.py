@@ -225,7 +225,8 @@ def resolve(config: ml_collections.ConfigDict) -> dict:
     {name: value}, without `tuned`.
 
   Raises:
-    ValueError: if the tuned values are those of another environment or task.
+    ValueError: if the tuned values are those of another environment or task, or
+      there are none for the algorithm.
   """
   settings = config.to_dict()
   tuned = settings.pop("tuned")
@@ -235,7 +236,12 @@ def resolve(config: ml_collections.ConfigDict) -> dict:
       f"{name}: choose it with --config=FILE:{settings[name]}, so that its own"
       " defaults are taken"
     )
-  for name, value in tuned.get(settings["algorithm"], {}).items():
+  known = [name for name in tuned if name != "chosen"]
+  if settings["algorithm"] not in known:
+    raise ValueError(
+      f"algorithm: unknown {settings['algorithm']!r}; known: {', '.join(known)}"
+    )
+  for name, value in tuned[settings["algorithm"]].items():
     if settings[name] is None:
       settings[name] = value
   return settings

@@ -23,6 +23,7 @@ _SMALL = (
   "--config.num_heads=2",
   "--config.num_kv_heads=1",
   "--config.mlp_width=16",
+  "--config.algorithm=lco_mse",
   "--config.eval_problems=8",
   "--config.eval_samples=8",
   "--config.learning_rate_warmup=2",
@@ -134,7 +135,6 @@ def test_a_run_begins_where_another_ended(finished, tmp_path):
 @pytest.mark.parametrize(
   ("flags", "named"),
   [
-    (["--config.algorithm=nope"], "algorithm"),
     (["--config.context_length=5"], "context_length"),
     (["--config.num_samples=1"], "num_samples"),
     (["--config.num_minibatches=3"], "num_minibatches"),
@@ -163,6 +163,16 @@ def test_bad_input_is_one_line_and_nothing_is_written(tmp_path, flags, named):
 
 
 @pytest.mark.parametrize("task", ["nope", "addition:x", "parity:1"])
+def test_an_unknown_algorithm_is_named_without_other_settings(tmp_path):
+  done = scripts.run(
+    "train_language",
+    f"--config={_CONFIG}:parity",
+    "--config.algorithm=nope",
+    f"--workdir={tmp_path / 'run'}",
+  )
+  assert done.returncode == 2 and "algorithm: unknown" in done.complaint
+
+
 def test_bad_tasks_are_named(tmp_path, task):
   done = _script(tmp_path / "run", task=task)
   assert done.returncode == 2 and task.partition(":")[0] in done.complaint

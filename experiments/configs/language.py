@@ -1,7 +1,7 @@
 """Language configurations, e.g. --config=experiments/configs/language.py:TASK.
 
 A value of None is filled in by what was tuned for this task and algorithm
-(policy_learning_rate, beta) or by the algorithm's own default.
+(policy_learning_rate, beta, ...) or by the algorithm's own default.
 """
 
 import ml_collections
@@ -10,8 +10,24 @@ from ml_collections import config_dict
 from lco_jax import token_objectives
 
 # What was tuned; BUILD_NOTES.md has the sweeps.
-_DEFAULT = {"policy_learning_rate": 3e-4, "beta": 1.0}
+_DEFAULT = {
+  "policy_learning_rate": 3e-4,
+  "beta": 1.0,
+  "num_prompts": 32,
+  "num_samples": 8,
+}
 _TUNED = {"dpo": {"beta": 0.1}}
+# An answer to long sums is seldom right: exact dense advantages tell every
+# token apart, so that prompts are worth more than samples of them.
+_TUNED_ADDITION = {
+  "lco_kld": {
+    "advantage": "oracle",
+    "policy_learning_rate": 3e-3,
+    "beta": 0.1,
+    "num_prompts": 128,
+    "num_samples": 2,
+  },
+}
 
 
 def get_config(task: str = "addition") -> ml_collections.ConfigDict:
@@ -23,25 +39,25 @@ def get_config(task: str = "addition") -> ml_collections.ConfigDict:
   config = ml_collections.ConfigDict()
   config.task = task
   # "sft" is the supervised warm start alone, "dpo" preferences in pairs.
-  config.algorithm = "lco_mse"
+  config.algorithm = "lco_kld"
 
   # Amount: each seed takes num_updates × num_prompts × num_samples samples.
   config.seed = 0
   config.num_seeds = 4
-  config.num_updates = 400
+  config.num_updates = 900
   config.eval_problems = 512
   config.eval_samples = 32
 
   # Where the policy comes from: a supervised warm start, which is a run of its
   # own in WORKDIR/warm_start; or the end of another run, in init_from.
-  config.warm_start_updates = 300
+  config.warm_start_updates = 500
   config.warm_start_prompts = 128
   config.warm_start_learning_rate = 3e-3
   config.init_from = config_dict.placeholder(str)
 
   # Data: num_samples completions of each of num_prompts prompts.
-  config.num_prompts = 32
-  config.num_samples = 8
+  config.num_prompts = config_dict.placeholder(int)
+  config.num_samples = config_dict.placeholder(int)
   config.num_epochs = 1
   config.num_minibatches = 1
   config.temperature = 1.0
@@ -102,8 +118,9 @@ def get_config(task: str = "addition") -> ml_collections.ConfigDict:
   config.keep_checkpoints = 3  # The newest; older ones are removed.
   config.wandb_project = config_dict.placeholder(str)
 
+  own = _TUNED_ADDITION if task.startswith("addition") else {}
   config.tuned = {"chosen": ("task", task)} | {
-    algorithm: _DEFAULT | _TUNED.get(algorithm, {})
+    algorithm: _DEFAULT | _TUNED.get(algorithm, {}) | own.get(algorithm, {})
     for algorithm in (*token_objectives.ALGORITHMS, "sft", "dpo")
   }
   return config
