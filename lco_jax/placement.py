@@ -239,8 +239,8 @@ def place(
   if num_streams % len(devices) == 0:
     return Placement(ordered, num_shards=len(devices))
   raise ValueError(
-    f"num_envs {num_streams} does not divide over {len(devices)} devices,"
-    f" nor does num_seeds {num_seeds}"
+    f"num_envs or num_prompts {num_streams} does not divide over"
+    f" {len(devices)} devices, nor does num_seeds {num_seeds}"
   )
 
 

@@ -8,6 +8,10 @@ import sys
 
 import pytest
 
+from experiments import command_line, language_benchmark
+from experiments.configs import language as language_config
+from tests import scripts
+
 _ROOT = pathlib.Path(__file__).parent.parent
 # Main without its process for each number of learners, and much shorter.
 _SHORT = """
@@ -51,10 +55,41 @@ def test_a_line_has_what_was_measured():
     (["control", "more"], "more"),
     (["control", "--repeats=0"], "repeats"),
     (["control", "--num_seeds=1", "--algorithm=nope"], "algorithm"),
+    (["language", "--num_seeds=1", "--algorithm=nope"], "algorithm"),
   ],
 )
 def test_bad_input_is_one_line(arguments, named):
-  done = _run(*arguments)
+  done = scripts.run("benchmark", *arguments)
   assert done.returncode == 2 and not done.stdout
-  (line,) = done.stderr.strip().splitlines()
-  assert line.startswith("error: ") and named in line
+  assert named in done.complaint
+
+
+@pytest.mark.third_party
+def test_what_is_measured_of_language(monkeypatch):
+  """Generation and learning apart, and the cache, on a tiny model."""
+  monkeypatch.setattr(language_benchmark, "_TOKENS", 8)
+  config = language_config.get_config("parity:4")
+  config.update(
+    {
+      "algorithm": "grpo",
+      "num_seeds": 2,
+      "num_updates": 30,
+      "num_prompts": 8,
+      "num_layers": 1,
+      "width": 8,
+      "num_heads": 2,
+      "num_kv_heads": 1,
+      "mlp_width": 8,
+    }
+  )
+  settings = command_line.resolve(config)
+  figures = language_benchmark.measure(settings, num_updates=2, repeats=1)
+  figures |= language_benchmark.decoding(settings)
+  for name in (
+    "updates_per_second",
+    "generation_tokens_per_second",
+    "update_tokens_per_second",
+    "cached_ms_per_token",
+    "cache_speedup",
+  ):
+    assert figures[name] > 0
