@@ -141,4 +141,8 @@ def comparison(
 
 
 def _short(value: float | None) -> str:
-  return "–" if value is None else f"{value:.3f}".replace("0.", ".", 1)
+  """Three places, without the zero before them."""
+  if value is None:
+    return "–"
+  sign, digits = "-" if value < 0 else "", f"{abs(value):.3f}"
+  return sign + (digits[1:] if digits.startswith("0.") else digits)

@@ -1,0 +1,64 @@
+"""Tables: what stands in them, and that they fit a terminal."""
+
+import numpy as np
+
+from lco_jax.reporting import statistics, tables
+
+
+def _scores(*per_seed):
+  return statistics.summarize(np.array(per_seed))
+
+
+def test_a_comparison_is_a_markdown_table():
+  row = ("sorting", "grpo", "1e-3", [_scores(0.5, 0.5), _scores(10.25, 10.25)])
+  missing = (
+    "sorting",
+    "ppo",
+    "1e-3",
+    [_scores(-0.5, -0.5), _scores(np.nan, 1)],
+  )
+  lines = tables.comparison(("greedy", "entropy"), [row, missing]).splitlines()
+  assert lines[0] == "| task | algorithm | rate | greedy | entropy |"
+  assert lines[1] == "| --- | --- | --- | --- | --- |"
+  assert lines[2] == (
+    "| sorting | grpo | 1e-3 | .500 [.500, .500] | 10.250 [10.250, 10.250] |"
+  )
+  assert lines[3] == (
+    "| sorting | ppo | 1e-3 | -.500 [-.500, -.500] | – [–, –] |"
+  )
+
+
+def test_a_language_run_fits_a_terminal():
+  """However long prompts and completions are."""
+  evaluation = _scores(0.5, 0.7) | {
+    "greedy": 0.6,
+    "split": "test",
+    "problems": 512,
+    "samples": 32,
+    "pass_at_k": {"1": _scores(0.4, 0.5), "8": _scores(0.8, 0.9)},
+    "by_difficulty": {"1": 1.0, "2": 0.25},
+    "examples": [["1+1=", "2", "3", False], ["x" * 300, "y" * 50, "y", True]],
+  }
+  shown = tables.language_summary(
+    {
+      "task": "addition:3",
+      "algorithm": "lco_mse",
+      "num_seeds": 2,
+      "total_samples": 102_400,
+      "compile_seconds": 12.3,
+      "train_seconds": 60.4,
+      "samples_per_second": 6782.0,
+      "final_correct": _scores(0.7, 0.8),
+      "before": evaluation,
+      "evaluation": evaluation,
+    }
+  )
+  lines = shown.splitlines()
+  assert max(map(len, lines)) <= 80
+  assert "1+1=" in shown and "3" in shown and "wrong" in shown
+  (level,) = [line for line in lines if line.startswith("greedy by difficulty")]
+  assert level.endswith("1: 1.00, 2: 0.25")
+  (passes,) = [line.split() for line in lines if line.startswith("pass@8")]
+  assert passes[1] == "0.85" and passes[-2:] == ["0.8", "0.9"]
+  one = tables.accuracy(evaluation)
+  assert one.endswith("0.6 (seeds: 0.5 0.7)") and len(one) <= 100
