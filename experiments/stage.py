@@ -72,7 +72,10 @@ def explained(workdir: pathlib.Path) -> Iterator[None]:
 
 
 def open_directory(
-  stack: contextlib.ExitStack, workdir: pathlib.Path, settings: Mapping
+  stack: contextlib.ExitStack,
+  workdir: pathlib.Path,
+  settings: Mapping,
+  resume: bool,
 ) -> None:
   """Makes the run directory, or checks the one to resume, and holds it.
 
@@ -80,12 +83,15 @@ def open_directory(
     stack: holds it.
     workdir: the directory.
     settings: of the run.
+    resume: whether it is there already.
+
+  Raises:
+    ValueError: if it cannot be used.
   """
   if jax.process_index() > 0:
     return  # The first process alone writes.
   metric_writer.check_wandb(settings["wandb_project"])
-  # A stage may have come after the run was stopped: then it begins.
-  if flags.FLAGS.resume and (workdir / "config.json").exists():
+  if resume:
     run_directory.check_same_config(workdir, settings)
   else:
     run_directory.create(workdir, settings)

@@ -89,7 +89,7 @@ def _train(stack: contextlib.ExitStack) -> None:
     stack.enter_context(command_line.job(settings))
     environment, actor_critic, task, num_updates = control_run.build(settings)
     stage.placed(settings, task)  # Raises before anything is written.
-    stage.open_directory(stack, workdir, settings)
+    stage.open_directory(stack, workdir, settings, flags.FLAGS.resume)
   make_collector = None
   if isinstance(environment, types.HostEnvironment):
 

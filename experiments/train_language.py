@@ -48,29 +48,19 @@ def _train(stack: contextlib.ExitStack) -> None:
     stack.enter_context(command_line.job(settings))
     run = language_run.build(settings)
     stage.placed(settings, run.training)  # Raises before anything is written.
-    given, warm = {}, None
+    given, warm = _given(settings, run), None
     supervised = settings["algorithm"] == language_run.WARM_START
-    for setting, part in (
-      ("init_from", "policy"),
-      ("verifier_from", "verifier"),
-    ):
-      if settings[setting] is not None:
-        given[part] = language_run.policy_of(
-          setting, settings[setting], run.task, settings
-        )
-    needs = settings["advantage"] in ("verifier", "preference")
-    if needs and "verifier" not in given:
-      raise ValueError(
-        f"verifier_from must be set for advantage {settings['advantage']}"
-      )
     begins_here = not supervised and "policy" not in given
     if begins_here and settings["warm_start_updates"]:
       warm = settings | {"algorithm": language_run.WARM_START}
       warm_run = language_run.build(warm)
       stage.placed(warm, warm_run.training)
-    stage.open_directory(stack, workdir, settings)
+    resume = flags.FLAGS.resume
+    stage.open_directory(stack, workdir, settings, resume)
     if warm:
-      stage.open_directory(stack, warm_dir, warm)
+      # A run may have been killed when it had but its own directory.
+      resume = resume and (warm_dir / "config.json").exists()
+      stage.open_directory(stack, warm_dir, warm, resume)
   stop = command_line.StopSignal()
   before = None
   if warm:
@@ -101,6 +91,29 @@ def _train(stack: contextlib.ExitStack) -> None:
   if jax.process_index() == 0:
     with stage.explained(workdir):
       _report(workdir, settings, run, result, before)
+
+
+def _given(settings: dict, run: language_run.Run) -> dict[str, types.Params]:
+  """The parts of the parameters that come from other runs.
+
+  Raises:
+    ValueError: if one is missing, or does not fit.
+    CheckpointError: if one cannot be read.
+  """
+  given = {
+    part: language_run.policy_of(setting, settings[setting], run.task, settings)
+    for setting, part in (
+      ("init_from", "policy"),
+      ("verifier_from", "verifier"),
+    )
+    if settings[setting] is not None
+  }
+  needs = settings["advantage"] in ("verifier", "preference")
+  if needs and "verifier" not in given:
+    raise ValueError(
+      f"verifier_from must be set for advantage {settings['advantage']}"
+    )
+  return given
 
 
 def _evaluated(

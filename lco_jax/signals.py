@@ -186,7 +186,6 @@ def learned(
       0,
       -1,
     )
-    advantage = jnp.where(mask, advantage, 0.0)
     mean, variance = diagnostics.moments(
       advantage, update.DEVICE_AXIS, where=mask
     )

@@ -102,6 +102,8 @@ def test_exact_advantages_against_enumeration(answer):
       )
       checked += after > 0
   assert checked > 0
+  for found in (value[:, 0], dense[:, 0].any(-1)):
+    np.testing.assert_array_equal(np.where(mask, 0, found), 0)
 
 
 def test_exact_advantages_have_mean_zero_under_the_policy():
