@@ -41,6 +41,11 @@ _SETTINGS = {
   "total_steps": 500_000,
 }
 
+_LANGUAGE_SETTINGS = {
+  "num_prompts": 32,
+  "num_samples": 8,
+  "advantage": "group_relative",
+}
 _NUM_UPDATES = 200  # Of a language run.
 
 flags.DEFINE_integer(
@@ -71,7 +76,7 @@ def measure(what: str, num_seeds: int, algorithm: str, repeats: int) -> dict:
     figures = _control(settings, repeats)
   else:
     config = language_config.get_config("addition")
-    config.update(chosen)
+    config.update(chosen | _LANGUAGE_SETTINGS)
     settings = command_line.resolve(config)
     cpu_backend.divide_cores(num_seeds, settings["num_prompts"])
     figures = language_benchmark.measure(settings, _NUM_UPDATES, repeats)

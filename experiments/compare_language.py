@@ -13,16 +13,19 @@ Called again with the same flags, it goes on with what is not done yet.
 import concurrent.futures
 import csv
 import json
+import math
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
 
+import jax
 from absl import flags
 
 from experiments import command_line, language_run
-from lco_jax import tasks
+from lco_jax import run_directory, tasks
 from lco_jax.reporting import tables
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the comparison.")
@@ -45,13 +48,29 @@ _SETTINGS = flags.DEFINE_multi_string(
 _JOBS = flags.DEFINE_integer("jobs", 2, "Runs at the same time.")
 
 _CONFIG = "experiments/configs/language.py"
-_COLUMNS = ("greedy", "pass@1", "pass@8", "entropy")
+_RUNNING: set[subprocess.Popen] = set()
 
 
 def main() -> None:
   """Runs what is missing, then writes and shows the table."""
+  # Runs need the accelerators; checking flags does not.
+  jax.config.update("jax_platforms", "cpu")
   _check()
   workdir = pathlib.Path(_WORKDIR.value)
+  signal.signal(signal.SIGTERM, _stop)
+  try:
+    _hold(workdir)
+    with run_directory.locked(workdir):
+      _compare(workdir)
+  except (ValueError, OSError) as error:
+    raise command_line.ScriptError(error) from error
+  finally:
+    for process in list(_RUNNING):
+      process.terminate()  # It saves its state; the next call goes on.
+
+
+def _compare(workdir: pathlib.Path) -> None:
+  """The runs, and the table of them."""
   with concurrent.futures.ThreadPoolExecutor(_JOBS.value) as pool:
     warm = {task: workdir / _name(task) / "warm_start" for task in _TASKS.value}
     _all(pool, [(warm[t], t, ["algorithm=sft"]) for t in _TASKS.value])
@@ -85,18 +104,20 @@ def main() -> None:
         key=lambda item: item[1]["validation"]["greedy"],
       )
       rows.append(_row(task, algorithm, rate, best))
+  columns = list(rows[0][3])
   with open(workdir / "comparison.csv", "w", newline="") as file:
     writer = csv.writer(file)
     writer.writerow(
       ["task", "algorithm", "learning_rate"]
-      + [f"{c}_{s}" for c in _COLUMNS for s in ("iqm", "low", "high")]
+      + [f"{c}_{part}" for c in columns for part in ("iqm", "low", "high")]
     )
-    for task, algorithm, rate, scores in rows:
+    for *names, scores in rows:
       writer.writerow(
-        [task, algorithm, rate]
-        + [x for s in scores for x in (s["iqm"], *s["ci95"])]
+        [*names, *(x for s in scores.values() for x in (s["iqm"], *s["ci95"]))]
       )
-  table = tables.comparison(_COLUMNS, rows)
+  table = tables.comparison(
+    columns, [(*names, list(scores.values())) for *names, scores in rows]
+  )
   (workdir / "comparison.md").write_text(table + "\n")
   print(table)
 
@@ -104,8 +125,9 @@ def main() -> None:
 def _check() -> None:
   """Ends with one line if a flag is wrong, before anything is run."""
   for name in ("tasks", "algorithms", "learning_rates"):
-    if not flags.FLAGS[name].value:
-      raise command_line.ScriptError(f"--{name} must name something")
+    values = flags.FLAGS[name].value
+    if not values or len(set(values)) < len(values):
+      raise command_line.ScriptError(f"--{name} must name things, each once")
   if _JOBS.value < 1:
     raise command_line.ScriptError(f"--jobs must be ≥ 1, got {_JOBS.value}")
   for algorithm in _ALGORITHMS.value:
@@ -113,6 +135,15 @@ def _check() -> None:
       known = ", ".join(language_run.ALGORITHMS)
       raise command_line.ScriptError(
         f"--algorithms: unknown {algorithm!r}; known: {known}"
+      )
+  for rate in _RATES.value:
+    try:
+      right = 0 < float(rate) < math.inf
+    except ValueError:
+      right = False
+    if not right:
+      raise command_line.ScriptError(
+        f"--learning_rates must be positive numbers, got {rate!r}"
       )
   for task in _TASKS.value:
     try:
@@ -126,20 +157,43 @@ def _check() -> None:
       )
 
 
+def _hold(workdir: pathlib.Path) -> None:
+  """Makes the directory, or checks that it was made with these settings.
+
+  Raises:
+    ValueError: if it was made with others, which would mix in one table.
+  """
+  given = {"settings": sorted(_SETTINGS.value)}
+  if (workdir / "config.json").exists():
+    run_directory.check_same_config(workdir, given)
+  else:
+    run_directory.create(workdir, given)
+
+
+def _stop(number, frame):
+  """At SIGTERM: by way of an exception, so that runs are stopped, too."""
+  raise command_line.ScriptError(
+    f"stopped; go on with --workdir={_WORKDIR.value}", command_line.STOPPED
+  )
+
+
 def _all(
   pool: concurrent.futures.Executor,
   runs: Sequence[tuple[pathlib.Path, str, Sequence[str]]],
 ) -> None:
-  """Runs what is not done, some at a time; the first failure ends it."""
+  """Runs what is not done, some at a time; a failure ends the others."""
   missing = [run for run in runs if not (run[0] / "summary.json").exists()]
   waiting = [pool.submit(_run, *run) for run in missing]
   try:
     for index, future in enumerate(concurrent.futures.as_completed(waiting)):
       path, accuracy = future.result()
       print(f"[{index + 1}/{len(missing)}] {path}: {accuracy:.3f}", flush=True)
-  finally:
+  except BaseException:
     for future in waiting:
       future.cancel()
+    for process in list(_RUNNING):
+      process.terminate()
+    raise
 
 
 def _run(
@@ -153,15 +207,23 @@ def _run(
     command.append("--resume")
   environment = dict(os.environ)
   if _JOBS.value > 1:
-    # Runs share the cores; each would otherwise take all of them.
+    # Runs share the machine; each would otherwise take all of it.
     environment.setdefault(
       "XLA_FLAGS", "--xla_force_host_platform_device_count=1"
     )
-  done = subprocess.run(
-    command, env=environment, capture_output=True, text=True, check=False
+    environment.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+  process = subprocess.Popen(
+    command,
+    env=environment,
+    stdout=subprocess.DEVNULL,
+    stderr=subprocess.PIPE,
+    text=True,
   )
-  if done.returncode:
-    line = done.stderr.strip().rpartition("\n")[2]
+  _RUNNING.add(process)
+  _, complaint = process.communicate()
+  _RUNNING.discard(process)
+  if process.returncode:
+    line = complaint.strip().rpartition("\n")[2]
     raise command_line.ScriptError(f"{path}: {line}", command_line.FAILED)
   return path, _summary(path)["validation"]["greedy"]
 
@@ -171,15 +233,15 @@ def _summary(path: pathlib.Path) -> dict:
 
 
 def _row(task: str, algorithm: str, rate: str, summary: dict) -> tuple:
-  """(task, algorithm, rate, statistics in the order of _COLUMNS)."""
+  """(task, algorithm, rate, {column: statistics over seeds})."""
   found = summary["evaluation"]
-  passes = found["pass_at_k"]
-  return (
-    task,
-    algorithm,
-    rate,
-    (found, passes["1"], passes["8"], summary["final_entropy"]),
-  )
+  passes = {
+    f"pass@{k}": scores
+    for k, scores in found["pass_at_k"].items()
+    if k in ("1", "8")
+  }
+  entropy = {"entropy": summary["final_entropy"]}
+  return task, algorithm, rate, {"greedy": found} | passes | entropy
 
 
 def _name(task: str) -> str:

@@ -4,6 +4,7 @@ Settings are plain values, from `command_line.read_settings`.
 """
 
 import dataclasses
+import math
 import pathlib
 from collections.abc import Mapping
 
@@ -29,6 +30,15 @@ from lco_jax import (
 WARM_START = "sft"
 PREFERENCES = "dpo"
 ALGORITHMS = (*token_objectives.ALGORITHMS, WARM_START, PREFERENCES)
+# Settings that parameters depend on.
+_NETWORK = (
+  "num_layers",
+  "width",
+  "num_heads",
+  "num_kv_heads",
+  "mlp_width",
+  "tied_embeddings",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,12 +50,14 @@ class Run:
     model: the policy.
     training: of the policy.
     num_updates: of each seed.
+    samples_per_step: completions in what the training counts as a step.
   """
 
   task: tasks.Task
   model: networks.LanguageModel
   training: training.Training
   num_updates: int
+  samples_per_step: int = 1
 
 
 def build(settings: Mapping) -> Run:
@@ -83,25 +95,23 @@ def build(settings: Mapping) -> Run:
     )
   config = networks.TransformerConfig(
     vocab_size=task.vocab_size,
-    **{
-      name: settings[name]
-      for name in (
-        "num_layers",
-        "width",
-        "num_heads",
-        "num_kv_heads",
-        "mlp_width",
-        "tied_embeddings",
-        "dtype",
-        "rematerialize",
-      )
-    },
+    dtype=settings["dtype"],
+    rematerialize=settings["rematerialize"],
+    **{name: settings[name] for name in _NETWORK},
   )
   model = networks.make_language_model(config)
   if algorithm == WARM_START:
     num_updates = settings["warm_start_updates"]
-    if num_updates < 1:
-      raise ValueError(f"warm_start_updates must be ≥ 1, got {num_updates}")
+    if num_updates <= settings["learning_rate_warmup"]:
+      raise ValueError(
+        "warm_start_updates must be more than learning_rate_warmup"
+        f" {settings['learning_rate_warmup']}, got {num_updates}"
+      )
+    rate = settings["warm_start_learning_rate"]
+    if not 0 < rate < math.inf:
+      raise ValueError(
+        f"warm_start_learning_rate must be positive and finite, got {rate}"
+      )
     optimizer = settings_lib.make_optimizer(
       settings, "policy", num_updates, settings["warm_start_learning_rate"]
     )
@@ -135,7 +145,7 @@ def build(settings: Mapping) -> Run:
       sampling=sampling,
       **common,
     )
-    return Run(task, model, pairs, settings["num_updates"])
+    return Run(task, model, pairs, settings["num_updates"], samples_per_step=2)
   row = token_objectives.ALGORITHMS[algorithm]
   policy_loss = row.policy_loss(
     **settings_lib.options(
@@ -180,45 +190,57 @@ def build(settings: Mapping) -> Run:
   )
 
 
-def policy_of(
-  setting: str, directory: str, task: tasks.Task, model_like: Mapping
-) -> types.Params:
-  """The policies at the end of another run.
+def params_of(
+  setting: str, task: tasks.Task, own: Mapping
+) -> dict[str, types.Params]:
+  """The parameters at the end of another run.
 
   Args:
-    setting: that names the run.
-    directory: of the run.
+    setting: the one that names the run's directory.
     task: of this run.
-    model_like: settings of this run, whose network the other must have.
+    own: settings of this run, whose network the other must have.
 
   Returns:
-    Parameters [seeds, ...] on the host, for the seeds of this run.
+    {part: parameters [seeds, ...]} on the host, for the seeds of this run.
 
   Raises:
     ValueError: if it holds no finished run, or one of another vocabulary,
       network or number of seeds.
     CheckpointError: if its checkpoint cannot be read.
   """
+  directory = own[setting]
   path = pathlib.Path(directory)
-  theirs = run_directory.read_config(path)
-  if "task" not in theirs:
-    raise ValueError(f"{setting} {directory}: not a language run")
+  try:
+    theirs = run_directory.read_config(path)
+  except ValueError as error:
+    raise ValueError(f"{setting}: {error}") from None
+  for name in own:
+    if name not in theirs:
+      raise ValueError(
+        f"{setting} {directory}: not a language run of this version, its"
+        f" config.json has no {name}"
+      )
+  asks = setting == "verifier_from" and own["advantage"] == "preference"
+  if asks and theirs["algorithm"] != PREFERENCES:
+    raise ValueError(
+      f"{setting} {directory}: its algorithm is {theirs['algorithm']}, but"
+      f" preferences are of {PREFERENCES}"
+    )
   other = build(theirs)
   if other.task.characters != task.characters:
     raise ValueError(
       f"{setting} {directory}: its vocabulary is {other.task.characters!r},"
       f" not {task.characters!r}"
     )
-  for name in ("num_layers", "width", "num_heads", "num_kv_heads", "mlp_width"):
-    if theirs[name] != model_like[name]:
+  for name in _NETWORK:
+    if theirs[name] != own[name]:
       raise ValueError(
-        f"{setting} {directory}: its {name} is {theirs[name]}, not"
-        f" {model_like[name]}"
+        f"{setting} {directory}: its {name} is {theirs[name]}, not {own[name]}"
       )
-  if theirs["num_seeds"] not in (1, model_like["num_seeds"]):
+  if theirs["num_seeds"] not in (1, own["num_seeds"]):
     raise ValueError(
       f"{setting} {directory}: it has {theirs['num_seeds']} seeds, not"
-      f" {model_like['num_seeds']} or 1"
+      f" {own['num_seeds']} or 1"
     )
   here = placement.place(
     theirs["num_seeds"], other.training.num_streams, jax.local_devices()[:1]
@@ -232,8 +254,6 @@ def policy_of(
       f" {other.num_updates}"
     )
   return jax.tree.map(
-    lambda leaf: np.broadcast_to(
-      leaf, (model_like["num_seeds"], *leaf.shape[1:])
-    ),
-    state.params["policy"],
+    lambda leaf: np.broadcast_to(leaf, (own["num_seeds"], *leaf.shape[1:])),
+    state.params,
   )

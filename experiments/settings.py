@@ -72,7 +72,9 @@ def make_optimizer(
     settings["optimizer"],
     optimizers.make_schedule(
       settings["learning_rate_schedule"],
-      learning_rate or settings[f"{part}_learning_rate"],
+      settings[f"{part}_learning_rate"]
+      if learning_rate is None
+      else learning_rate,
       num_steps,
       settings["learning_rate_warmup"],
     ),

@@ -9,6 +9,7 @@ DIR/warm_start, or with the end of another run (--config.init_from).
 """
 
 import contextlib
+import math
 import pathlib
 
 import jax
@@ -21,6 +22,8 @@ from lco_jax import (
   language_evaluation,
   run_directory,
   runner,
+  signals,
+  tasks,
   types,
 )
 from lco_jax.reporting import curves, statistics, tables
@@ -43,13 +46,14 @@ def _train(stack: contextlib.ExitStack) -> None:
   with stage.explained(workdir):
     settings = command_line.read_settings(_CONFIG.value)
     alone = not flags.FLAGS.distributed
-    shares = (settings["num_seeds"], settings["num_prompts"])
-    cpu_backend.divide_cores(*(shares if alone else (1,)))
+    prompts = math.gcd(settings["num_prompts"], settings["warm_start_prompts"])
+    shares = (settings["num_seeds"], prompts) if alone else (1,)
+    cpu_backend.divide_cores(*shares)
     stack.enter_context(command_line.job(settings))
     run = language_run.build(settings)
     stage.placed(settings, run.training)  # Raises before anything is written.
-    given, warm = _given(settings, run), None
     supervised = settings["algorithm"] == language_run.WARM_START
+    given, warm = _given(settings, run.task), None
     begins_here = not supervised and "policy" not in given
     if begins_here and settings["warm_start_updates"]:
       warm = settings | {"algorithm": language_run.WARM_START}
@@ -93,26 +97,32 @@ def _train(stack: contextlib.ExitStack) -> None:
       _report(workdir, settings, run, result, before)
 
 
-def _given(settings: dict, run: language_run.Run) -> dict[str, types.Params]:
+def _given(settings: dict, task: tasks.Task) -> dict[str, types.Params]:
   """The parts of the parameters that come from other runs.
 
   Raises:
     ValueError: if one is missing, or does not fit.
     CheckpointError: if one cannot be read.
   """
-  given = {
-    part: language_run.policy_of(setting, settings[setting], run.task, settings)
-    for setting, part in (
-      ("init_from", "policy"),
-      ("verifier_from", "verifier"),
-    )
-    if settings[setting] is not None
-  }
-  needs = settings["advantage"] in ("verifier", "preference")
-  if needs and "verifier" not in given:
+  given = {}
+  if settings["init_from"] is not None:
+    parts = language_run.params_of("init_from", task, settings)
+    given["policy"] = parts["policy"]
+  asks = settings["advantage"] in signals.OF_VERIFIERS
+  if asks and settings["verifier_from"] is None:
     raise ValueError(
       f"verifier_from must be set for advantage {settings['advantage']}"
     )
+  if settings["verifier_from"] is not None:
+    if not asks:
+      raise ValueError(
+        "verifier_from is for advantage"
+        f" {' or '.join(signals.OF_VERIFIERS)}, got {settings['advantage']}"
+      )
+    parts = language_run.params_of("verifier_from", task, settings)
+    given["verifier"] = parts["policy"]
+    if settings["advantage"] == "preference":
+      given["verifier_reference"] = parts["reference"]
   return given
 
 
@@ -164,10 +174,10 @@ def _report(
     "task": run.task.name,
     "algorithm": settings["algorithm"],
     "num_seeds": settings["num_seeds"],
-    "total_samples": result.total_steps,
+    "total_samples": result.total_steps * run.samples_per_step,
     "compile_seconds": result.compile_seconds,
     "train_seconds": result.train_seconds,
-    "samples_per_second": result.steps_per_second,
+    "samples_per_second": result.steps_per_second * run.samples_per_step,
     "final_correct": statistics.summarize(logged["correct"][-last:].mean(0)),
     "final_entropy": statistics.summarize(logged["entropy"][-last:].mean(0)),
     "before": before,
@@ -179,7 +189,9 @@ def _report(
   curves.save_learning_curve(
     picture,
     *curves.binned(
-      logged["env_steps"], logged["correct"], np.ones_like(logged["correct"])
+      logged["env_steps"] * run.samples_per_step,
+      logged["correct"],
+      np.ones_like(logged["correct"]),
     ),
     title=f"{settings['algorithm']} on {run.task.name}",
     x_label="samples",

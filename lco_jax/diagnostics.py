@@ -84,9 +84,11 @@ def explained_variance(
   """
   chex.assert_equal_shape([values, returns])
   _, error_variance = moments(returns - values, axis_name, where)
-  _, variance = moments(returns, axis_name, where)
-  safe = jnp.where(variance > 0, variance, 1.0)
-  return jnp.where(variance > 0, 1.0 - error_variance / safe, 0.0)
+  mean, variance = moments(returns, axis_name, where)
+  # What rounding leaves of the variance of equal returns is none.
+  varies = variance > 1e-10 * (error_variance + jnp.square(mean))
+  safe = jnp.where(varies, variance, 1.0)
+  return jnp.where(varies, 1.0 - error_variance / safe, 0.0)
 
 
 def moments(

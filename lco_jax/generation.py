@@ -203,6 +203,15 @@ def generate(
   return completion
 
 
+def completion_outputs(
+  model: Callable[..., Any],
+) -> Callable[[types.Params, types.Samples | types.TokenBatch], Array]:
+  """(parameters, completions) → outputs [..., C, V] before each token."""
+  return lambda params, batch: completion_logits(
+    model, params, batch.prompt, batch.padding, batch.action
+  )
+
+
 def completion_logits(
   model: Callable[..., Any],
   params: types.Params,

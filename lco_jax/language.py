@@ -95,14 +95,14 @@ def make_training(
     ValueError: if a number or a name is out of range.
   """
   advantage = advantage or algorithm.advantage
-  if num_samples < 2 and advantage in (
-    "group_relative",
-    "group_centred",
-    "leave_one_out",
-  ):
+  in_groups = advantage in signals.IN_GROUPS or algorithm.drops_even_groups
+  if num_samples < 2 and in_groups:
     raise ValueError(
-      f"num_samples must be ≥ 2 for {advantage} advantages, got {num_samples}"
+      f"num_samples must be ≥ 2 for {advantage} advantages in groups, got"
+      f" {num_samples}"
     )
+  if advantage == "learned" and value_model is None:
+    raise ValueError("value_model must be given for learned advantages")
   if advantage == "oracle" and not task.one_answer:
     raise ValueError(
       f"advantage: oracle needs a task with one right answer, not {task.name}"
@@ -111,18 +111,16 @@ def make_training(
     raise ValueError(f"reward: unknown {reward!r}; known: {', '.join(REWARDS)}")
   if not 0 <= reward_noise < 0.5:
     raise ValueError(f"reward_noise must be in [0, 0.5), got {reward_noise}")
-  if sampling.temperature == 0:
-    raise ValueError("temperature must be positive in training")
   for name, number in (
     ("beta", beta),
     ("nonpositive_beta_multiple", nonpositive_beta_multiple),
   ):
     if not 0 < number < float("inf"):
       raise ValueError(f"{name} must be positive and finite, got {number}")
-  policy = completion_outputs(model)
+  policy = generation.completion_outputs(model.apply)
   value = None
   if advantage == "learned":
-    outputs = completion_outputs(value_model)
+    outputs = generation.completion_outputs(value_model.apply)
     value = lambda params, batch: outputs(params, batch)[..., 0]  # noqa: E731
   estimate = signals.make(
     advantage, model, value, discount, gae_lambda, num_known
@@ -176,7 +174,9 @@ def make_training(
         signal.value, signal.value_target, update.DEVICE_AXIS, samples.mask
       )
     if task.one_answer:
-      truth, _ = signals.exact(model)(params["policy"], samples)
+      truth = signal.dense
+      if advantage != "oracle":
+        truth, _ = signals.exact(model)(params["policy"], samples)
       metrics |= signals.error(signal, truth, samples)
     return batch, metrics
 
@@ -191,8 +191,10 @@ def make_training(
     parts = {"policy": own, "reference": own}
     if value is not None:
       parts["value"] = networks.with_body_of(value_model.init(value_key), own)
-    if advantage in ("verifier", "preference"):
+    if advantage in signals.OF_VERIFIERS:
       parts["verifier"] = own
+    if advantage == "preference":
+      parts["verifier_reference"] = own
     return parts | given
 
   return training.Training(
@@ -241,6 +243,8 @@ def make_sampler(
   Returns:
     (params, (), keys [N]) → ((), Samples [G, N]), by the part "policy".
   """
+  if sampling.temperature == 0:
+    raise ValueError("temperature must be positive in training")
   draw = tasks.draw_from(task, "train")
 
   def collect(params, actor, keys):
@@ -354,7 +358,7 @@ def make_warm_start(
     return batch, metrics
 
   objective = token_objectives.make_token_objective(
-    completion_outputs(model), objectives.reinforce()
+    generation.completion_outputs(model.apply), objectives.reinforce()
   )
   return training.Training(
     init_params=lambda key, given=(): {"policy": model.init(key)} | dict(given),
@@ -370,15 +374,6 @@ def make_warm_start(
     num_epochs=1,
     num_minibatches=1,
     long_reductions=True,
-  )
-
-
-def completion_outputs(
-  model: networks.LanguageModel,
-) -> Callable[[types.Params, types.Samples | types.TokenBatch], Array]:
-  """(parameters, completions) → outputs [..., C, V] before each token."""
-  return lambda params, batch: generation.completion_logits(
-    model.apply, params, batch.prompt, batch.padding, batch.action
   )
 
 

@@ -102,7 +102,7 @@ def ppo(clip_low: float = 0.2, clip_high: float = 0.2) -> PolicyLoss:
 
 
 def reinforce() -> PolicyLoss:
-  """REINFORCE with the value function as baseline."""
+  """REINFORCE; the advantage has its baseline in it."""
 
   def policy_loss(logits, batch):
     log_prob = numerics.action_log_prob(logits, batch.action)

@@ -19,7 +19,7 @@ def make_schedule(
     name: `constant`, or `linear` or `cosine` decay to 0.
     learning_rate: largest value, positive and finite.
     num_steps: optimizer steps until the end of training.
-    warmup_steps: of them, steps of a linear rise from 0 before; Adam's first
+    warmup_steps: of them, steps of a linear rise before; Adam's first
       steps are several times as long as later ones, and a policy that is good
       already is lost by them.
 

@@ -79,7 +79,7 @@ def make_training(
   if not 0 < beta < float("inf"):
     raise ValueError(f"beta must be positive and finite, got {beta}")
   sample = language.make_sampler(task, model, 2 * num_pairs, sampling)
-  outputs = language.completion_outputs(model)
+  outputs = generation.completion_outputs(model.apply)
 
   def log_prob(params, batch):
     """Log-probabilities of whole completions [..., 2]."""

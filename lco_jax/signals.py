@@ -87,12 +87,15 @@ FROM_REWARDS: dict[str, Callable[[Array], Array]] = {
   "batch_centred": _batch_centred,
 }
 
+# Those that compare the samples of a prompt.
+IN_GROUPS = ("group_relative", "group_centred", "leave_one_out")
 # All by name; beside those of rewards:
 #   learned     GAE with the values of a network
 #   oracle      exact, where a problem has one right answer
 #   verifier    log-probabilities of a better policy
 #   preference  log-ratios of a policy trained on preferences
-NAMES = (*FROM_REWARDS, "learned", "oracle", "verifier", "preference")
+OF_VERIFIERS = ("verifier", "preference")
+NAMES = (*FROM_REWARDS, "learned", "oracle", *OF_VERIFIERS)
 
 
 def make(
@@ -293,9 +296,10 @@ def from_log_probs(
 
 def verifier(model: networks.LanguageModel, num_known: int) -> Estimate:
   """log π_v of a better policy, the part "verifier" of the parameters."""
+  outputs = generation.completion_outputs(model.apply)
   return from_log_probs(
     lambda params, samples: jax.nn.log_softmax(
-      _logits(model, params["verifier"], samples)
+      outputs(params["verifier"], samples)
     ),
     num_known,
   )
@@ -305,16 +309,18 @@ def preference(model: networks.LanguageModel, num_known: int) -> Estimate:
   """log π_dpo − log π_ref, the implicit reward of a policy by preferences.
 
   Args:
-    model: of the parts "verifier", trained by preferences, and "reference".
+    model: of the parts "verifier", trained by preferences, and
+      "verifier_reference", the reference of that training.
     num_known: K ≥ 1.
 
   Source: Rafailov et al. 2024, arXiv:2404.12358.
   """
+  outputs = generation.completion_outputs(model.apply)
 
   def scores(params, samples):
     better, reference = (
-      jax.nn.log_softmax(_logits(model, params[part], samples))
-      for part in ("verifier", "reference")
+      jax.nn.log_softmax(outputs(params[part], samples))
+      for part in ("verifier", "verifier_reference")
     )
     return better - reference
 
@@ -351,11 +357,3 @@ def error(signal: Signal, truth: Array, samples: types.Samples):
       varies, covariance / jnp.where(varies, scale, 1.0), 0.0
     ),
   }
-
-
-def _logits(
-  model: networks.LanguageModel, params: types.Params, samples: types.Samples
-) -> Array:
-  return generation.completion_logits(
-    model.apply, params, samples.prompt, samples.padding, samples.action
-  )

@@ -194,7 +194,8 @@ class TokenBatch:
     share: float[...], of a sequence in the sum that losses are divided by.
     advantage: float[..., C].
     old_logits: float[..., C, V], behaviour policy's logits.
-    old_log_prob: float[..., C], behaviour policy's log π of the token.
+    old_log_prob: float[..., C], log π of the token by the policy that sampled,
+      before temperature and cuts.
     target_logits: float[..., C, V], optimal logits z*.
     reference_log_prob: float[..., C], the reference policy's of the token.
     value_target: float[..., C], the return that V regresses onto.

@@ -43,3 +43,10 @@ def test_moments_over_devices_are_those_of_the_whole():
   )(values)
   np.testing.assert_allclose(mean, 5.5)
   np.testing.assert_allclose(variance, np.var(values), rtol=1e-6)
+
+
+def test_rounding_is_no_variance_to_explain():
+  """Returns that are equal but for their last bit: 0, not minus infinity."""
+  returns = jnp.float32(1.0) + jnp.float32(6e-8) * (jnp.arange(64) % 2)
+  values = jnp.linspace(0.0, 0.5, 64)
+  assert diagnostics.explained_variance(values, returns) == 0

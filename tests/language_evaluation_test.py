@@ -49,7 +49,7 @@ def _guesser(task, probabilities):
     logits = jnp.where(first, digit, end)
     return jnp.broadcast_to(logits, (*tokens.shape, task.vocab_size)), cache
 
-  return networks.LanguageModel(task.vocab_size, None, apply, lambda *_: ())
+  return networks.LanguageModel(None, apply, lambda *_: ())
 
 
 def test_against_a_policy_that_is_known():

@@ -180,7 +180,7 @@ def test_a_verifier_is_asked_about_likely_tokens():
   """Standardised among the known ones, mean zero with the others."""
   model, params, samples = _made()
   better = model.init(jax.random.key(7))
-  parts = {"policy": params, "verifier": better, "reference": params}
+  parts = {"policy": params, "verifier": better, "verifier_reference": params}
   for name in ("verifier", "preference"):
     found = signals.make(name, model, num_known=2)(parts, samples)
     known = np.asarray(found.known)

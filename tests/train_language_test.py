@@ -121,7 +121,7 @@ def test_a_run_begins_where_another_ended(finished, tmp_path):
   warm = finished[0] / "warm_start"
   for flags in (
     ["--config.algorithm=ppo"],
-    ["--config.advantage=preference", f"--config.verifier_from={warm}"],
+    ["--config.advantage=verifier", f"--config.verifier_from={warm}"],
   ):
     workdir = tmp_path / flags[0].rpartition("=")[2]
     done = _script(workdir, f"--config.init_from={warm}", *flags)
@@ -144,6 +144,8 @@ def test_a_run_begins_where_another_ended(finished, tmp_path):
     (["--config.top_p=2"], "top_p"),
     (["--config.advantage=nope"], "advantage"),
     (["--config.advantage=verifier"], "verifier_from"),
+    (["--config.verifier_from=/nowhere"], "verifier_from"),
+    (["--config.warm_start_learning_rate=0"], "warm_start_learning_rate"),
     (["--config.gae_lambda=2"], "gae_lambda"),
     (["--config.learning_rate_warmup=6"], "learning_rate_warmup"),
     (["--config.reference_coefficient=-1"], "reference_coefficient"),
@@ -162,7 +164,6 @@ def test_bad_input_is_one_line_and_nothing_is_written(tmp_path, flags, named):
   assert not workdir.exists()
 
 
-@pytest.mark.parametrize("task", ["nope", "addition:x", "parity:1"])
 def test_an_unknown_algorithm_is_named_without_other_settings(tmp_path):
   done = scripts.run(
     "train_language",
@@ -173,6 +174,7 @@ def test_an_unknown_algorithm_is_named_without_other_settings(tmp_path):
   assert done.returncode == 2 and "algorithm: unknown" in done.complaint
 
 
+@pytest.mark.parametrize("task", ["nope", "addition:x", "parity:1"])
 def test_bad_tasks_are_named(tmp_path, task):
   done = _script(tmp_path / "run", task=task)
   assert done.returncode == 2 and task.partition(":")[0] in done.complaint
@@ -184,6 +186,12 @@ def test_a_checkpoint_that_does_not_fit_is_named(finished, tmp_path):
     ([], "reversal:3", "vocabulary"),
     (["--config.width=32"], "parity:6", "width"),
     (["--config.num_seeds=3"], "parity:6", "seeds"),
+    (["--config.tied_embeddings=False"], "parity:6", "tied_embeddings"),
+    (
+      [f"--config.verifier_from={warm}", "--config.advantage=preference"],
+      "parity:6",
+      "preferences",
+    ),
   ):
     done = _script(
       tmp_path / "run", f"--config.init_from={warm}", *flags, task=task

@@ -18,14 +18,13 @@ class LanguageModel:
   """A transformer over a vocabulary, and nothing of its inside.
 
   Attributes:
-    vocab_size: V, the number of outputs; 1 for a model of values.
     init: key → parameters.
     apply: (parameters, tokens [B, L], padding [B], cache, start) → (logits
-      float32[B, L, V], cache); cache and start may be left out.
+      float32[B, L, V], cache); cache and start may be left out; V is 1 for a
+      model of values.
     empty_cache: (B, slots) → cache.
   """
 
-  vocab_size: int
   init: Callable[[types.PRNGKey], types.Params]
   apply: Callable
   empty_cache: Callable[[int, int], transformer.KVCache]
@@ -33,12 +32,12 @@ class LanguageModel:
 
 def make_language_model(config: transformer.TransformerConfig) -> LanguageModel:
   """Builds the model of a configuration."""
-  return _make(config, transformer.Transformer(config), config.vocab_size)
+  return _make(config, transformer.Transformer(config))
 
 
 def make_value_model(config: transformer.TransformerConfig) -> LanguageModel:
   """Builds a model of the same shape with one output, a value."""
-  return _make(config, transformer.Transformer(config, num_outputs=1), 1)
+  return _make(config, transformer.Transformer(config, num_outputs=1))
 
 
 def with_body_of(params: types.Params, other: types.Params) -> types.Params:
@@ -52,10 +51,9 @@ def attention_of(params: types.Params) -> types.Params:
   return params["params"]["blocks"]["attention"]
 
 
-def _make(config, module, num_outputs: int) -> LanguageModel:
+def _make(config, module) -> LanguageModel:
   tokens, padding = jnp.zeros((1, 1), jnp.int32), jnp.zeros(1, jnp.int32)
   return LanguageModel(
-    vocab_size=num_outputs,
     init=lambda key: module.init(key, tokens, padding),
     apply=module.apply,
     empty_cache=functools.partial(transformer.empty_cache, config),

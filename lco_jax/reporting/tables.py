@@ -111,7 +111,8 @@ def _completions(examples: Sequence[tuple[str, str, str, bool]]) -> list[str]:
 
 
 def _cut(text: str) -> str:
-  """At most as much as three of fit beside each other in a terminal."""
+  """At most as much as three of fit beside each other, in one line."""
+  text = " ".join(text.splitlines())
   return text if len(text) <= _WIDEST else text[: _WIDEST - 1] + "…"
 
 

@@ -39,14 +39,14 @@ def make(name: str) -> problem.Task:
   right = _encoded(characters, answers)
   plain = _normalizer(characters)
   data = {
-    "prompt": prompts.astype(np.uint8),
-    "answer": right.astype(np.uint8),
+    "prompt": prompts,
+    "answer": right,
     "difficulty": np.asarray(levels, np.int32),
   }
 
   def draw(key):
     index = jax.random.randint(key, (), 0, len(questions))
-    row = {k: jnp.asarray(v)[index].astype(jnp.int32) for k, v in data.items()}
+    row = {k: jnp.asarray(v)[index] for k, v in data.items()}
     return problem.make_problem(**row)
 
   def verify(asked, completion, mask):
@@ -72,7 +72,12 @@ def _generate(name: str) -> tuple[list[str], list[str], list[int]]:
   factory = importlib.import_module("reasoning_gym.factory")
   if name not in factory.DATASETS:
     raise ValueError(f"task: reasoning-gym has no {name!r}")
-  dataset = package.create_dataset(name, seed=_SEED, size=_SIZE)
+  try:
+    dataset = package.create_dataset(name, seed=_SEED, size=_SIZE)
+  except (AssertionError, TypeError, ValueError) as error:
+    raise ValueError(
+      f"task: {PREFIX}{name} cannot be made without settings: {error}"
+    ) from error
   compares = (
     type(dataset).score_answer is factory.ProceduralDataset.score_answer
   )
