@@ -47,6 +47,8 @@ def test_moments_over_devices_are_those_of_the_whole():
 
 def test_rounding_is_no_variance_to_explain():
   """Returns that are equal but for their last bit: 0, not minus infinity."""
-  returns = jnp.float32(1.0) + jnp.float32(6e-8) * (jnp.arange(64) % 2)
+  returns = jnp.float32(1.0) + jnp.float32(6e-8) * (jnp.arange(64) % 2).astype(
+    jnp.float32
+  )
   values = jnp.linspace(0.0, 0.5, 64)
   assert diagnostics.explained_variance(values, returns) == 0

@@ -64,5 +64,5 @@ def test_what_is_dealt_can_be_collected(num_seeds):
 
 
 def test_one_of_the_two_must_divide():
-  with pytest.raises(ValueError, match="num_envs 12 does not divide over 8"):
+  with pytest.raises(ValueError, match="num_prompts 12 does not divide over 8"):
     placement.place(1, 12, jax.devices())
