@@ -82,5 +82,5 @@ def test_bad_input_is_one_line(tmp_path, flag, named):
 
 
 def test_a_run_that_fails_is_named(tmp_path):
-  done = _compare(tmp_path / "comparison", "--setting=beta=-1")
-  assert done.returncode == 1 and "beta" in done.complaint
+  done = _compare(tmp_path / "comparison", "--setting=num_layers=0")
+  assert done.returncode == 1 and "num_layers" in done.complaint
