@@ -4,28 +4,24 @@ python -m experiments.compare_language --workdir=DIR \
     --tasks=addition,sorting --algorithms=lco_mse,grpo \
     --learning_rates=1e-4,1e-3 --setting=num_updates=200
 
-Every task gets one warm start, from which all runs begin. The rate with the
+Every task gets one warm start, from which all runs begin; the rates of an
+algorithm are tried side by side, in one program. The rate with the
 best greedy accuracy on validation problems is taken, and reported on test
 problems.
 Called again with the same flags, it goes on with what is not done yet.
 """
 
-import concurrent.futures
 import csv
 import json
 import math
-import os
 import pathlib
-import signal
-import subprocess
-import sys
 from collections.abc import Sequence
 
 import jax
 from absl import flags
 
-from experiments import command_line, language_run
-from lco_jax import run_directory, tasks
+from experiments import command_line, grid, language_run
+from lco_jax import tasks
 from lco_jax.reporting import tables
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the comparison.")
@@ -40,7 +36,7 @@ _ALGORITHMS = flags.DEFINE_list(
   "As of experiments.train_language.",
 )
 _RATES = flags.DEFINE_list(
-  "learning_rates", "1e-4,3e-4,1e-3,3e-3", "Those to choose from."
+  "learning_rates", "3e-5,1e-4,3e-4,1e-3", "Those to choose from."
 )
 _SETTINGS = flags.DEFINE_multi_string(
   "setting", [], "NAME=VALUE of the config, for all runs."
@@ -48,7 +44,6 @@ _SETTINGS = flags.DEFINE_multi_string(
 _JOBS = flags.DEFINE_integer("jobs", 2, "Runs at the same time.")
 
 _CONFIG = "experiments/configs/language.py"
-_RUNNING: set[subprocess.Popen] = set()
 
 
 def main() -> None:
@@ -57,50 +52,45 @@ def main() -> None:
   jax.config.update("jax_platforms", "cpu")
   _check()
   workdir = pathlib.Path(_WORKDIR.value)
-  signal.signal(signal.SIGTERM, _stop)
-  try:
-    _hold(workdir)
-    with run_directory.locked(workdir):
-      _compare(workdir)
-  except (ValueError, OSError) as error:
-    raise command_line.ScriptError(error) from error
-  finally:
-    for process in list(_RUNNING):
-      process.terminate()  # It saves its state; the next call goes on.
+  with grid.held(workdir, {"settings": sorted(_SETTINGS.value)}):
+    _compare(workdir)
 
 
 def _compare(workdir: pathlib.Path) -> None:
   """The runs, and the table of them."""
-  with concurrent.futures.ThreadPoolExecutor(_JOBS.value) as pool:
-    warm = {task: workdir / _name(task) / "warm_start" for task in _TASKS.value}
-    _all(pool, [(warm[t], t, ["algorithm=sft"]) for t in _TASKS.value])
-    grid = {
-      (task, algorithm, rate): workdir / _name(task) / algorithm / rate
-      for task in _TASKS.value
-      for algorithm in _ALGORITHMS.value
-      for rate in _RATES.value
-    }
-    _all(
-      pool,
+  rates = [f"{float(rate):g}" for rate in _RATES.value]
+  warm = {task: workdir / _name(task) / "warm_start" for task in _TASKS.value}
+  grid.complete(
+    [_run(t, ["algorithm=sft"], warm[t]) for t in _TASKS.value],
+    _JOBS.value,
+    _accuracy,
+  )
+  # A directory for each set of rates: more can be tried later.
+  name = "rates_" + "_".join(rates)
+  runs = {
+    (task, algorithm): _run(
+      task,
       [
-        (
-          path,
-          task,
-          [
-            f"algorithm={algorithm}",
-            f"policy_learning_rate={rate}",
-            f"init_from={warm[task]}",
-          ],
-        )
-        for (task, algorithm, rate), path in grid.items()
+        f"algorithm={algorithm}",
+        f"policy_learning_rates=({','.join(rates)},)",
+        f"init_from={warm[task]}",
       ],
+      workdir / _name(task) / algorithm / name,
+      f"rate_{rates[-1]}/summary.json",
     )
+    for task in _TASKS.value
+    for algorithm in _ALGORITHMS.value
+  }
+  grid.complete(list(runs.values()), _JOBS.value)
   rows = []
   for task in _TASKS.value:
     rows.append(_row(task, "warm start", "", _summary(warm[task])))
     for algorithm in _ALGORITHMS.value:
       rate, best = max(
-        ((r, _summary(grid[task, algorithm, r])) for r in _RATES.value),
+        (
+          (r, _summary(runs[task, algorithm].workdir / f"rate_{r}"))
+          for r in rates
+        ),
         key=lambda item: item[1]["validation"]["greedy"],
       )
       rows.append(_row(task, algorithm, rate, best))
@@ -157,75 +147,20 @@ def _check() -> None:
       )
 
 
-def _hold(workdir: pathlib.Path) -> None:
-  """Makes the directory, or checks that it was made with these settings.
-
-  Raises:
-    ValueError: if it was made with others, which would mix in one table.
-  """
-  given = {"settings": sorted(_SETTINGS.value)}
-  if (workdir / "config.json").exists():
-    run_directory.check_same_config(workdir, given)
-  else:
-    run_directory.create(workdir, given)
-
-
-def _stop(number, frame):
-  """At SIGTERM: by way of an exception, so that runs are stopped, too."""
-  raise command_line.ScriptError(
-    f"stopped; go on with --workdir={_WORKDIR.value}", command_line.STOPPED
-  )
-
-
-def _all(
-  pool: concurrent.futures.Executor,
-  runs: Sequence[tuple[pathlib.Path, str, Sequence[str]]],
-) -> None:
-  """Runs what is not done, some at a time; a failure ends the others."""
-  missing = [run for run in runs if not (run[0] / "summary.json").exists()]
-  waiting = [pool.submit(_run, *run) for run in missing]
-  try:
-    for index, future in enumerate(concurrent.futures.as_completed(waiting)):
-      path, accuracy = future.result()
-      print(f"[{index + 1}/{len(missing)}] {path}: {accuracy:.3f}", flush=True)
-  except BaseException:
-    for future in waiting:
-      future.cancel()
-    for process in list(_RUNNING):
-      process.terminate()
-    raise
-
-
 def _run(
-  path: pathlib.Path, task: str, own: Sequence[str]
-) -> tuple[pathlib.Path, float]:
-  """Runs one, or goes on with it."""
-  command = [sys.executable, "-m", "experiments.train_language"]
-  command += [f"--config={_CONFIG}:{task}", f"--workdir={path}"]
-  command += [f"--config.{x}" for x in (*_SETTINGS.value, *own)]
-  if (path / "config.json").exists():
-    command.append("--resume")
-  environment = dict(os.environ)
-  if _JOBS.value > 1:
-    # Runs share the machine; each would otherwise take all of it.
-    environment.setdefault(
-      "XLA_FLAGS", "--xla_force_host_platform_device_count=1"
-    )
-    environment.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-  process = subprocess.Popen(
-    command,
-    env=environment,
-    stdout=subprocess.DEVNULL,
-    stderr=subprocess.PIPE,
-    text=True,
+  task: str, own: Sequence[str], path: pathlib.Path, *ends_with: str
+) -> grid.Run:
+  return grid.Run(
+    "train_language",
+    f"{_CONFIG}:{task}",
+    [*_SETTINGS.value, *own],
+    path,
+    *ends_with,
   )
-  _RUNNING.add(process)
-  _, complaint = process.communicate()
-  _RUNNING.discard(process)
-  if process.returncode:
-    line = complaint.strip().rpartition("\n")[2]
-    raise command_line.ScriptError(f"{path}: {line}", command_line.FAILED)
-  return path, _summary(path)["validation"]["greedy"]
+
+
+def _accuracy(run: grid.Run) -> str:
+  return f"{_summary(run.workdir)['validation']['greedy']:.3f}"
 
 
 def _summary(path: pathlib.Path) -> dict:

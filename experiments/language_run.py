@@ -107,13 +107,18 @@ def build(settings: Mapping) -> Run:
         "warm_start_updates must be more than learning_rate_warmup"
         f" {settings['learning_rate_warmup']}, got {num_updates}"
       )
-    rate = settings["warm_start_learning_rate"]
+    if settings["policy_learning_rates"]:
+      raise ValueError(
+        f"policy_learning_rates: {WARM_START} has its own,"
+        " warm_start_learning_rate"
+      )
+    rate = learning_rate(settings)
     if not 0 < rate < math.inf:
       raise ValueError(
         f"warm_start_learning_rate must be positive and finite, got {rate}"
       )
     optimizer = settings_lib.make_optimizer(
-      settings, "policy", num_updates, settings["warm_start_learning_rate"]
+      settings, "policy", num_updates, rate
     )
     warm_start = language.make_warm_start(
       task, model, optimizer, num_prompts=settings["warm_start_prompts"]
@@ -190,6 +195,13 @@ def build(settings: Mapping) -> Run:
   )
 
 
+def learning_rate(settings: Mapping) -> float:
+  """The policy's, of a run at one rate."""
+  supervised = settings["algorithm"] == WARM_START
+  part = "warm_start" if supervised else "policy"
+  return settings[f"{part}_learning_rate"]
+
+
 def params_of(
   setting: str, task: tasks.Task, own: Mapping
 ) -> dict[str, types.Params]:
@@ -220,6 +232,11 @@ def params_of(
         f"{setting} {directory}: not a language run of this version, its"
         f" config.json has no {name}"
       )
+  if theirs["policy_learning_rates"]:
+    raise ValueError(
+      f"{setting} {directory}: it has several policy_learning_rates; train it"
+      " at one"
+    )
   asks = setting == "verifier_from" and own["advantage"] == "preference"
   if asks and theirs["algorithm"] != PREFERENCES:
     raise ValueError(

@@ -16,6 +16,7 @@ _COUNTS = (
   "num_minibatches",
   "keep_checkpoints",
 )
+_RATES = "policy_learning_rates"
 
 
 def check(settings: Mapping, counts: Sequence[str]) -> None:
@@ -49,6 +50,14 @@ def check(settings: Mapping, counts: Sequence[str]) -> None:
     name = f"{part}_max_gradient_norm"
     if not 0 <= settings[name] < math.inf:
       raise ValueError(f"{name} must be ≥ 0 and finite, got {settings[name]}")
+  rates = settings[_RATES]
+  for rate in rates:
+    if not (isinstance(rate, int | float) and 0 < rate < math.inf):
+      raise ValueError(f"{_RATES} must be positive and finite, got {rate!r}")
+  if len(set(rates)) < len(rates):
+    raise ValueError(f"{_RATES} has one twice: {rates}")
+  if rates and settings["wandb_project"]:
+    raise ValueError("wandb_project takes a run at one policy_learning_rate")
 
 
 def make_optimizer(
@@ -59,6 +68,9 @@ def make_optimizer(
 ) -> optax.GradientTransformation:
   """The optimizer of a part of the parameters.
 
+  Where the run has several rates, the policy's optimizer leaves the rate to its
+  state: the schedule is relative.
+
   Args:
     settings: of the run.
     part: `policy` or `value`.
@@ -68,6 +80,9 @@ def make_optimizer(
   Raises:
     ValueError: naming the setting that is wrong.
   """
+  if learning_rate is None and part == "policy" and settings[_RATES]:
+    relative = make_optimizer(settings, part, num_steps, 1.0)
+    return optax.chain(relative, optimizers.scale_by_own_rate())
   return optimizers.make_optimizer(
     settings["optimizer"],
     optimizers.make_schedule(

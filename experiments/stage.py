@@ -7,9 +7,10 @@ writers, and one clear line for whatever goes wrong.
 import contextlib
 import pathlib
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 from absl import flags
 
 from experiments import command_line
@@ -24,14 +25,50 @@ from lco_jax import (
 )
 
 
+class Cell(NamedTuple):
+  """The seeds of a run that train at one learning rate, and where they write.
+
+  Attributes:
+    workdir: their directory; the run's own, if it has only one rate.
+    settings: as of a run at this rate alone.
+    learners: which of the run's they are.
+  """
+
+  workdir: pathlib.Path
+  settings: Mapping
+  learners: slice
+
+
+def cells(workdir: pathlib.Path, settings: Mapping) -> list[Cell]:
+  """The parts of a run, one for each learning rate of the policy."""
+  if not settings["policy_learning_rates"]:
+    return [Cell(workdir, settings, slice(None))]
+  count = settings["num_seeds"]
+  return [
+    Cell(
+      workdir / f"rate_{rate:g}",
+      settings | {"policy_learning_rate": rate, "policy_learning_rates": []},
+      slice(index * count, (index + 1) * count),
+    )
+    for index, rate in enumerate(settings["policy_learning_rates"])
+  ]
+
+
 def seeds_of(settings: Mapping) -> range:
   """The seeds of a run, side by side."""
   return range(settings["seed"], settings["seed"] + settings["num_seeds"])
 
 
+def num_learners(settings: Mapping) -> int:
+  """How many learners a run has: each seed at each learning rate."""
+  return settings["num_seeds"] * max(1, len(settings["policy_learning_rates"]))
+
+
 def placed(settings: Mapping, task: training.Training) -> placement.Placement:
   """The placement of a run on all devices."""
-  return placement.place(settings["num_seeds"], task.num_streams, jax.devices())
+  return placement.place(
+    num_learners(settings), task.num_streams, jax.devices()
+  )
 
 
 def checkpoints(
@@ -120,7 +157,7 @@ def train(
     task: what to train.
     num_updates: updates of each seed.
     should_stop: as of `runner.run`.
-    given: parameters to begin with, as of `runner.begin`.
+    given: {part: parameters [seeds, ...]} to begin with.
     resume_update: checkpoint to resume; None for the newest.
     make_collector: (placement, seeds, completed updates) → the collector, if
       the environments are on the host.
@@ -130,25 +167,36 @@ def train(
     ScriptError: if it stops before the end.
   """
   first = jax.process_index() == 0
-  seeds, saved = seeds_of(settings), checkpoints(workdir, settings)
+  saved = checkpoints(workdir, settings)
+  rates = settings["policy_learning_rates"]
+  learners = [*seeds_of(settings)] * max(1, len(rates))
+  begin = {
+    "given": jax.tree.map(
+      lambda own: np.concatenate([own] * max(1, len(rates))), dict(given or {})
+    ),
+    "learning_rates": np.repeat(rates, settings["num_seeds"])
+    if rates
+    else None,
+  }
   with explained(workdir):
     where = placed(settings, task)
     if flags.FLAGS.resume:
-      start = runner.resume(task, seeds, where, saved, resume_update, given)
+      start = runner.resume(
+        task, learners, where, saved, resume_update, **begin
+      )
     else:
-      start = runner.begin(task, seeds, where, given)
+      start = runner.begin(task, learners, where, **begin)
     collector = None
     if make_collector is not None:
-      collector = make_collector(where, seeds, start.update)
+      collector = make_collector(where, learners, start.update)
       stack.callback(collector.close)
     writers = []
     if first:
-      writers = metric_writer.make_writers(
+      writers = _writers(
         workdir,
-        seeds,
         settings,
-        resume_after=start.update if flags.FLAGS.resume else None,
-        steps_per_update=task.steps_per_update,
+        start.update if flags.FLAGS.resume else None,
+        task.steps_per_update,
       )
   try:
     return runner.run(
@@ -160,6 +208,8 @@ def train(
       checkpoints=saved,
       checkpoint_seconds=settings["checkpoint_seconds"],
       faults=fault_checkpoints(workdir, settings),
+      # Other rates need not end with one that was too high.
+      past_faults=bool(rates),
       should_stop=should_stop,
       updates_per_chunk=settings["updates_per_chunk"],
       profile=workdir / "profile" if first and profile else None,
@@ -185,3 +235,27 @@ def train(
     raise command_line.ScriptError(
       f"workdir {workdir} cannot be written to: {error}", command_line.FAILED
     ) from error
+
+
+def _writers(
+  workdir: pathlib.Path,
+  settings: Mapping,
+  resume_after: int | None,
+  steps_per_update: int,
+) -> list[metric_writer.MetricWriter]:
+  """Opens the writers of all cells, making their directories."""
+  writers = []
+  for cell in cells(workdir, settings):
+    if not (cell.workdir / "config.json").exists():
+      run_directory.create(cell.workdir, cell.settings)
+    writers += [
+      metric_writer.PartWriter(writer, cell.learners)
+      for writer in metric_writer.make_writers(
+        cell.workdir,
+        seeds_of(settings),
+        cell.settings,
+        resume_after,
+        steps_per_update,
+      )
+    ]
+  return writers

@@ -7,8 +7,10 @@ python -m experiments.train_control --workdir=DIR \
 
 import contextlib
 import pathlib
+from collections.abc import Mapping
 
 import jax
+import numpy as np
 from absl import flags
 
 from experiments import command_line, control_run, stage
@@ -36,19 +38,19 @@ def evaluate(
   num_episodes: int,
   seed: int,
   greedy: bool,
-) -> dict:
+) -> tuple[str, np.ndarray]:
   """Evaluates in Gymnasium's original where there is one.
 
   Args:
     environment: that of training.
     policy: its policy network.
-    params: policies' parameters [seeds, ...].
+    params: policies' parameters [learners, ...].
     num_episodes: of each policy.
     seed: of the evaluation.
     greedy: whether to take the likeliest action, or to sample.
 
   Returns:
-    The evaluation's part of summary.json.
+    (where, mean returns of the learners).
   """
   original = None
   if isinstance(environment, types.HostEnvironment):
@@ -66,11 +68,7 @@ def evaluate(
       environment, policy, params, key, num_episodes, greedy
     )
     backend = "in-graph"
-  return {
-    "backend": backend,
-    "episodes": num_episodes,
-    **statistics.summarize(returns.mean(axis=1)),
-  }
+  return backend, returns.mean(axis=1)
 
 
 def main() -> None:
@@ -85,13 +83,19 @@ def _train(stack: contextlib.ExitStack) -> None:
   with stage.explained(workdir):
     settings = command_line.read_settings(_CONFIG.value)
     alone = not flags.FLAGS.distributed
-    cpu_backend.divide_cores(settings["num_seeds"] if alone else 1)
+    cpu_backend.divide_cores(stage.num_learners(settings) if alone else 1)
     stack.enter_context(command_line.job(settings))
     environment, actor_critic, task, num_updates = control_run.build(settings)
+    on_host = isinstance(environment, types.HostEnvironment)
+    if on_host and settings["policy_learning_rates"]:
+      raise ValueError(
+        f"policy_learning_rates: {environment.name} runs on the host and takes"
+        " one policy_learning_rate"
+      )
     stage.placed(settings, task)  # Raises before anything is written.
     stage.open_directory(stack, workdir, settings, flags.FLAGS.resume)
   make_collector = None
-  if isinstance(environment, types.HostEnvironment):
+  if on_host:
 
     def make_collector(where, seeds, update):
       return host_rollout.HostCollector(
@@ -121,13 +125,9 @@ def _report(
   policy: types.Apply,
   result: runner.Result,
 ) -> None:
-  """Evaluates, writes summary.json and the picture, and shows the table."""
-  logged = run_directory.read_metrics(
-    workdir, ["episode_return_mean", "episodes"]
-  )
-  returns = (logged["episode_return_mean"], logged["episodes"])
-  evaluations = [
-    evaluate(
+  """Evaluates all learners; writes and shows what each cell came to."""
+  evaluations = {
+    name: evaluate(
       environment,
       policy,
       result.params["policy"],
@@ -135,19 +135,42 @@ def _report(
       seed=settings["seed"],
       greedy=greedy,
     )
-    for greedy in (True, False)
-  ]
+    for name, greedy in (("evaluation", True), ("evaluation_sampled", False))
+  }
+  for cell in stage.cells(workdir, settings):
+    own = {
+      name: {
+        "backend": backend,
+        "episodes": settings["eval_episodes"],
+        **statistics.summarize(returns[cell.learners]),
+      }
+      for name, (backend, returns) in evaluations.items()
+    }
+    _report_cell(cell.workdir, cell.settings, result, own)
+
+
+def _report_cell(
+  workdir: pathlib.Path,
+  settings: Mapping,
+  result: runner.Result,
+  evaluations: dict,
+) -> None:
+  """Writes summary.json and the picture, and shows the table."""
+  logged = run_directory.read_metrics(
+    workdir, ["episode_return_mean", "episodes"]
+  )
+  returns = (logged["episode_return_mean"], logged["episodes"])
   summary = {
     "env": settings["environment"],
     "algorithm": settings["algorithm"],
+    "learning_rate": settings["policy_learning_rate"],
     "num_seeds": settings["num_seeds"],
     "total_steps": result.total_steps,
     "compile_seconds": result.compile_seconds,
     "train_seconds": result.train_seconds,
     "steps_per_second": result.steps_per_second,
     "final_return": statistics.summarize(curves.final_return(*returns)),
-    "evaluation": evaluations[0],
-    "evaluation_sampled": evaluations[1],
+    **evaluations,
   }
   run_directory.write_json(workdir / "summary.json", summary)
   picture = workdir / "learning_curve.png"

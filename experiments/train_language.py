@@ -11,6 +11,7 @@ DIR/warm_start, or with the end of another run (--config.init_from).
 import contextlib
 import math
 import pathlib
+from collections.abc import Mapping
 
 import jax
 import numpy as np
@@ -47,7 +48,8 @@ def _train(stack: contextlib.ExitStack) -> None:
     settings = command_line.read_settings(_CONFIG.value)
     alone = not flags.FLAGS.distributed
     prompts = math.gcd(settings["num_prompts"], settings["warm_start_prompts"])
-    shares = (settings["num_seeds"], prompts) if alone else (1,)
+    learners = stage.num_learners(settings)
+    shares = (learners, prompts) if alone else (1,)
     cpu_backend.divide_cores(*shares)
     stack.enter_context(command_line.job(settings))
     run = language_run.build(settings)
@@ -56,7 +58,10 @@ def _train(stack: contextlib.ExitStack) -> None:
     given, warm = _given(settings, run.task), None
     begins_here = not supervised and "policy" not in given
     if begins_here and settings["warm_start_updates"]:
-      warm = settings | {"algorithm": language_run.WARM_START}
+      warm = settings | {
+        "algorithm": language_run.WARM_START,
+        "policy_learning_rates": [],
+      }
       warm_run = language_run.build(warm)
       stage.placed(warm, warm_run.training)
     resume = flags.FLAGS.resume
@@ -79,7 +84,8 @@ def _train(stack: contextlib.ExitStack) -> None:
     given["policy"] = begun.params["policy"]
   if "policy" in given and jax.process_index() == 0:
     with stage.explained(workdir):
-      before = _evaluated(run, given["policy"], settings, "test")
+      found = _evaluated(run, given["policy"], settings, "test")
+      before = _summarized(found, settings, "test")
       print(f"before: {tables.accuracy(before)}", flush=True)
   result = stage.train(
     stack,
@@ -127,10 +133,9 @@ def _given(settings: dict, task: tasks.Task) -> dict[str, types.Params]:
 
 
 def _evaluated(
-  run: language_run.Run, params: types.Params, settings: dict, split: str
-) -> dict:
-  """The evaluation's part of summary.json."""
-  found = language_evaluation.evaluate(
+  run: language_run.Run, params: types.Params, settings: Mapping, split: str
+) -> language_evaluation.Evaluation:
+  return language_evaluation.evaluate(
     run.task,
     run.model,
     params,
@@ -139,6 +144,12 @@ def _evaluated(
     num_samples=settings["eval_samples"],
     seed=settings["seed"],
   )
+
+
+def _summarized(
+  found: language_evaluation.Evaluation, settings: Mapping, split: str
+) -> dict:
+  """The evaluation's part of summary.json."""
   summary = statistics.summarize(found.greedy.mean(axis=1))
   return {
     "split": split,
@@ -154,7 +165,7 @@ def _evaluated(
       str(level): float(np.mean(scores))
       for level, scores in found.by_difficulty().items()
     },
-    "examples": [list(example) for example in found.examples],
+    "examples": [list(example) for example in found.examples[0]],
     **summary,
   }
 
@@ -166,13 +177,35 @@ def _report(
   result: runner.Result,
   before: dict | None,
 ) -> None:
-  """Evaluates, writes summary.json and the picture, and shows the tables."""
-  policy = result.params["policy"]
+  """Evaluates all learners; writes and shows what each cell came to."""
+  found = {
+    name: (split, _evaluated(run, result.params["policy"], settings, split))
+    for name, split in (("validation", "validation"), ("evaluation", "test"))
+  }
+  for cell in stage.cells(workdir, settings):
+    own = {
+      name: _summarized(scores.of(cell.learners), settings, split)
+      for name, (split, scores) in found.items()
+    }
+    _report_cell(
+      cell.workdir, cell.settings, run, result, {"before": before} | own
+    )
+
+
+def _report_cell(
+  workdir: pathlib.Path,
+  settings: Mapping,
+  run: language_run.Run,
+  result: runner.Result,
+  evaluations: dict,
+) -> None:
+  """Writes summary.json and the picture, and shows the tables."""
   logged = run_directory.read_metrics(workdir, ["correct", "entropy"])
   last = -(-len(logged["correct"]) // 10)
   summary = {
     "task": run.task.name,
     "algorithm": settings["algorithm"],
+    "learning_rate": language_run.learning_rate(settings),
     "num_seeds": settings["num_seeds"],
     "total_samples": result.total_steps * run.samples_per_step,
     "compile_seconds": result.compile_seconds,
@@ -180,9 +213,7 @@ def _report(
     "samples_per_second": result.steps_per_second * run.samples_per_step,
     "final_correct": statistics.summarize(logged["correct"][-last:].mean(0)),
     "final_entropy": statistics.summarize(logged["entropy"][-last:].mean(0)),
-    "before": before,
-    "validation": _evaluated(run, policy, settings, "validation"),
-    "evaluation": _evaluated(run, policy, settings, "test"),
+    **evaluations,
   }
   run_directory.write_json(workdir / "summary.json", summary)
   picture = workdir / "learning_curve.png"

@@ -25,7 +25,7 @@ class Evaluation:
     num_correct: int[S, Q], how many of the sampled completions are.
     num_samples: completions sampled for each problem.
     difficulty: int[Q].
-    examples: of the first seed's greedy completions: (prompt, right answer,
+    examples: of each seed's greedy completions: (prompt, right answer,
       completion, whether it is right).
   """
 
@@ -33,7 +33,16 @@ class Evaluation:
   num_correct: np.ndarray
   num_samples: int
   difficulty: np.ndarray
-  examples: list[tuple[str, str, str, bool]]
+  examples: list[list[tuple[str, str, str, bool]]]
+
+  def of(self, seeds: slice) -> "Evaluation":
+    """What some of the policies made of the problems."""
+    return dataclasses.replace(
+      self,
+      greedy=self.greedy[seeds],
+      num_correct=self.num_correct[seeds],
+      examples=self.examples[seeds],
+    )
 
   def pass_at_k(self, k: int) -> np.ndarray:
     """Probability that one of k samples is right, float[S]."""
@@ -133,13 +142,16 @@ def evaluate(
     np.asarray, jax.jit(lambda p: jax.lax.map(play, p))(params)
   )
   examples = [
-    (
-      task.text(problems.prompt[q]),
-      task.text(problems.answer[q]),
-      task.text(tokens[0, q]),
-      bool(greedy[0, q]),
-    )
-    for q in range(min(num_examples, num_problems))
+    [
+      (
+        task.text(problems.prompt[q]),
+        task.text(problems.answer[q]),
+        task.text(own_tokens[q]),
+        bool(own_greedy[q]),
+      )
+      for q in range(min(num_examples, num_problems))
+    ]
+    for own_tokens, own_greedy in zip(tokens, greedy, strict=True)
   ]
   return Evaluation(
     greedy, num_correct, num_samples, np.asarray(problems.difficulty), examples

@@ -191,6 +191,22 @@ class WandbWriter:
     self._run.finish()
 
 
+class PartWriter:
+  """Hands the metrics of some learners to a writer of their own."""
+
+  def __init__(self, writer: MetricWriter, learners: slice):
+    self._writer, self._learners = writer, learners
+
+  def write(self, updates, steps, metrics):
+    """See MetricWriter."""
+    own = {name: values[:, self._learners] for name, values in metrics.items()}
+    self._writer.write(updates, steps, own)
+
+  def close(self):
+    """See MetricWriter."""
+    self._writer.close()
+
+
 def make_writers(
   directory: pathlib.Path,
   seeds: Sequence[int],

@@ -5,6 +5,7 @@ loss and the entropy bonus beside it are common to all. The options of an
 algorithm are the keyword arguments of its function here.
 """
 
+import functools
 import inspect
 import math
 from collections.abc import Callable
@@ -66,7 +67,7 @@ def lco_kld(
       there is no factor.
   """
   _check_choice("anchor", anchor, ANCHORS)
-  _check_number("max_importance_weight", max_importance_weight, at_least=1.0)
+  check_number("max_importance_weight", max_importance_weight, at_least=1.0)
 
   def policy_loss(logits, batch):
     weight = losses.importance_weight(
@@ -85,8 +86,8 @@ def ppo(clip_low: float = 0.2, clip_high: float = 0.2) -> PolicyLoss:
     clip_low: ε below 1, ≥ 0.
     clip_high: ε above 1, ≥ 0.
   """
-  _check_number("clip_low", clip_low, at_least=0.0)
-  _check_number("clip_high", clip_high, at_least=0.0)
+  check_number("clip_low", clip_low, at_least=0.0)
+  check_number("clip_high", clip_high, at_least=0.0)
 
   def policy_loss(logits, batch):
     log_prob = numerics.action_log_prob(logits, batch.action)
@@ -111,12 +112,68 @@ def reinforce() -> PolicyLoss:
   return policy_loss
 
 
+def cispo(clip_high: float = 0.28) -> PolicyLoss:
+  """REINFORCE with importance weights that are clipped and held constant.
+
+  Args:
+    clip_high: ε above 1, ≥ 0.
+  """
+  check_number("clip_high", clip_high, at_least=0.0)
+  return _sampled(losses.cispo_loss, clip_high=clip_high)
+
+
+def mdpo(divergence_coefficient: float = 1.0) -> PolicyLoss:
+  """Mirror descent with the reverse KL.
+
+  Args:
+    divergence_coefficient: β of its divergence, > 0.
+  """
+  check_number("divergence_coefficient", divergence_coefficient, above=0.0)
+  return _sampled(losses.mdpo_loss, beta=divergence_coefficient)
+
+
+def apa(divergence_coefficient: float = 1.0) -> PolicyLoss:
+  """Advantage-induced policy alignment.
+
+  Args:
+    divergence_coefficient: β on the log-ratio, > 0.
+  """
+  check_number("divergence_coefficient", divergence_coefficient, above=0.0)
+  return _sampled(losses.apa_loss, beta=divergence_coefficient)
+
+
+def awr(
+  divergence_coefficient: float = 1.0, max_weight: float = 20.0
+) -> PolicyLoss:
+  """Advantage-weighted regression.
+
+  Args:
+    divergence_coefficient: β that advantages are divided by, > 0.
+    max_weight: bound on the exponentiated advantage, > 0.
+  """
+  check_number("divergence_coefficient", divergence_coefficient, above=0.0)
+  check_number("max_weight", max_weight, above=0.0)
+
+  def policy_loss(logits, batch):
+    log_prob = numerics.action_log_prob(logits, batch.action)
+    loss = losses.awr_loss(
+      log_prob, batch.advantage, divergence_coefficient, max_weight
+    )
+    return loss, {}
+
+  return policy_loss
+
+
 POLICY_LOSSES: dict[str, Callable[..., PolicyLoss]] = {
   "lco_mse": lco_mse,
   "lco_lch": lco_lch,
   "lco_kld": lco_kld,
   "ppo": ppo,
   "reinforce": reinforce,
+  "cispo": cispo,
+  "mdpo": mdpo,
+  "awr": awr,
+  "apa": apa,
 }
 
 
@@ -152,6 +209,19 @@ def make_policy_loss(algorithm: str, **options) -> PolicyLoss:
   return POLICY_LOSSES[algorithm](**options)
 
 
+def check_number(
+  name: str, value: float, at_least: float = -math.inf, above: float = -math.inf
+) -> None:
+  """Checks a number that an option has.
+
+  Raises:
+    ValueError: if it is not finite, less than `at_least` or not above `above`.
+  """
+  if not (math.isfinite(value) and value >= at_least and value > above):
+    bound = f"≥ {at_least}" if at_least > above else f"> {above}"
+    raise ValueError(f"{name} must be finite and {bound}, got {value}")
+
+
 def make_objective(
   policy: types.Apply,
   value: types.Apply,
@@ -176,7 +246,7 @@ def make_objective(
   Raises:
     ValueError: if a number is out of range.
   """
-  _check_number("entropy_coefficient", entropy_coefficient, at_least=0.0)
+  check_number("entropy_coefficient", entropy_coefficient, at_least=0.0)
   if value_clip is not None and not 0 < value_clip < math.inf:
     raise ValueError(
       f"value_clip must be positive and finite, got {value_clip}"
@@ -234,6 +304,12 @@ def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
     raise ValueError(f"{name}: unknown {value!r}; known: {', '.join(choices)}")
 
 
-def _check_number(name: str, value: float, at_least: float) -> None:
-  if not (math.isfinite(value) and value >= at_least):
-    raise ValueError(f"{name} must be finite and ≥ {at_least}, got {value}")
+def _sampled(loss, **options) -> PolicyLoss:
+  """A policy loss of the sampled actions' log-probabilities."""
+  loss = functools.partial(loss, **options)
+
+  def policy_loss(logits, batch):
+    log_prob = numerics.action_log_prob(logits, batch.action)
+    return loss(log_prob, batch.old_log_prob, batch.advantage), {}
+
+  return policy_loss

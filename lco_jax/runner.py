@@ -32,7 +32,7 @@ class Start:
   """Where a run begins, or goes on; from `begin` or `resume`.
 
   Attributes:
-    seeds: one run each, side by side.
+    seeds: one run each, side by side; the same one again for another rate.
     where: placement of seeds and environments on devices.
     update: completed updates.
     state: learner state [devices, seeds, ...]; consumed by the run.
@@ -73,17 +73,19 @@ def begin(
   seeds: Sequence[int],
   where: placement.Placement,
   given: Mapping[str, types.Params] | None = None,
+  learning_rates: Sequence[float] | None = None,
 ) -> Start:
   """The start of a new run.
 
   Args:
     task: what to train.
-    seeds: distinct, one run each.
+    seeds: one run each.
     where: their placement.
     given: {part: parameters [seeds, ...]} to begin with, on the host.
+    learning_rates: one for each of the seeds, as of `training.initial_state`.
   """
   started = time.perf_counter()
-  state = training.initial_state(task, seeds, where, given)
+  state = training.initial_state(task, seeds, where, given, learning_rates)
   state = jax.block_until_ready(state)
   return Start(seeds, where, 0, state, 0.0, time.perf_counter() - started)
 
@@ -95,6 +97,7 @@ def resume(
   checkpoints: checkpointing.Checkpoints,
   update: int | None = None,
   given: Mapping[str, types.Params] | None = None,
+  learning_rates: Sequence[float] | None = None,
 ) -> Start:
   """The start of a run that goes on from a checkpoint.
 
@@ -106,11 +109,12 @@ def resume(
     update: of the checkpoint to take, newer ones being removed; None for the
       newest, or the beginning if the run ended before its first.
     given: as of `begin`.
+    learning_rates: as of `begin`.
 
   Raises:
     CheckpointError: if the checkpoint cannot be used.
   """
-  start = begin(task, seeds, where, given)
+  start = begin(task, seeds, where, given, learning_rates)
   state, seconds = training.host_state(where, start.state), 0.0
   # Only the first process need see the checkpoints.
   if jax.process_index() == 0 and (update is not None or checkpoints.steps()):
@@ -136,6 +140,7 @@ def run(
   checkpoints: checkpointing.Checkpoints | None = None,
   checkpoint_seconds: float = 30.0,
   faults: checkpointing.Checkpoints | None = None,
+  past_faults: bool = False,
   should_stop: Callable[[], bool] = lambda: False,
   updates_per_chunk: int | None = None,
   profile: pathlib.Path | None = None,
@@ -156,6 +161,8 @@ def run(
     checkpoints: where states are saved; None, in all processes, for nowhere.
     checkpoint_seconds: from one save to the next, at least.
     faults: where an update that is not finite is saved, for `load_fault`.
+    past_faults: whether to go on when an update is not finite: its learner then
+      stays as it was before, and has no metrics from there on.
     should_stop: asked between chunks; if so in any process, the state is saved
       at once.
     updates_per_chunk: updates in a compiled chunk; None chooses.
@@ -166,6 +173,7 @@ def run(
   Raises:
     NonFiniteError: if anything in an update is not finite, naming the first
       such update and what of it. It is not applied; those before are written.
+      Not if it goes on past faults.
     CheckpointError: if a checkpoint cannot be written.
     StoppedError: if asked to.
   """
@@ -175,7 +183,9 @@ def run(
     num_updates - done,
     updates_per_chunk or training.default_chunk_length(num_updates),
   )
-  log = _Log(task, start.seeds, num_updates, done, writers, show_progress)
+  log = _Log(
+    task, start.seeds, num_updates, done, writers, show_progress, past_faults
+  )
   try:
     if collector is None:
       programs = training.compile_chunks(task, where, state, lengths)
@@ -319,8 +329,10 @@ class _Log:
     done: int,
     writers: Sequence[metric_writer.MetricWriter],
     show_progress: bool,
+    past_faults: bool,
   ):
     self._seeds = seeds
+    self._past_faults = past_faults
     self._headline = task.headline
     self._steps_per_update = task.steps_per_update
     self._done = done
@@ -331,7 +343,7 @@ class _Log:
       disable=not show_progress or jax.process_index() > 0,
       unit=" steps",
       unit_scale=True,
-      desc=f"{len(seeds)} seeds",
+      desc=f"{len(seeds)} learners",
       # A log file gets a line now and then, a terminal a moving bar.
       mininterval=0.1 if sys.stderr.isatty() else 10.0,
     )
@@ -350,7 +362,9 @@ class _Log:
       (length, len(self._seeds)), steps / (now - self.last_time)
     )
     self.last_time = now
-    bad = training.first_nonfinite(metrics)
+    if self._past_faults:
+      metrics = training.without_faults(metrics)
+    bad = None if self._past_faults else training.first_nonfinite(metrics)
     kept = length if bad is None else bad[0]
     updates = np.arange(self._done + 1, self._done + kept + 1)
     if kept:

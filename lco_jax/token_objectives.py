@@ -5,9 +5,7 @@ advantage and a way to weigh tokens; all share the objective around it.
 """
 
 import dataclasses
-import functools
 import inspect
-import math
 from collections.abc import Callable
 
 import jax
@@ -33,8 +31,8 @@ def gspo(
     clip_low: ε below 1, ≥ 0; small, as the ratio is a mean over tokens.
     clip_high: ε above 1, ≥ 0.
   """
-  _check("clip_low", clip_low, clip_low >= 0)
-  _check("clip_high", clip_high, clip_high >= 0)
+  objectives.check_number("clip_low", clip_low, at_least=0.0)
+  objectives.check_number("clip_high", clip_high, at_least=0.0)
 
   def policy_loss(logits, batch):
     log_ratio = losses.sequence_log_prob_ratio(
@@ -49,58 +47,6 @@ def gspo(
       log_ratio, zero, batch.advantage, clip_low, clip_high
     )
     return loss, {"clip_fraction": clipped.astype(jnp.float32)}
-
-  return policy_loss
-
-
-def cispo(clip_high: float = 0.28) -> objectives.PolicyLoss:
-  """REINFORCE with importance weights that are clipped and held constant.
-
-  Args:
-    clip_high: ε above 1, ≥ 0.
-  """
-  _check("clip_high", clip_high, clip_high >= 0)
-  return _sampled(losses.cispo_loss, clip_high=clip_high)
-
-
-def mdpo(divergence_coefficient: float = 1.0) -> objectives.PolicyLoss:
-  """Mirror descent with the reverse KL.
-
-  Args:
-    divergence_coefficient: β of its divergence, > 0.
-  """
-  beta = divergence_coefficient
-  _check("divergence_coefficient", beta, beta > 0)
-  return _sampled(losses.mdpo_loss, beta=beta)
-
-
-def apa(divergence_coefficient: float = 1.0) -> objectives.PolicyLoss:
-  """Advantage-induced policy alignment.
-
-  Args:
-    divergence_coefficient: β on the log-ratio, > 0.
-  """
-  beta = divergence_coefficient
-  _check("divergence_coefficient", beta, beta > 0)
-  return _sampled(losses.apa_loss, beta=beta)
-
-
-def awr(
-  divergence_coefficient: float = 1.0, max_weight: float = 20.0
-) -> objectives.PolicyLoss:
-  """Advantage-weighted regression.
-
-  Args:
-    divergence_coefficient: β that advantages are divided by, > 0.
-    max_weight: bound on the exponentiated advantage, > 0.
-  """
-  beta = divergence_coefficient
-  _check("divergence_coefficient", beta, beta > 0)
-  _check("max_weight", max_weight, max_weight > 0)
-
-  def policy_loss(logits, batch):
-    log_prob = numerics.action_log_prob(logits, batch.action)
-    return losses.awr_loss(log_prob, batch.advantage, beta, max_weight), {}
 
   return policy_loss
 
@@ -145,11 +91,11 @@ ALGORITHMS = {
   "grpo": Algorithm(objectives.ppo, "group_relative", "sequence"),
   "dr_grpo": Algorithm(objectives.ppo, "group_centred", "constant"),
   "dapo": Algorithm(dapo, "group_relative", "token", drops_even_groups=True),
-  "cispo": Algorithm(cispo, "group_relative", "token"),
+  "cispo": Algorithm(objectives.cispo, "group_relative", "token"),
   "gspo": Algorithm(gspo, "group_relative", "sequence"),
-  "mdpo": Algorithm(mdpo, "group_relative", "token"),
-  "awr": Algorithm(awr, "group_relative", "token"),
-  "apa": Algorithm(apa, "group_relative", "token"),
+  "mdpo": Algorithm(objectives.mdpo, "group_relative", "token"),
+  "awr": Algorithm(objectives.awr, "group_relative", "token"),
+  "apa": Algorithm(objectives.apa, "group_relative", "token"),
 }
 
 
@@ -224,7 +170,7 @@ def make_token_objective(
     ("entropy_coefficient", entropy_coefficient),
     ("reference_coefficient", reference_coefficient),
   ):
-    _check(name, number, number >= 0)
+    objectives.check_number(name, number, at_least=0.0)
 
   def objective(params, batch):
     logits = policy(params["policy"], batch)
@@ -277,19 +223,3 @@ def _blanked(
   )
   clean = {name: blank(getattr(batch, name)) for name in fields}
   return dataclasses.replace(batch, **clean), blank(logits)
-
-
-def _sampled(loss, **options) -> objectives.PolicyLoss:
-  """A policy loss of the sampled tokens' log-probabilities."""
-  loss = functools.partial(loss, **options)
-
-  def policy_loss(logits, batch):
-    log_prob = numerics.action_log_prob(logits, batch.action)
-    return loss(log_prob, batch.old_log_prob, batch.advantage), {}
-
-  return policy_loss
-
-
-def _check(name: str, value: float, right: bool) -> None:
-  if not (math.isfinite(value) and right):
-    raise ValueError(f"{name} is out of range: {value}")

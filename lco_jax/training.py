@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from lco_jax import numerics, types
+from lco_jax import numerics, optimizers, types
 from lco_jax import placement as placement_lib
 from lco_jax import update as update_lib
 
@@ -244,6 +244,7 @@ def initial_state(
   seeds: Sequence[int],
   placement: placement_lib.Placement,
   given: Mapping[str, types.Params] | None = None,
+  learning_rates: Sequence[float] | None = None,
 ) -> types.LearnerState:
   """The learner state before the first update, [devices, seeds, ...].
 
@@ -252,33 +253,41 @@ def initial_state(
 
   Args:
     training: what to train.
-    seeds: distinct, one run each.
+    seeds: one run each; the same one again for another learning rate.
     placement: of seeds and streams on devices.
     given: {part: parameters [seeds, ...]} on the host to begin with.
+    learning_rates: of the policy, for each of the seeds, if its optimizer ends
+      with `optimizers.scale_by_own_rate`.
   """
   num_streams = training.num_streams // placement.num_shards
 
-  def init(params, actor_key, run_key):
+  def init(params, actor_key, run_key, rate):
+    opt_state = {
+      part: optimizer.init(params[part])
+      for part, optimizer in training.optimizers.items()
+    }
+    if rate is not None:
+      opt_state["policy"] = optimizers.with_own_rate(opt_state["policy"], rate)
     return types.LearnerState(
       params=params,
-      opt_state={
-        part: optimizer.init(params[part])
-        for part, optimizer in training.optimizers.items()
-      },
+      opt_state=opt_state,
       actor=training.init_actor(_stream_keys(actor_key, num_streams)),
       key=jax.random.key_data(run_key),
       update=jnp.int32(0),
     )
 
-  def init_seeds(seeds, *given):
+  def init_seeds(seeds, rates, given):
     roots = jax.vmap(jax.random.key)(seeds)
     keys = jax.vmap(lambda root: jax.random.split(root, 3))(roots)
-    params = jax.lax.map(
-      lambda own: training.init_params(*own), (keys[:, 0], *given)
-    )
-    return jax.vmap(init)(params, keys[:, 1], keys[:, 2])
+    own = (keys[:, 0],) if given is None else (keys[:, 0], given)
+    params = jax.lax.map(lambda own: training.init_params(*own), own)
+    return jax.vmap(init)(params, keys[:, 1], keys[:, 2], rates)
 
-  starts = (np.asarray(seeds, np.uint32), *([dict(given)] if given else []))
+  starts = (
+    np.asarray(seeds, np.uint32),
+    None if learning_rates is None else np.asarray(learning_rates, np.float32),
+    dict(given) if given else None,
+  )
   dealt = placement.put(jax.tree.map(placement.deal, starts))
   return placement.compile(init_seeds, *dealt, once=True)(*dealt)
 
@@ -359,17 +368,37 @@ def first_nonfinite(
   Returns:
     (update within the chunk, seed's position, names of the metrics), or None.
   """
-  checked = {
-    name: np.isfinite(values) for name, values in always_finite(metrics).items()
-  }
-  finite = np.all(list(checked.values()), axis=0)
+  finite = _finite(metrics)
   if finite.all():
     return None
   update, seed = np.argwhere(~finite)[0]
   return (
     int(update),
     int(seed),
-    [name for name, ok in checked.items() if not ok[update, seed]],
+    [
+      name
+      for name, values in always_finite(metrics).items()
+      if not np.isfinite(values[update, seed])
+    ],
+  )
+
+
+def without_faults(metrics: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+  """Metrics of a chunk; NaN from a seed's first update that is not finite on.
+
+  Such an update is not applied, and met again in every later one.
+
+  Args:
+    metrics: {name: float[updates, seeds]}.
+  """
+  going = np.logical_and.accumulate(_finite(metrics), axis=0)
+  return {name: np.where(going, v, np.nan) for name, v in metrics.items()}
+
+
+def _finite(metrics: Mapping[str, np.ndarray]) -> np.ndarray:
+  """Whether all metrics that must be finite are, bool[updates, seeds]."""
+  return np.all(
+    [np.isfinite(values) for values in always_finite(metrics).values()], axis=0
   )
 
 

@@ -44,11 +44,10 @@ def test_a_table_of_what_was_best_on_validation_problems(tmp_path):
   assert table.strip() in done.stdout
   _, _, before, best = table.strip().splitlines()
   assert before.startswith("| parity | warm start |")
+  runs = workdir / "parity" / "grpo" / "rates_0.001_0.01"
   found = {
-    rate: json.loads(
-      (workdir / "parity" / "grpo" / rate / "summary.json").read_text()
-    )
-    for rate in ("1e-3", "1e-2")
+    rate: json.loads((runs / f"rate_{rate}" / "summary.json").read_text())
+    for rate in ("0.001", "0.01")
   }
   rate = max(found, key=lambda r: found[r]["validation"]["greedy"])
   assert best.startswith(f"| parity | grpo | {rate} |")

@@ -72,8 +72,16 @@ def _train(task, num_updates, seeds=(0,), devices=None):
   )
 
 
-@pytest.mark.parametrize("algorithm", objectives.POLICY_LOSSES)
-@pytest.mark.parametrize("name", probes.PROBES)
+# Values are learned in the same way, whatever the policy is trained by.
+_TAUGHT = [
+  (name, algorithm)
+  for name in probes.PROBES
+  for algorithm in objectives.POLICY_LOSSES
+  if (probes.PROBES[name]().actions >= 0).any() or algorithm == "lco_mse"
+]
+
+
+@pytest.mark.parametrize(("name", "algorithm"), _TAUGHT)
 def test_every_algorithm_solves_every_probe(name, algorithm):
   probe = probes.PROBES[name]()
   net, task = _make(probe.environment, algorithm)

@@ -89,8 +89,11 @@ def test_against_a_policy_that_is_known():
     np.average(list(levels.values()), axis=0, weights=counts),
     result.greedy.mean(axis=1),
   )
-  assert len(result.examples) == 5
-  for prompt, answer, said, right in result.examples:
+  assert len(result.examples[0]) == 5
+  second = result.of(slice(1, 2))
+  np.testing.assert_array_equal(second.pass_at_k(1), result.pass_at_k(1)[1:])
+  assert second.examples == result.examples[1:]
+  for prompt, answer, said, right in result.examples[0]:
     assert answer == str(prompt.count("1") % 2)
     assert said == "1" and right == (answer == "1")
 
@@ -111,7 +114,7 @@ def test_problems_are_of_the_split():
       seed=seed,
       num_examples=100,
     )
-    return {prompt for prompt, *_ in result.examples}
+    return {prompt for prompt, *_ in result.examples[0]}
 
   first = examples(0, "test")
   assert first == examples(0, "test")

@@ -73,6 +73,18 @@ def test_each_algorithm_is_its_loss():
   np.testing.assert_allclose(
     _loss("reinforce"), losses.reinforce_loss(log_prob, batch.advantage)
   )
+  sampled = (log_prob, batch.old_log_prob, batch.advantage)
+  for name, loss in (("mdpo", losses.mdpo_loss), ("apa", losses.apa_loss)):
+    np.testing.assert_allclose(
+      _loss(name, divergence_coefficient=0.5), loss(*sampled, 0.5)
+    )
+  np.testing.assert_allclose(
+    _loss("cispo", clip_high=0.1), losses.cispo_loss(*sampled, 0.1)
+  )
+  np.testing.assert_allclose(
+    _loss("awr", divergence_coefficient=0.5, max_weight=3.0),
+    losses.awr_loss(log_prob, batch.advantage, 0.5, 3.0),
+  )
 
 
 def test_current_anchor_has_a_constant_gradient():

@@ -75,3 +75,27 @@ def test_a_rate_rises_before_it_falls():
   for steps in (-1, 110):
     with pytest.raises(ValueError, match="learning_rate_warmup"):
       optimizers.make_schedule("linear", 0.1, 110, warmup_steps=steps)
+
+
+def test_a_rate_of_its_own_is_as_that_of_a_schedule():
+  """A relative schedule times the state's rate, whatever the optimizer has."""
+  params = {"w": jnp.ones(3)}
+  gradients = {"w": jnp.array([1.0, -2.0, 3.0])}
+
+  def steps(optimizer, state):
+    for _ in range(3):
+      updates, state = optimizer.update(gradients, state, params)
+    return updates["w"]
+
+  def make(rate):
+    schedule = optimizers.make_schedule("linear", rate, 10)
+    return optimizers.make_optimizer(
+      "adamw", schedule, 0.5, weight_decay=0.1, b1=0.8
+    )
+
+  expected = steps(make(0.03), make(0.03).init(params))
+  own = optax.chain(make(1.0), optimizers.scale_by_own_rate())
+  state = optimizers.with_own_rate(own.init(params), jnp.float32(0.03))
+  np.testing.assert_allclose(steps(own, state), expected, rtol=1e-6)
+  with pytest.raises(KeyError):
+    optimizers.with_own_rate(make(1.0).init(params), jnp.float32(0.03))

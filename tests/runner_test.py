@@ -3,6 +3,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from lco_jax import (
@@ -35,7 +36,7 @@ class _Recorder:
     self.closed = True
 
 
-def _task(environment, algorithm="lco_mse", learning_rate=1e-3):
+def _task(environment, algorithm="lco_mse", learning_rate=1e-3, own_rate=False):
   net = networks.make_actor_critic(
     environment.observation_shape, environment.num_actions, (8,), "tanh"
   )
@@ -48,7 +49,12 @@ def _task(environment, algorithm="lco_mse", learning_rate=1e-3):
     objectives.make_objective(
       net.policy, net.value, objectives.make_policy_loss(algorithm)
     ),
-    {"policy": chain, "value": chain},
+    {
+      "policy": optax.chain(chain, optimizers.scale_by_own_rate())
+      if own_rate
+      else chain,
+      "value": chain,
+    },
     num_envs=2,
     num_steps=8,
     num_epochs=1,
@@ -287,3 +293,31 @@ def test_a_step_that_overflows_is_found_in_its_minibatch(tmp_path):
   with pytest.raises(training.NonFiniteError) as error:
     _run(task, _Recorder(), 12)
   assert "minibatch 1 of 1: policy_" in str(error.value)
+
+
+def test_learners_with_rates_of_their_own():
+  """As if each was alone, and one that overflows does not end the others."""
+  environment = environments.make("probe:action")
+  task = _task(environment, learning_rate=1e-3, own_rate=True)
+  recorder = _Recorder()
+  start = runner.begin(
+    task, (4, 5, 4), _place(), learning_rates=(1.0, 3.0, 1e38)
+  )
+  before = training.host_state(start.where, start.state).params
+  result = _run(task, recorder, 6, start, past_faults=True)
+  for position, (seed, rate) in enumerate([(4, 1e-3), (5, 3e-3)]):
+    alone = _task(environment, learning_rate=rate)
+    start = runner.begin(alone, (seed,), _place())
+    expected = _run(alone, _Recorder(), 6, start).params
+    for got, want in zip(
+      jax.tree.leaves(result.params["policy"]),
+      jax.tree.leaves(expected["policy"]),
+      strict=True,
+    ):
+      np.testing.assert_allclose(got[position], want[0], atol=1e-5)
+  for got, want in zip(
+    jax.tree.leaves(result.params), jax.tree.leaves(before), strict=True
+  ):
+    np.testing.assert_array_equal(got[2], want[2])
+  losses = np.concatenate([m["policy_loss"] for m in recorder.metrics])
+  assert np.isfinite(losses[:, :2]).all() and np.isnan(losses[:, 2]).all()

@@ -285,10 +285,10 @@ def test_weights_of_tokens(weighting):
   ("make", "name"),
   [
     (lambda: token_objectives.gspo(clip_low=-1.0), "clip_low"),
-    (lambda: token_objectives.cispo(clip_high=float("nan")), "clip_high"),
-    (lambda: token_objectives.awr(max_weight=0.0), "max_weight"),
-    (lambda: token_objectives.mdpo(0.0), "divergence_coefficient"),
-    (lambda: token_objectives.apa(-1.0), "divergence_coefficient"),
+    (lambda: objectives.cispo(clip_high=float("nan")), "clip_high"),
+    (lambda: objectives.awr(max_weight=0.0), "max_weight"),
+    (lambda: objectives.mdpo(0.0), "divergence_coefficient"),
+    (lambda: objectives.apa(-1.0), "divergence_coefficient"),
     (lambda: _objective("rloo", entropy_coefficient=-1.0), "entropy"),
     (
       lambda: token_objectives.token_weights(jnp.ones(2, bool), "x"),

@@ -2,8 +2,10 @@
 
 import json
 
+import numpy as np
 import pytest
 
+from lco_jax import run_directory
 from tests import scripts
 
 _CONFIG = "experiments/configs/control.py"
@@ -68,9 +70,38 @@ def test_a_small_run_leaves_a_whole_directory(tmp_path):
   assert again.returncode == 2 and "already in use" in again.stderr
 
 
+def test_rates_side_by_side_leave_a_run_each(tmp_path):
+  """Each reads like a run at its rate alone; one that overflows is empty."""
+  workdir = tmp_path / "run"
+  done = _script(
+    workdir,
+    "--config.policy_learning_rates=(1e-3,1e30)",
+    "--config.num_seeds=2",
+    "--config.total_steps=512",
+    "--config.num_envs=4",
+    "--config.num_steps=32",
+    "--config.eval_episodes=2",
+    "--config.hidden_sizes=(8,)",
+  )
+  assert done.returncode == 0, done.stderr
+  for rate in ("0.001", "1e+30"):
+    cell = workdir / f"rate_{rate}"
+    config = json.loads((cell / "config.json").read_text())
+    assert config["policy_learning_rate"] == float(rate)
+    assert config["policy_learning_rates"] == []
+    summary = json.loads((cell / "summary.json").read_text())
+    assert summary["learning_rate"] == float(rate)
+    assert len(summary["evaluation"]["per_seed"]) == 2
+    logged = run_directory.read_metrics(cell, ["policy_loss"])["policy_loss"]
+    assert logged.shape == (4, 2)
+    assert np.isfinite(logged).all() == (rate == "0.001")
+
+
 @pytest.mark.parametrize(
   ("flags", "named"),
   [
+    (["--config.policy_learning_rates=(0.0,)"], "policy_learning_rates"),
+    (["--config.policy_learning_rates=(0.1,0.1)"], "policy_learning_rates"),
     (["--config.algorithm=nope"], "algorithm"),
     (["--config.nope=1"], "nope"),
     (["--config.beta=0"], "beta"),

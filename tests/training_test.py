@@ -23,3 +23,9 @@ def test_first_nonfinite_names_update_seed_and_metric():
   broken[3, 0] = np.nan
   metrics["norm"] = broken
   assert training.first_nonfinite(metrics) == (2, 1, ["norm"])
+  # From there on that seed has nothing to say, and the others do.
+  kept = training.without_faults(metrics)
+  np.testing.assert_array_equal(
+    np.isnan(kept["loss"]),
+    [[0, 0, 0], [0, 0, 0], [0, 1, 0], [1, 1, 0]],
+  )

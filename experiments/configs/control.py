@@ -7,6 +7,8 @@ algorithm (policy_learning_rate, beta) or by the algorithm's own default.
 import ml_collections
 from ml_collections import config_dict
 
+from lco_jax import objectives
+
 # Environment steps of each seed, where 200,000 do not suit.
 _TOTAL_STEPS = {
   "CartPole-v1": 500_000,
@@ -14,15 +16,13 @@ _TOTAL_STEPS = {
   "Catch-bsuite": 500_000,
 }
 
-# What was tuned for an environment and algorithm; BUILD_NOTES.md has the
-# sweeps. "default" serves the other environments.
+# What an algorithm has where nothing was tuned, and what was: for other
+# environments than those named, and for each. BUILD_NOTES.md has the sweeps.
+_UNTUNED = {"policy_learning_rate": 3e-4, "beta": 1.0}
 _TUNED = {
   "default": {
-    "lco_mse": {"policy_learning_rate": 3e-4, "beta": 1.0},
-    "lco_lch": {"policy_learning_rate": 3e-4, "beta": 3.0},
-    "lco_kld": {"policy_learning_rate": 1e-3, "beta": 1.0},
-    "ppo": {"policy_learning_rate": 3e-4, "beta": 1.0},
-    "reinforce": {"policy_learning_rate": 3e-4, "beta": 1.0},
+    "lco_lch": {"beta": 3.0},
+    "lco_kld": {"policy_learning_rate": 1e-3},
   },
   "CartPole-v1": {
     "lco_mse": {"policy_learning_rate": 1e-4},
@@ -77,6 +77,8 @@ def get_config(environment: str = "CartPole-v1") -> ml_collections.ConfigDict:
   config.learning_rate_schedule = "linear"
   config.learning_rate_warmup = 0  # Optimizer steps of a linear rise.
   config.policy_learning_rate = config_dict.placeholder(float)
+  # Several: every seed at each of them, side by side in one program.
+  config.policy_learning_rates = ()
   config.value_learning_rate = 1e-3
   config.policy_max_gradient_norm = 0.5  # Global norm; 0 for no clipping.
   config.value_max_gradient_norm = 0.5
@@ -93,7 +95,9 @@ def get_config(environment: str = "CartPole-v1") -> ml_collections.ConfigDict:
   config.centred = config_dict.placeholder(bool)  # lco_mse, lco_lch
   config.max_importance_weight = config_dict.placeholder(float)  # lco_kld
   config.clip_low = config_dict.placeholder(float)  # ppo
-  config.clip_high = config_dict.placeholder(float)  # ppo
+  config.clip_high = config_dict.placeholder(float)  # ppo, cispo
+  config.divergence_coefficient = config_dict.placeholder(float)  # mdpo, ...
+  config.max_weight = config_dict.placeholder(float)  # awr
 
   # Host side.
   config.updates_per_chunk = config_dict.placeholder(int)
@@ -102,7 +106,9 @@ def get_config(environment: str = "CartPole-v1") -> ml_collections.ConfigDict:
   config.wandb_project = config_dict.placeholder(str)
 
   config.tuned = {"chosen": ("environment", environment)} | {
-    algorithm: values | _TUNED.get(environment, {}).get(algorithm, {})
-    for algorithm, values in _TUNED["default"].items()
+    algorithm: _UNTUNED
+    | _TUNED["default"].get(algorithm, {})
+    | _TUNED.get(environment, {}).get(algorithm, {})
+    for algorithm in objectives.POLICY_LOSSES
   }
   return config

@@ -87,6 +87,8 @@ def get_config(task: str = "addition") -> ml_collections.ConfigDict:
   config.learning_rate_schedule = "linear"
   config.learning_rate_warmup = 20  # Optimizer steps of a linear rise.
   config.policy_learning_rate = config_dict.placeholder(float)
+  # Several: every seed at each of them, side by side in one program.
+  config.policy_learning_rates = ()
   config.value_learning_rate = 1e-3
   config.policy_max_gradient_norm = 1.0  # Global norm; 0 for no clipping.
   config.value_max_gradient_norm = 1.0

@@ -19,7 +19,8 @@ def run_summary(summary: Mapping) -> str:
   ]
   lines = [
     "",
-    f"{summary['algorithm']} on {summary['env']}:"
+    f"{summary['algorithm']} on {summary['env']}, learning rate"
+    f" {summary['learning_rate']:g}:"
     f" {summary['num_seeds']} seeds × {summary['total_steps']:,} steps",
     f"compiled in {summary['compile_seconds']:.1f} s, trained in"
     f" {summary['train_seconds']:.1f} s"
@@ -48,7 +49,8 @@ def language_summary(summary: Mapping) -> str:
   return "\n".join(
     [
       "",
-      f"{summary['algorithm']} on {summary['task']}:"
+      f"{summary['algorithm']} on {summary['task']}, learning rate"
+      f" {summary['learning_rate']:g}:"
       f" {summary['num_seeds']} seeds × {summary['total_samples']:,} samples",
       f"compiled in {summary['compile_seconds']:.1f} s, trained in"
       f" {summary['train_seconds']:.1f} s"

@@ -46,6 +46,7 @@ def test_table_fits_a_terminal():
   text = tables.run_summary(
     {
       "env": "CartPole-v1",
+      "learning_rate": 1e-3,
       "algorithm": "lco_mse",
       "num_seeds": 3,
       "total_steps": 500_000,

@@ -42,6 +42,7 @@ def test_a_language_run_fits_a_terminal():
   shown = tables.language_summary(
     {
       "task": "addition:3",
+      "learning_rate": 1e-3,
       "algorithm": "lco_mse",
       "num_seeds": 2,
       "total_samples": 102_400,

@@ -1,0 +1,158 @@
+"""Many training runs, some at a time: what the scripts that compare share.
+
+Each run is a training script in a process of its own, in a directory of its
+own, so that one that fails takes nothing with it. A run that has its summary is
+done; one that was cut off goes on from its checkpoint.
+"""
+
+import concurrent.futures
+import contextlib
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+from experiments import command_line
+from lco_jax import run_directory
+
+_RUNNING: set[subprocess.Popen] = set()
+
+
+class Run(NamedTuple):
+  """A training run.
+
+  Attributes:
+    script: experiments.SCRIPT.
+    config: FILE:NAME.
+    settings: NAME=VALUE of the config.
+    workdir: its directory.
+    ends_with: the file in it that is written last.
+  """
+
+  script: str
+  config: str
+  settings: Sequence[str]
+  workdir: pathlib.Path
+  ends_with: str = "summary.json"
+
+  @property
+  def done(self) -> bool:
+    """Whether it has ended."""
+    return (self.workdir / self.ends_with).exists()
+
+
+@contextlib.contextmanager
+def held(workdir: pathlib.Path, settings: Mapping) -> Iterator[None]:
+  """The directory of a comparison, made or found, and held; runs end with it.
+
+  Args:
+    workdir: the directory.
+    settings: what must be the same when the comparison is gone on with.
+
+  Raises:
+    ScriptError: if it was made with other settings, is held, cannot be written
+      to; or if the process is told to stop.
+  """
+
+  def stop(number, frame):
+    raise command_line.ScriptError(
+      f"stopped; go on with --workdir={workdir}", command_line.STOPPED
+    )
+
+  signal.signal(signal.SIGTERM, stop)
+  try:
+    if (workdir / "config.json").exists():
+      run_directory.check_same_config(workdir, settings)
+    else:
+      run_directory.create(workdir, settings)
+    with run_directory.locked(workdir):
+      yield
+  except (ValueError, OSError) as error:
+    raise command_line.ScriptError(error) from error
+  finally:
+    _stop_all()
+
+
+def complete(
+  runs: Sequence[Run], jobs: int, result: Callable[[Run], str] = lambda _: ""
+) -> None:
+  """Runs what is not done, some at a time; a failure ends the others.
+
+  Args:
+    runs: all.
+    jobs: how many at the same time.
+    result: what to show of one that is done.
+
+  Raises:
+    ScriptError: naming the run that failed, with its own line.
+  """
+  missing = [run for run in runs if not run.done]
+  started = time.perf_counter()
+  with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
+    waiting = {pool.submit(_complete, run, jobs): run for run in missing}
+    try:
+      for index, future in enumerate(concurrent.futures.as_completed(waiting)):
+        future.result()
+        run = waiting[future]
+        done = index + 1
+        each = (time.perf_counter() - started) / done
+        print(
+          f"[{done}/{len(missing)}] {run.workdir} {result(run)}"
+          f" ({_duration(each * (len(missing) - done))} left)",
+          flush=True,
+        )
+    except BaseException:
+      for future in waiting:
+        future.cancel()
+      _stop_all()
+      raise
+
+
+def _complete(run: Run, jobs: int) -> None:
+  """Runs one, or goes on with it."""
+  command = [sys.executable, "-m", f"experiments.{run.script}"]
+  command += [f"--config={run.config}", f"--workdir={run.workdir}"]
+  command += [f"--config.{setting}" for setting in run.settings]
+  if (run.workdir / "config.json").exists():
+    command.append("--resume")
+  environment = dict(os.environ)
+  if jobs > 1:
+    # Runs share the machine; each would otherwise take all of it.
+    environment.setdefault(
+      "XLA_FLAGS", "--xla_force_host_platform_device_count=1"
+    )
+    environment.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+  process = subprocess.Popen(
+    command,
+    env=environment,
+    stdout=subprocess.DEVNULL,
+    stderr=subprocess.PIPE,
+    text=True,
+  )
+  _RUNNING.add(process)
+  _, complaint = process.communicate()
+  _RUNNING.discard(process)
+  if process.returncode:
+    line = complaint.strip().rpartition("\n")[2]
+    raise command_line.ScriptError(
+      f"{run.workdir}: {line}", command_line.FAILED
+    )
+
+
+def _stop_all() -> None:
+  """Ends what runs; it saves its state, and the next call goes on."""
+  for process in list(_RUNNING):
+    process.terminate()
+
+
+def _duration(seconds: float) -> str:
+  minutes = round(seconds / 60)
+  return (
+    f"{minutes // 60} h {minutes % 60} min"
+    if minutes > 60
+    else (f"{minutes} min" if seconds > 90 else f"{seconds:.0f} s")
+  )
