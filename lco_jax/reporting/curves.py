@@ -17,7 +17,10 @@ _MAX_POINTS = 100
 
 
 def binned(
-  steps: np.ndarray, returns: np.ndarray, episodes: np.ndarray
+  steps: np.ndarray,
+  returns: np.ndarray,
+  episodes: np.ndarray,
+  num_windows: int = _MAX_POINTS,
 ) -> tuple[np.ndarray, np.ndarray]:
   """Mean return per episode in windows of updates, seed by seed.
 
@@ -28,11 +31,12 @@ def binned(
     steps: float[updates], environment steps.
     returns: float[updates, seeds], mean episodic return, NaN where none ended.
     episodes: float[updates, seeds], number of episodes that ended.
+    num_windows: of equally many updates; no more than there are updates.
 
   Returns:
     (steps [windows], returns [windows, seeds]).
   """
-  num_windows = min(_MAX_POINTS, len(steps))
+  num_windows = min(num_windows, len(steps))
   windows = np.array_split(np.arange(len(steps)), num_windows)
   totals = np.where(episodes > 0, np.nan_to_num(returns) * episodes, 0.0)
   count = np.array([episodes[window].sum(0) for window in windows])

@@ -132,20 +132,36 @@ def comparison(
     columns: names of the scores.
     rows: (task, algorithm, learning rate, statistics over seeds by column).
   """
-  header = ["task", "algorithm", "rate", *columns]
-  cells = [header, ["---"] * len(header)]
+  lines = []
   for task, algorithm, rate, scores in rows:
-    values = [
-      "{} [{}, {}]".format(*(_short(x) for x in (s["iqm"], *s["ci95"])))
-      for s in scores
-    ]
-    cells.append([task, algorithm, rate, *values])
+    values = [interval(score["iqm"], *score["ci95"]) for score in scores]
+    lines.append(
+      {"task": task, "algorithm": algorithm, "rate": rate}
+      | dict(zip(columns, values, strict=True))
+    )
+  return markdown(lines)
+
+
+def markdown(rows: Sequence[Mapping[str, object]]) -> str:
+  """A Markdown table; the columns are the keys of the first row."""
+  columns = list(rows[0])
+  cells = [columns, ["---"] * len(columns)]
+  cells += [[str(row[column]) for column in columns] for row in rows]
   return "\n".join("| " + " | ".join(row) + " |" for row in cells)
 
 
+def interval(
+  middle: float | None, low: float | None, high: float | None
+) -> str:
+  """A score with its interval: middle [low, high]."""
+  return f"{_short(middle)} [{_short(low)}, {_short(high)}]"
+
+
 def _short(value: float | None) -> str:
-  """Three places, without the zero before them."""
+  """Three places, without the zero before them; of large numbers one."""
   if value is None:
     return "–"
+  if abs(value) >= 100:
+    return f"{value:,.1f}"
   sign, digits = "-" if value < 0 else "", f"{abs(value):.3f}"
   return sign + (digits[1:] if digits.startswith("0.") else digits)

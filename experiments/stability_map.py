@@ -1,0 +1,227 @@
+"""Maps where algorithms are stable: learning rates × epochs × seeds.
+
+python -m experiments.stability_map --workdir=DIR
+python -m experiments.stability_map --workdir=DIR \
+    --config=experiments/configs/stability_map.py:language
+
+Every algorithm is trained at every learning rate and value of another setting
+(the epochs per rollout, or --config.rows), the rates and seeds of a row side by
+side in one program. Draws the score and the share of collapsed runs, and tells
+how much of the map is nearly as good as its best cell. Called again with the
+same flags, it goes on with what is not done yet.
+"""
+
+import csv
+import json
+import math
+import pathlib
+
+import jax
+import numpy as np
+from absl import flags
+from ml_collections import config_flags
+
+from experiments import command_line, grid
+from lco_jax.reporting import heat_maps, stability, statistics, tables
+
+_WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the map.")
+flags.mark_flag_as_required("workdir")
+_JOBS = flags.DEFINE_integer("jobs", 2, "Runs at the same time.")
+_CONFIG = config_flags.DEFINE_config_file(
+  "config",
+  "experiments/configs/stability_map.py:control",
+  "FILE:KIND; then --config.NAME=VALUE to change it.",
+)
+
+
+def main() -> None:
+  """Runs what is missing, then writes and shows the map."""
+  # Runs need the accelerators; the map does not.
+  jax.config.update("jax_platforms", "cpu")
+  settings = json.loads(json.dumps(_CONFIG.value.to_dict()))
+  _check(settings)
+  workdir = pathlib.Path(_WORKDIR.value)
+  # More algorithms, rows and other bounds can be asked for later.
+  fixed = {name: settings[name] for name in ("base", "settings")}
+  with grid.held(workdir, fixed):
+    _run(workdir, settings)
+    _report(workdir, settings)
+
+
+def _check(settings: dict) -> None:
+  """Ends with one line if a setting is wrong, before anything is run."""
+  for name in ("algorithms", "policy_learning_rates", "values"):
+    values = settings[name]
+    if not values or len(set(values)) < len(values):
+      raise command_line.ScriptError(f"{name} must hold things, each once")
+  if _JOBS.value < 1:
+    raise command_line.ScriptError(f"--jobs must be ≥ 1, got {_JOBS.value}")
+  if not _script(settings):
+    raise command_line.ScriptError(
+      f"base: want experiments/configs/control.py:ID or language.py:TASK, got"
+      f" {settings['base']!r}"
+    )
+  for item in settings["settings"].split(","):
+    if item and "=" not in item:
+      raise command_line.ScriptError(f"settings: want NAME=VALUE, got {item!r}")
+
+
+def _script(settings: dict) -> str | None:
+  """The training script that a base configuration is of."""
+  file = pathlib.Path(settings["base"].partition(":")[0]).stem
+  return {"control": "train_control", "language": "train_language"}.get(file)
+
+
+def _row(workdir: pathlib.Path, settings: dict, algorithm: str, value):
+  """The directory of one program: an algorithm, a row of its map."""
+  return workdir / algorithm / f"{settings['rows']}_{value}"
+
+
+def _run(workdir: pathlib.Path, settings: dict) -> None:
+  """Trains what is missing."""
+  common = [item for item in settings["settings"].split(",") if item]
+
+  def run(own, path, *ends_with):
+    return grid.Run(
+      _script(settings), settings["base"], [*common, *own], path, *ends_with
+    )
+
+  if _script(settings) == "train_language":
+    warm_start = run(["algorithm=sft"], workdir / "warm_start")
+    grid.complete([warm_start], _JOBS.value)
+    common.append(f"init_from={warm_start.workdir}")
+  rates = settings["policy_learning_rates"]
+  grid.complete(
+    [
+      run(
+        [
+          f"algorithm={algorithm}",
+          f"{settings['rows']}={value}",
+          f"policy_learning_rates=({','.join(f'{r:g}' for r in rates)},)",
+        ],
+        _row(workdir, settings, algorithm, value),
+        f"rate_{rates[-1]:g}/summary.json",
+      )
+      for value in settings["values"]
+      for algorithm in settings["algorithms"]
+    ],
+    _JOBS.value,
+  )
+
+
+def _report(workdir: pathlib.Path, settings: dict) -> None:
+  """Writes map.csv, the pictures and the table."""
+  rates = settings["policy_learning_rates"]
+  cells = {
+    algorithm: [
+      [
+        _row(workdir, settings, algorithm, value) / f"rate_{rate:g}"
+        for rate in rates
+      ]
+      for value in settings["values"]
+    ]
+    for algorithm in settings["algorithms"]
+  }
+  some = next(iter(cells.values()))[0][0]
+  # A language run begins with what it was taught: to know nothing is worth 0.
+  in_language = stability.score_of(some) == "correct"
+  floor = 0.0 if in_language else stability.first_score(some)
+  scores = {
+    algorithm: stability.stacked(
+      [[stability.read_scores(cell, floor) for cell in row] for row in rows]
+    )
+    for algorithm, rows in cells.items()
+  }
+  score = {
+    algorithm: statistics.interquartile_mean(own.final)
+    for algorithm, own in scores.items()
+  }
+  ceiling = max(values.max() for values in score.values())
+  collapsed = {
+    algorithm: stability.collapsed(
+      own,
+      floor,
+      ceiling,
+      settings["min_entropy"],
+      settings["max_gradient_norm"] or math.inf,
+    )
+    for algorithm, own in scores.items()
+  }
+  _write_csv(workdir, settings, scores, collapsed)
+  label = "share of right answers" if in_language else "return"
+  name = settings["base"].partition(":")[2]
+  heat_maps.save_heat_maps(
+    [workdir / "stability_map.png", workdir / "stability_map.svg"],
+    {a: (score[a], collapsed[a].mean(axis=-1)) for a in scores},
+    settings["rows"],
+    settings["values"],
+    rates,
+    f"{label}, last tenth of training (interquartile mean)",
+    (floor, ceiling),
+    f"Stability on {name}",
+  )
+  rows = []
+  for algorithm, own in scores.items():
+    best = np.unravel_index(np.argmax(score[algorithm]), own.final.shape[:2])
+    share = collapsed[algorithm].mean()
+    rows.append(
+      {
+        "algorithm": algorithm,
+        settings["rows"]: settings["values"][best[0]],
+        "rate": f"{rates[best[1]]:g}",
+        "best": tables.interval(
+          score[algorithm][best],
+          *statistics.bootstrap_interval(own.final[best]),
+        ),
+        "area": tables.interval(
+          statistics.interquartile_mean(own.area[best]),
+          *statistics.bootstrap_interval(own.area[best]),
+        ),
+        "robustness": tables.interval(
+          float(stability.robustness_area(own.final, floor, ceiling)),
+          *stability.robustness_interval(own.final, floor, ceiling),
+        ),
+        "collapsed": f"{share:.1%}",
+        "largest KL": f"{np.nanmax(own.max_kl):.3g}",
+      }
+    )
+  table = tables.markdown(rows)
+  (workdir / "stability_map.md").write_text(table + "\n")
+  print(table)
+  print(f"maps: {workdir / 'stability_map.png'}")
+
+
+def _write_csv(workdir, settings, scores, collapsed) -> None:
+  """A line for each run."""
+  columns = [
+    "final",
+    "area",
+    "best",
+    "faulted",
+    "max_kl",
+    "entropy",
+    "max_gradient_norm",
+  ]
+  with open(workdir / "map.csv", "w", newline="") as file:
+    writer = csv.writer(file)
+    writer.writerow(
+      ["algorithm", settings["rows"], "learning_rate", "seed_index"]
+      + [*columns, "collapsed"]
+    )
+    for algorithm, own in scores.items():
+      for index, gone in np.ndenumerate(collapsed[algorithm]):
+        row, rate, seed = index
+        writer.writerow(
+          [
+            algorithm,
+            settings["values"][row],
+            f"{settings['policy_learning_rates'][rate]:g}",
+            seed,
+            *(f"{getattr(own, name)[index]:.7g}" for name in columns),
+            int(gone),
+          ]
+        )
+
+
+if __name__ == "__main__":
+  command_line.run(main)
