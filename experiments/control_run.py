@@ -74,5 +74,6 @@ def build(settings: dict):
         "normalize_advantages",
       )
     },
+    looked_at=policy_loss if settings["diagnostics"] else None,
   )
   return environment, actor_critic, task, num_updates

@@ -157,6 +157,8 @@ def build(settings: Mapping) -> Run:
       settings, token_objectives.ALGORITHMS, token_objectives.options_of
     )
   )
+  if settings["diagnostics"] and algorithm == "gspo":
+    raise ValueError("diagnostics: gspo's loss is of sequences, not of tokens")
   parts, value_model = ["policy"], None
   if (settings["advantage"] or row.advantage) == "learned":
     parts, value_model = ["policy", "value"], networks.make_value_model(config)
@@ -173,6 +175,7 @@ def build(settings: Mapping) -> Run:
         for part in parts
       },
       value_model=value_model,
+      diagnose=settings["diagnostics"],
       sampling=sampling,
       **common,
       **{

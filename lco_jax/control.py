@@ -9,6 +9,7 @@ import optax
 from lco_jax import (
   advantages,
   diagnostics,
+  loss_geometry,
   losses,
   numerics,
   objectives,
@@ -38,6 +39,7 @@ def make_training(
   beta: float,
   nonpositive_beta_multiple: float = 1.0,
   normalize_advantages: bool = True,
+  looked_at: objectives.PolicyLoss | None = None,
 ) -> training.Training:
   """Builds the training of an actor-critic.
 
@@ -57,6 +59,7 @@ def make_training(
     nonpositive_beta_multiple: factor on β where the advantage is ≤ 0.
     normalize_advantages: whether a rollout's advantages are brought to mean 0
       and variance 1.
+    looked_at: the policy loss whose geometry is logged; None for none.
 
   Raises:
     ValueError: if a number is out of range.
@@ -122,7 +125,7 @@ def make_training(
 
   def assess(params, batch):
     logits = networks.policy(params["policy"], batch.observation)
-    return update.across_devices(
+    metrics = update.across_devices(
       {
         "kl_old_new": numerics.average(
           losses.kl_divergence(batch.old_logits, logits)
@@ -132,6 +135,10 @@ def make_training(
         ),
       }
     )
+    if looked_at is not None:
+      metrics |= loss_geometry.of_loss(looked_at, logits, batch)
+      metrics |= loss_geometry.of_gradients(objective, params, batch)
+    return metrics
 
   return training.Training(
     init_params=networks.init,

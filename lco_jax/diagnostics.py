@@ -5,8 +5,9 @@ from collections.abc import Callable
 import chex
 import jax
 import jax.numpy as jnp
+import optax
 
-from lco_jax import numerics
+from lco_jax import numerics, types
 from lco_jax.losses import regularizers
 
 Array = jax.Array
@@ -26,6 +27,221 @@ def logit_hessian(loss: Callable[[Array], Array], logits: Array) -> Array:
   flat = logits.reshape(-1, logits.shape[-1])
   hessians = jax.vmap(jax.hessian(loss))(flat)
   return hessians.reshape(*logits.shape, logits.shape[-1])
+
+
+def lanczos_eigenvalues(
+  matvec: Callable[[Array], Array],
+  size: int,
+  num_iterations: int,
+  key: Array,
+) -> tuple[Array, Array]:
+  """Extreme eigenvalues of a symmetric matrix that is only multiplied with.
+
+  Lanczos iteration with full reorthogonalisation: exact after as many
+  iterations as there are distinct eigenvalues, from inside the spectrum before.
+  No dense eigensolver is called, so that it can be vmapped on any machine.
+
+  Args:
+    matvec: float[A] → float[A], product with the matrix.
+    size: A.
+    num_iterations: at most this many, and A.
+    key: PRNG key of the vector that it starts from.
+
+  Returns:
+    (smallest, largest), float[] each.
+
+  Source: Golub and Van Loan, Matrix Computations, 10.1.
+  """
+  num_iterations = min(num_iterations, size)
+  start = jax.random.normal(key, (size,))
+  start = start / jnp.linalg.norm(start)
+
+  def step(carry, index):
+    basis, vector, alive = carry
+    basis = basis.at[index].set(vector)
+    product = matvec(vector)
+    diagonal = vector @ product
+    rest = product
+    for _ in range(2):  # Once is not enough in floating point.
+      rest = rest - basis.T @ (basis @ rest)
+    length = jnp.linalg.norm(rest)
+    scale = jnp.finfo(rest.dtype).eps * 10 * jnp.linalg.norm(product)
+    going = alive & (length > scale)
+    following = jnp.where(going, rest / jnp.where(going, length, 1.0), 0.0)
+    return (basis, following, going), (
+      diagonal,
+      jnp.where(going, length, 0.0),
+      alive,
+    )
+
+  basis = jnp.zeros((num_iterations, size), start.dtype)
+  _, (diagonal, off_diagonal, alive) = jax.lax.scan(
+    step, (basis, start, jnp.array(True)), jnp.arange(num_iterations)
+  )
+  # Past the end of an invariant subspace: a value that is no extreme.
+  diagonal = jnp.where(alive, diagonal, diagonal[0])
+  if num_iterations == 1:
+    return diagonal[0], diagonal[0]
+
+  def eigenvalue(index):
+    return jax.scipy.linalg.eigh_tridiagonal(
+      diagonal,
+      off_diagonal[:-1],
+      eigvals_only=True,
+      select="i",
+      select_range=(index, index),
+    )[0]
+
+  return eigenvalue(0), eigenvalue(num_iterations - 1)
+
+
+def smallest_curvature(
+  loss: Callable[[Array], Array],
+  logits: Array,
+  num_iterations: int = 32,
+) -> Array:
+  """Smallest eigenvalue of a per-state loss' Hessian in its logits.
+
+  Below 0, the loss is not convex there. By Hessian-vector products, so that it
+  suits vocabularies: an upper bound that is exact for up to `num_iterations`
+  actions, and in practice soon after.
+
+  Args:
+    loss: float[A] → float[], a loss of one state's logits.
+    logits: float[A], where to evaluate it.
+    num_iterations: of Lanczos' method.
+
+  Returns:
+    float[].
+  """
+  gradient = jax.grad(loss)
+  smallest, _ = lanczos_eigenvalues(
+    lambda vector: jax.jvp(gradient, (logits,), (vector,))[1],
+    logits.shape[-1],
+    num_iterations,
+    jax.random.key(0),
+  )
+  return smallest
+
+
+def convexity_violation(
+  loss: Callable[[Array], Array], start: Array, end: Array, num_points: int = 9
+) -> Array:
+  """How far a loss rises above the chord between two points.
+
+      max over t of f((1−t) x + t y) − (1−t) f(x) − t f(y)
+
+  Args:
+    loss: float[A] → float[].
+    start: float[A], x.
+    end: float[A], y.
+    num_points: values of t, evenly inside (0, 1).
+
+  Returns:
+    float[]; above 0 for no convex function.
+  """
+  share = jnp.linspace(0.0, 1.0, num_points + 2, dtype=start.dtype)[1:-1]
+  on_the_way = jax.vmap(lambda t: loss((1 - t) * start + t * end))(share)
+  chord = (1 - share) * loss(start) + share * loss(end)
+  return jnp.max(on_the_way - chord)
+
+
+def directionality(
+  gradient: types.Params, position: types.Params, minimiser: types.Params
+) -> tuple[Array, Array]:
+  """Whether going against a gradient leads towards the minimiser.
+
+      ⟨∇L(x), x − x*⟩, and the cosine of the angle between the two
+
+  For a convex loss the product is at least L(x) − L(x*) ≥ 0.
+
+  Args:
+    gradient: pytree, ∇L at the position; in logits or in parameters.
+    position: pytree of the same shapes, x. Logits should be centred, as their
+      offset means nothing.
+    minimiser: pytree of the same shapes, x*.
+
+  Returns:
+    (inner product, cosine), float[] each; the cosine is 0 where one vanishes.
+  """
+  path = optax.tree.sub(position, minimiser)
+  product = optax.tree.vdot(gradient, path)
+  lengths = optax.tree.norm(gradient) * optax.tree.norm(path)
+  apart = lengths > 0
+  return product, jnp.where(
+    apart, product / jnp.where(apart, lengths, 1.0), 0.0
+  )
+
+
+def on_plateau(
+  log_prob: Array,
+  old_log_prob: Array,
+  advantage: Array,
+  clip_low: float,
+  clip_high: float,
+) -> Array:
+  """Whether PPO's clipping leaves a step without gradient.
+
+  Args:
+    log_prob: float[...], log π(a).
+    old_log_prob: float[...], log π_old(a).
+    advantage: float[...].
+    clip_low: ε_low; the range starts at 1 − ε_low.
+    clip_high: ε_high; the range ends at 1 + ε_high.
+
+  Returns:
+    bool[...], A > 0 and r > 1 + ε_high, or A < 0 and r < 1 − ε_low.
+  """
+  ratio = jnp.exp(log_prob - old_log_prob)
+  return ((advantage > 0) & (ratio > 1.0 + clip_high)) | (
+    (advantage < 0) & (ratio < 1.0 - clip_low)
+  )
+
+
+def effective_sample_size(
+  log_ratio: Array, where: Array | None = None, axis_name: str | None = None
+) -> Array:
+  """Share of samples that importance weights leave, (Σ w)² / (n Σ w²).
+
+  Args:
+    log_ratio: float[...], log π(a) − log π_old(a).
+    where: bool[...], the entries that count; None means all.
+    axis_name: name of the mapped device axis; None for one device.
+
+  Returns:
+    float[], in (0, 1]; 1 where all weights are equal, or there are none.
+  """
+  counted = (
+    log_ratio if where is None else jnp.where(where, log_ratio, -jnp.inf)
+  )
+  largest = jax.lax.stop_gradient(jnp.max(counted))
+  if axis_name is not None:
+    largest = jax.lax.pmax(largest, axis_name)
+  # Relative to the largest: nothing overflows, and the share is the same.
+  any_counts = jnp.isfinite(largest)
+  weight = jnp.exp(log_ratio - jnp.where(any_counts, largest, 0.0))
+  means = numerics.average(weight, where), numerics.average(weight**2, where)
+  if axis_name is not None:
+    means = jax.lax.psum(means, axis_name)
+  square = jnp.where(any_counts, means[1].mean, 1.0)
+  return jnp.where(any_counts, means[0].mean ** 2 / square, 1.0)
+
+
+def gradient_signal_to_noise(gradients: types.Params) -> Array:
+  """‖mean‖² over the mean squared distance from it, over minibatches.
+
+  Args:
+    gradients: pytree [M, ...], of M minibatches.
+
+  Returns:
+    float[]; 0 if they are all alike, and so there is no noise.
+  """
+  mean = jax.tree.map(lambda g: jnp.mean(g, axis=0), gradients)
+  apart = jax.tree.map(lambda g, m: g - m[None], gradients, mean)
+  num_minibatches = jax.tree.leaves(gradients)[0].shape[0]
+  noise = optax.tree.norm(apart, squared=True) / num_minibatches
+  signal = optax.tree.norm(mean, squared=True)
+  return jnp.where(noise > 0, signal / jnp.where(noise > 0, noise, 1.0), 0.0)
 
 
 def target_residual(

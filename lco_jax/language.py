@@ -6,6 +6,7 @@ advantages are known before it is divided. Axes: samples G, prompts N, tokens C,
 vocabulary V.
 """
 
+import dataclasses
 from collections.abc import Callable, Mapping
 
 import jax
@@ -16,6 +17,7 @@ from lco_jax import (
   diagnostics,
   generation,
   language_metrics,
+  loss_geometry,
   losses,
   networks,
   numerics,
@@ -60,6 +62,7 @@ def make_training(
   reference_coefficient: float = 0.0,
   reward: str = "exact",
   reward_noise: float = 0.0,
+  diagnose: bool = False,
 ) -> training.Training:
   """Builds the training of a policy on the rewards of what it samples.
 
@@ -90,6 +93,8 @@ def make_training(
     reward: `exact`, 1 for a solution; `shaped`, the share of the answer's
       tokens that are in place (1 for another solution).
     reward_noise: probability that a reward r is turned into 1 − r.
+    diagnose: whether the geometry of the policy loss is logged; for a loss of
+      each token alone.
 
   Raises:
     ValueError: if a number or a name is out of range.
@@ -121,7 +126,10 @@ def make_training(
   value = None
   if advantage == "learned":
     outputs = generation.completion_outputs(value_model.apply)
-    value = lambda params, batch: outputs(params, batch)[..., 0]  # noqa: E731
+
+    def value(params, batch):
+      return outputs(params, batch)[..., 0]
+
   estimate = signals.make(
     advantage, model, value, discount, gae_lambda, num_known
   )
@@ -182,7 +190,18 @@ def make_training(
 
   def assess(params, batch):
     some = _some(batch)
-    return language_metrics.of_change(some, policy(params["policy"], some))
+    logits = policy(params["policy"], some)
+    metrics = language_metrics.of_change(some, logits)
+    if diagnose:
+      # What a token's loss depends on; the rest is of whole sequences.
+      tokens = dataclasses.replace(some, prompt=None, padding=None, share=None)
+      metrics |= loss_geometry.of_loss(policy_loss, logits, tokens, some.mask)
+      metrics |= loss_geometry.of_gradients(objective, params, some)
+    return metrics
+
+  objective = token_objectives.make_token_objective(
+    policy, policy_loss, entropy_coefficient, reference_coefficient, value
+  )
 
   def init_params(key, given=()):
     given = dict(given)
@@ -205,9 +224,7 @@ def make_training(
     ),
     prepare=prepare,
     update=update.make_update(
-      token_objectives.make_token_objective(
-        policy, policy_loss, entropy_coefficient, reference_coefficient, value
-      ),
+      objective,
       dict(optimizers),
       {"attention_gradient_norm": lambda g: networks.attention_of(g["policy"])},
     ),

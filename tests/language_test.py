@@ -287,12 +287,16 @@ def test_learned_advantages_fit_their_returns():
 
 
 def test_exact_advantages_are_learned_from():
-  task = _make("lco_kld", advantage="oracle", num_prompts=32)
+  task = _make("lco_kld", advantage="oracle", num_prompts=32, diagnose=True)
   _, _, metrics = _run(task, 60)
   assert metrics["correct"][-10:].mean() > 0.4
   np.testing.assert_array_equal(metrics["advantage_rms_error"], 0)
   # Every token is spoken of.
   np.testing.assert_allclose(metrics["target_tail_mass"], 0, atol=1e-6)
+  # A convex loss, of which every step leads to the target.
+  assert metrics["curvature_min"].min() > -1e-6
+  assert metrics["direction_against"].max() == 0
+  assert metrics["direction_cosine"].min() > 0.5
 
 
 def test_a_reference_is_kept_near():

@@ -20,13 +20,13 @@ _LAYERS = (
   {"objectives"},
   {"token_objectives"},
   {"update"},
-  {"placement"},
+  {"placement", "loss_geometry"},
   {"training", "evaluation", "language_evaluation", "signals"},
   {"language_metrics"},
   {"control", "language", "fault", "host_rollout"},
   {"preference"},
-  {"checkpointing", "metric_writer", "run_directory", "reporting"},
-  {"runner"},
+  {"checkpointing", "metric_writer", "run_directory"},
+  {"reporting", "runner"},
 )
 _LEVEL = {unit: i for i, layer in enumerate(_LAYERS) for unit in layer}
 _FILES = sorted(_PACKAGE.rglob("*.py"))

@@ -99,6 +99,9 @@ def get_config(environment: str = "CartPole-v1") -> ml_collections.ConfigDict:
   config.divergence_coefficient = config_dict.placeholder(float)  # mdpo, ...
   config.max_weight = config_dict.placeholder(float)  # awr
 
+  # Curvature, direction and noise of the policy loss, at every update.
+  config.diagnostics = False
+
   # Host side.
   config.updates_per_chunk = config_dict.placeholder(int)
   config.checkpoint_seconds = 30.0  # From one checkpoint to the next.

@@ -1,0 +1,129 @@
+"""What a policy loss looks like while it is trained on: curvature, direction.
+
+Computed after the epochs of an update, in some of its states, over all devices.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from lco_jax import diagnostics, losses, numerics, types, update
+
+Array = jax.Array
+
+# States in which the loss is looked at, on each device.
+_NUM_STATES = 128
+_NUM_MINIBATCHES = 8
+# A state's logits are this far from the target, at least, to be on the way.
+_ON_THE_WAY = 1e-3
+
+
+def of_loss(
+  policy_loss: Callable[[Array, Any], tuple[Array, Any]],
+  logits: Array,
+  batch: Any,
+  where: Array | None = None,
+) -> types.Metrics:
+  """Curvature and direction of a loss in the logits, and what they rest on.
+
+  Args:
+    policy_loss: (logits [..., A], batch [...]) → (losses [...], metrics); the
+      loss of a state must depend on that state alone.
+    logits: float[..., A], of the policy now.
+    batch: pytree [...], with `target_logits`, `old_log_prob`, `action`.
+    where: bool[...], states that count; None means all.
+
+  Returns:
+    curvature_min, curvature_mean: smallest Hessian eigenvalue of a state's
+      loss; below 0 it is not convex there.
+    direction_cosine: mean cosine of the angle between −∇L and the way to z*.
+    direction_against: share of states in which −∇L leads away from it.
+    stalled: share of states that are not at z* and have no gradient.
+    effective_samples: share of samples that importance weights leave.
+  """
+  shape = logits.shape[:-1]
+  if where is None:
+    where = jnp.ones(shape, bool)
+  counted = where.reshape(-1)
+  log_ratio = (
+    numerics.action_log_prob(logits, batch.action) - batch.old_log_prob
+  )
+  effective = diagnostics.effective_sample_size(
+    jnp.where(where, log_ratio, 0.0), where, update.DEVICE_AXIS
+  )
+  # A few states, evenly; a state is a row [1, ...] to what takes batches.
+  rows = jnp.arange(0, counted.size, -(-counted.size // _NUM_STATES))
+  logits, batch = jax.tree.map(
+    lambda x: x.reshape(-1, 1, *x.shape[len(shape) :])[rows], (logits, batch)
+  )
+  counted = counted[rows]
+
+  def look(own_logits, own):
+    def loss(z):
+      return policy_loss(z[None], own)[0][0]
+
+    z = own_logits[0]
+    gradient = jax.grad(loss)(z)
+    to_go = losses.centred_logits(z - own.target_logits[0])
+    product, cosine = diagnostics.directionality(
+      gradient, to_go, jnp.zeros_like(to_go)
+    )
+    stalled = jnp.all(gradient == 0) & (jnp.max(jnp.abs(to_go)) > _ON_THE_WAY)
+    return (
+      diagnostics.smallest_curvature(loss, z),
+      cosine,
+      (product < 0).astype(jnp.float32),
+      stalled.astype(jnp.float32),
+    )
+
+  curvature, *means = jax.vmap(look)(logits, batch)
+  least = jnp.min(jnp.where(counted, curvature, jnp.inf))
+  least = jax.lax.pmin(least, update.DEVICE_AXIS)
+  names = ("direction_cosine", "direction_against", "stalled")
+  return {
+    "curvature_min": jnp.where(jnp.isfinite(least), least, 0.0),
+    "effective_samples": effective,
+  } | update.across_devices(
+    {"curvature_mean": numerics.average(curvature, counted)}
+    | {
+      name: numerics.average(values, counted)
+      for name, values in zip(names, means, strict=True)
+    }
+  )
+
+
+def of_gradients(
+  objective: Callable, params: dict[str, types.Params], batch: Any
+) -> types.Metrics:
+  """How much minibatches' policy gradients have in common.
+
+  Args:
+    objective: as of `objectives.make_objective`.
+    params: by part.
+    batch: pytree [T, ...], this device's share; T is divided as evenly as it
+      can be, into eighths at most.
+
+  Returns:
+    gradient_signal_to_noise: ‖mean‖² over the variance, see
+      `diagnostics.gradient_signal_to_noise`.
+  """
+  steps = jax.tree.leaves(batch)[0].shape[0]
+  count = next(n for n in range(_NUM_MINIBATCHES, 0, -1) if steps % n == 0)
+  parts = jax.tree.map(
+    lambda x: x.reshape(count, steps // count, *x.shape[1:]), batch
+  )
+
+  def gradient(part):
+    def loss(policy):
+      return objective(params | {"policy": policy}, part)[0]["policy"].mean
+
+    return jax.grad(loss)(params["policy"])
+
+  everywhere = jax.lax.all_gather(
+    jax.lax.map(gradient, parts), update.DEVICE_AXIS, tiled=True
+  )
+  return {
+    "gradient_signal_to_noise": diagnostics.gradient_signal_to_noise(everywhere)
+  }
