@@ -20,7 +20,7 @@ _LAYERS = (
   {"objectives"},
   {"token_objectives"},
   {"update"},
-  {"placement", "loss_geometry"},
+  {"placement", "loss_geometry", "laboratory"},
   {"training", "evaluation", "language_evaluation", "signals"},
   {"language_metrics"},
   {"control", "language", "fault", "host_rollout"},

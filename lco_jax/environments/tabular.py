@@ -92,6 +92,45 @@ def expected_return(
   return float(mdp.initial @ values)
 
 
+def visitation(
+  mdp: TabularMDP, policy: np.ndarray, discount: float
+) -> np.ndarray:
+  """Expected discounted visits of each state, Σ γᵗ P(s_t = s).
+
+  Args:
+    mdp: the process.
+    policy: float[S, A], rows sum to 1.
+    discount: γ.
+
+  Returns:
+    float64[S].
+  """
+  moves = np.einsum("sa,sat->st", policy, mdp.transitions)
+  return np.linalg.solve(
+    np.eye(len(mdp.initial)) - discount * moves.T, mdp.initial
+  )
+
+
+def policy_gradient(
+  mdp: TabularMDP, policy: np.ndarray, discount: float
+) -> np.ndarray:
+  """Exact gradient of the return in a softmax policy's logits, d π A.
+
+  Args:
+    mdp: the process.
+    policy: float[S, A], rows sum to 1.
+    discount: γ.
+
+  Returns:
+    float64[S, A].
+
+  Source: Sutton et al. 1999, policy gradient theorem.
+  """
+  q = q_values(mdp, policy, discount)
+  advantage = q - np.sum(policy * q, axis=-1, keepdims=True)
+  return visitation(mdp, policy, discount)[:, None] * policy * advantage
+
+
 def chain(length: int = 6) -> TabularMDP:
   """A corridor: left pays a little at once, the far right end pays 1.
 

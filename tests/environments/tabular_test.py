@@ -80,3 +80,13 @@ def test_stepping_to_the_optimal_target_improves_every_state(float64):
       )
     )
   np.testing.assert_allclose(previous, best, atol=1e-4)
+
+
+def test_policy_gradient_against_finite_differences():
+  mdp = tabular.garnet()
+  logits = np.random.default_rng(2).normal(size=(12, 4))
+  found = tabular.policy_gradient(mdp, oracles.softmax(logits), 0.95)
+  expected = oracles.gradient(
+    lambda z: tabular.expected_return(mdp, oracles.softmax(z), 0.95), logits
+  )
+  np.testing.assert_allclose(found, expected, atol=1e-7)

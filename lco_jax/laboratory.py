@@ -1,0 +1,168 @@
+"""The exact laboratory: bandits in which every expectation is a sum.
+
+What an algorithm's update is on average, how it varies, and where it goes, for
+any policy loss, without sampling: over the A actions that could be drawn. In
+nats and units of reward.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from lco_jax import advantages, numerics, objectives, targets, types
+
+Array = jax.Array
+
+
+class Moments(NamedTuple):
+  """The update of a policy loss, over the draws of one action.
+
+  Attributes:
+    mean: float[A], expected gradient of the loss in the logits.
+    variance: float[], E ‖∇ − mean‖².
+    cosine: float[], of the angle between the mean and the true gradient.
+    scale: float[], length of the mean over that of the true gradient.
+  """
+
+  mean: Array
+  variance: Array
+  cosine: Array
+  scale: Array
+
+
+def all_draws(
+  old_logits: Array, rewards: Array, beta: float, dense: bool = False
+) -> types.Batch:
+  """A batch [A] with a step for each action that could have been drawn.
+
+  Args:
+    old_logits: float[A], of the policy that draws.
+    rewards: float[A], expected reward of each action; advantages are taken
+      against the policy's mean.
+    beta: KL strength of the target, > 0.
+    dense: whether the target knows all advantages, rather than that of the
+      action drawn.
+  """
+  num_actions = old_logits.shape[-1]
+  probabilities = jax.nn.softmax(old_logits)
+  advantage = rewards - probabilities @ rewards
+  action = jnp.arange(num_actions)
+  every = jnp.broadcast_to(old_logits, (num_actions, num_actions))
+  if dense:
+    known = jnp.broadcast_to(advantage, (num_actions, num_actions))
+  else:
+    known = advantages.sampled(advantage, action, num_actions)
+  nothing = jnp.zeros_like(advantage)
+  return types.Batch(
+    observation=nothing[:, None],
+    action=action,
+    advantage=advantage,
+    old_logits=every,
+    old_log_prob=numerics.action_log_prob(every, action),
+    target_logits=targets.optimal_logits(every, known, beta),
+    old_value=nothing,
+    value_target=nothing,
+  )
+
+
+def expected_loss(
+  policy_loss: objectives.PolicyLoss, logits: Array, draws: types.Batch
+) -> Array:
+  """Mean of a policy loss over the draws of the policy that drew.
+
+  Args:
+    policy_loss: from `objectives`.
+    logits: float[A], where to evaluate it.
+    draws: from `all_draws`.
+
+  Returns:
+    float[].
+  """
+  every = jnp.broadcast_to(logits, draws.old_logits.shape)
+  loss, _ = policy_loss(every, draws)
+  return jnp.exp(draws.old_log_prob) @ loss
+
+
+def true_gradient(old_logits: Array, rewards: Array) -> Array:
+  """Gradient of −E[reward] in the logits, −p ⊙ A: float[A]."""
+  probabilities = jax.nn.softmax(old_logits)
+  return -probabilities * (rewards - probabilities @ rewards)
+
+
+def moments(
+  policy_loss: objectives.PolicyLoss,
+  old_logits: Array,
+  rewards: Array,
+  beta: float,
+  dense: bool = False,
+) -> Moments:
+  """Expectation and variance of the first, on-policy update.
+
+  Args:
+    policy_loss: from `objectives`.
+    old_logits: float[A].
+    rewards: float[A].
+    beta: KL strength of the target, > 0.
+    dense: as of `all_draws`.
+  """
+  draws = all_draws(old_logits, rewards, beta, dense)
+
+  def gradient(draw):
+    alone = jax.tree.map(lambda x: x[None], draw)
+    return jax.grad(lambda z: policy_loss(z[None], alone)[0][0])(old_logits)
+
+  each = jax.vmap(gradient)(draws)
+  weight = jnp.exp(draws.old_log_prob)
+  mean = weight @ each
+  variance = weight @ jnp.sum((each - mean[None]) ** 2, axis=-1)
+  truth = true_gradient(old_logits, rewards)
+  lengths = jnp.linalg.norm(mean), jnp.linalg.norm(truth)
+  return Moments(
+    mean,
+    variance,
+    mean @ truth / (lengths[0] * lengths[1]),
+    lengths[0] / lengths[1],
+  )
+
+
+def expected_path(
+  policy_loss: objectives.PolicyLoss,
+  start: Array,
+  rewards: Array,
+  *,
+  beta: float,
+  learning_rate: float,
+  num_updates: int,
+  num_epochs: int,
+  dense: bool = False,
+) -> tuple[Array, Array]:
+  """Gradient descent on the expected loss, the target made anew every update.
+
+  Args:
+    policy_loss: from `objectives`.
+    start: float[A], logits to begin with.
+    rewards: float[A].
+    beta: KL strength of the target, > 0.
+    learning_rate: of plain gradient descent.
+    num_updates: how often the policy draws anew.
+    num_epochs: steps on each draw.
+    dense: as of `all_draws`.
+
+  Returns:
+    (logits [updates · epochs + 1, A], gradient norms [updates · epochs]).
+  """
+
+  def step(carry, draws):
+    gradient = jax.grad(lambda z: expected_loss(policy_loss, z, draws))(carry)
+    following = carry - learning_rate * gradient
+    return following, (following, jnp.linalg.norm(gradient))
+
+  def update(logits, _):
+    draws = all_draws(logits, rewards, beta, dense)
+    return jax.lax.scan(lambda z, _: step(z, draws), logits, length=num_epochs)
+
+  _, (logits, norms) = jax.lax.scan(update, start, length=num_updates)
+  steps = num_updates * num_epochs
+  logits = logits.reshape(steps, start.shape[-1])
+  return jnp.concatenate([start[None], logits]), norms.reshape(steps)
