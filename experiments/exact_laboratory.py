@@ -1,0 +1,133 @@
+"""What algorithms do on average, exactly, in a bandit of three actions.
+
+python -m experiments.exact_laboratory --out=DIR
+
+Writes the paths of policies on the simplex, from good and bad starts; the
+gradient norms along them; and a table of each first update's bias and variance
+against the true policy gradient.
+"""
+
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import flags
+
+from experiments import command_line
+from lco_jax import laboratory, objectives
+from lco_jax.reporting import simplex, tables
+
+_OUT = flags.DEFINE_string("out", None, "Directory to write to.")
+flags.mark_flag_as_required("out")
+_BETA = flags.DEFINE_float("beta", 1.0, "KL strength of the optimal target.")
+
+_REWARDS = (1.0, 0.5, 0.0)
+# Probabilities to start from: balanced, on the second best, on the worst.
+_STARTS = ((1 / 3, 1 / 3, 1 / 3), (0.02, 0.96, 0.02), (0.01, 0.04, 0.95))
+# Probabilities at which the first update is looked into.
+_UNEVEN = (0.1, 0.6, 0.3)
+# Name: the loss, its options, whether it knows the advantages of all actions.
+_LOSSES = {
+  "lco_mse": ("lco_mse", {}, False),
+  "lco_lch": ("lco_lch", {}, False),
+  "lco_kld": ("lco_kld", {}, False),
+  "lco_mse, dense": ("lco_mse", {}, True),
+  "lco_lch, dense": ("lco_lch", {}, True),
+  "lco_kld, dense": ("lco_kld", {}, True),
+  "ppo": ("ppo", {}, False),
+  "reinforce": ("reinforce", {}, False),
+  "mdpo": ("mdpo", {}, False),
+}
+_ABLATIONS = {
+  "lco_mse, current anchor": ("lco_mse", {"anchor": "current"}, False),
+  "lco_kld, weighted": ("lco_kld", {"max_importance_weight": 1e6}, False),
+}
+_RATE, _UPDATES, _EPOCHS = 0.5, 60, 8
+
+
+def main() -> None:
+  """Computes, draws and shows it all."""
+  if not 0 < _BETA.value < float("inf"):
+    raise command_line.ScriptError(
+      f"--beta must be positive and finite, got {_BETA.value}"
+    )
+  out = pathlib.Path(_OUT.value)
+  try:
+    out.mkdir(parents=True, exist_ok=True)
+  except OSError as error:
+    raise command_line.ScriptError(f"--out {out}: {error}") from error
+  with jax.enable_x64(True):
+    _run(out)
+
+
+def _run(out: pathlib.Path) -> None:
+  rewards = jnp.array(_REWARDS)
+  starts = [jnp.log(jnp.array(start)) for start in _STARTS]
+
+  def path(row, start, num_updates, num_epochs):
+    name, options, dense = row
+    return laboratory.expected_path(
+      objectives.make_policy_loss(name, **options),
+      start,
+      rewards,
+      beta=_BETA.value,
+      learning_rate=_RATE,
+      num_updates=num_updates,
+      num_epochs=num_epochs,
+      dense=dense,
+    )
+
+  simplex.save_paths(
+    out / "simplex.png",
+    {
+      name: [
+        np.asarray(jax.nn.softmax(path(row, start, _UPDATES, _EPOCHS)[0]))
+        for start in starts
+      ]
+      for name, row in _LOSSES.items()
+    },
+    _REWARDS,
+    f"Expected updates: {_UPDATES} × {_EPOCHS} steps of {_RATE:g},"
+    f" β = {_BETA.value:g} (○ start, ★ end)",
+  )
+  every = _LOSSES | _ABLATIONS
+  simplex.save_gradient_norms(
+    out / "gradient_norms.png",
+    {
+      name: np.asarray(path(row, starts[1], 1, 200)[1])
+      for name, row in every.items()
+      if name != "lco_kld, weighted"
+    },
+    "Gradient descent on one target",
+  )
+  rows = []
+  for label, (name, options, dense) in every.items():
+    found = laboratory.moments(
+      objectives.make_policy_loss(name, **options),
+      jnp.log(jnp.array(_UNEVEN)),
+      rewards,
+      _BETA.value,
+      dense,
+    )
+    noise = jnp.sqrt(found.variance) / jnp.linalg.norm(found.mean)
+    rows.append(
+      {
+        "first update": label,
+        "cosine": f"{found.cosine:.3f}",
+        "scale": f"{found.scale:.3g}",
+        "noise": f"{noise:.3f}",
+      }
+    )
+  table = tables.markdown(rows)
+  (out / "moments.md").write_text(table + "\n")
+  print(table)
+  print(
+    "cosine and scale: of the expected update against the true gradient;"
+    " noise: its standard deviation over its length"
+  )
+  print(f"pictures: {out / 'simplex.png'}, {out / 'gradient_norms.png'}")
+
+
+if __name__ == "__main__":
+  command_line.run(main)
