@@ -170,7 +170,9 @@ def read_settings(config: ml_collections.ConfigDict | None) -> dict:
   return run_directory.read_config(pathlib.Path(values.workdir))
 
 
-def run(main: Callable, choices: Sequence[str] = ()) -> None:
+def run(
+  main: Callable, choices: Sequence[str] = (), several: bool = False
+) -> None:
   """Runs a script; what one line explains ends with that line.
 
   Args:
@@ -178,6 +180,7 @@ def run(main: Callable, choices: Sequence[str] = ()) -> None:
       is shown as one line; any other error is a defect and keeps its trace.
     choices: words of which the command line must have one, which `main` is then
       called with; without any, it must have none.
+    several: whether it may have any number of words, which `main` gets.
   """
 
   def parse(argv: Sequence[str]) -> list[str]:
@@ -186,7 +189,7 @@ def run(main: Callable, choices: Sequence[str] = ()) -> None:
     except _WRONG_FLAGS as error:
       fail(error)
     wanted = 2 if choices else 1
-    if len(rest) > wanted:
+    if len(rest) > wanted and not several:
       fail(f"unexpected argument {rest[wanted]!r}")
     if choices and (len(rest) < wanted or rest[1] not in choices):
       fail(f"what to run must be one of: {', '.join(choices)}")

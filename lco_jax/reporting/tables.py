@@ -154,10 +154,10 @@ def interval(
   middle: float | None, low: float | None, high: float | None
 ) -> str:
   """A score with its interval: middle [low, high]."""
-  return f"{_short(middle)} [{_short(low)}, {_short(high)}]"
+  return f"{short(middle)} [{short(low)}, {short(high)}]"
 
 
-def _short(value: float | None) -> str:
+def short(value: float | None) -> str:
   """Three places, without the zero before them; of large numbers one."""
   if value is None:
     return "–"

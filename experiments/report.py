@@ -1,0 +1,37 @@
+"""Writes a report of runs: one page for the browser, figures and tables.
+
+python -m experiments.report --out=DIR RUN_DIR...
+
+Reads run directories only, also those below the directories that are named,
+such as a comparison's or a stability map's.
+"""
+
+import pathlib
+
+from absl import flags
+
+from experiments import command_line
+from lco_jax.reporting import report
+
+_OUT = flags.DEFINE_string("out", None, "Directory to write to.")
+flags.mark_flag_as_required("out")
+
+
+def main(*directories: str) -> None:
+  """Reads the runs, writes the report, and shows the scores."""
+  if not directories:
+    raise command_line.ScriptError("name at least one run directory")
+  out = pathlib.Path(_OUT.value)
+  try:
+    paths = report.find([pathlib.Path(name) for name in directories])
+    runs = [report.load(path) for path in paths]
+    out.mkdir(parents=True, exist_ok=True)
+    report.write(runs, out)
+  except (ValueError, OSError) as error:
+    raise command_line.ScriptError(error) from error
+  print((out / "scores.md").read_text())
+  print(f"report: {out / 'report.html'}")
+
+
+if __name__ == "__main__":
+  command_line.run(main, several=True)

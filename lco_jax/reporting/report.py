@@ -1,0 +1,380 @@
+"""What runs came to, from their directories alone: one page, figures, tables.
+
+Scores are returns, or shares of right answers. Seeds are never dropped.
+"""
+
+import csv
+import dataclasses
+import html
+import json
+import pathlib
+import string
+from collections.abc import Mapping, Sequence
+
+import matplotlib
+
+matplotlib.use("Agg")  # Files only; works without a display.
+
+import matplotlib.pyplot as plt
+import numpy as np
+
+from lco_jax import run_directory
+from lco_jax.reporting import curves, stability, statistics, tables
+
+_PAGE = pathlib.Path(__file__).with_name("page.html")
+_WINDOWS = 60
+# Settings that say nothing about what was trained.
+_ASIDE = (
+  "seed",
+  "num_seeds",
+  "updates_per_chunk",
+  "checkpoint_seconds",
+  "keep_checkpoints",
+  "wandb_project",
+  "init_from",
+  "verifier_from",
+  "eval_problems",
+  "eval_samples",
+  "eval_episodes",
+  "algorithm",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+  """A run directory.
+
+  Attributes:
+    path: the directory.
+    settings: its config.json.
+    score: name of the metric that it is judged by.
+    steps: float[windows], environment steps, or samples, of each seed.
+    metrics: {name: float[windows, seeds]}, means of windows; NaN where a seed
+      has no value.
+    final: float[seeds], mean score over the last tenth; NaN where a seed
+      stopped before, or never ended an episode.
+  """
+
+  path: pathlib.Path
+  settings: Mapping
+  score: str
+  steps: np.ndarray
+  metrics: Mapping[str, np.ndarray]
+  final: np.ndarray
+
+  @property
+  def problem(self) -> str:
+    """The environment or task."""
+    return self.settings.get("environment") or self.settings["task"]
+
+  @property
+  def algorithm(self) -> str:
+    """What it was trained by."""
+    return self.settings["algorithm"]
+
+
+def find(paths: Sequence[pathlib.Path]) -> list[pathlib.Path]:
+  """The run directories at or below some paths; not their warm starts.
+
+  Raises:
+    ValueError: naming a path without any.
+  """
+  found = []
+  for path in paths:
+    own = sorted(
+      file.parent
+      for file in path.rglob("metrics.csv")
+      if file.parent == path or file.parent.name != "warm_start"
+    )
+    if not own:
+      raise ValueError(f"{path} holds no run: no metrics.csv")
+    found += [directory for directory in own if directory not in found]
+  return found
+
+
+def load(path: pathlib.Path) -> Run:
+  """Reads a run.
+
+  Raises:
+    ValueError: if its files are missing or damaged.
+  """
+  settings = run_directory.read_config(path)
+  if "algorithm" not in settings:
+    raise ValueError(f"{path}: config.json names no algorithm")
+  score = stability.score_of(path)
+  with open(path / "metrics.csv") as file:
+    names = file.readline().strip().split(",")[3:]
+  logged = run_directory.read_metrics(path, names)
+  steps = logged.pop("env_steps")
+  if len(steps) < 1:
+    raise ValueError(f"{path}: metrics.csv has no update")
+  ends = np.ones_like(logged[score])
+  episodes = logged.get("episodes", ends)
+  metrics = {}
+  for name, values in logged.items():
+    counted = episodes if name.startswith("episode_") else ends
+    at, metrics[name] = curves.binned(
+      steps, values, np.where(np.isnan(values), 0.0, counted), _WINDOWS
+    )
+  stopped = np.isnan(logged["policy_loss"][-1])
+  final = curves.final_return(logged[score], episodes)
+  return Run(
+    path, settings, score, at, metrics, np.where(stopped, np.nan, final)
+  )
+
+
+def labels(runs: Sequence[Run]) -> list[str]:
+  """Names that tell runs apart: the algorithm, and settings that differ.
+
+  Args:
+    runs: all of a report; settings are compared within a problem.
+  """
+  result = []
+  for run in runs:
+    others = [other for other in runs if other.problem == run.problem]
+    alike = [other for other in others if other.algorithm == run.algorithm]
+    differing = [
+      name
+      for name, value in run.settings.items()
+      if name not in _ASIDE
+      and any(other.settings.get(name) != value for other in alike)
+    ]
+    parts = [run.algorithm]
+    parts += [f"{name}={run.settings[name]}" for name in differing]
+    result.append(" ".join(parts))
+  # What is still alike differs in its directory alone.
+  names = [
+    (run.problem, label) for run, label in zip(runs, result, strict=True)
+  ]
+  return [
+    f"{label} ({run.path})" if names.count((run.problem, label)) > 1 else label
+    for run, label in zip(runs, result, strict=True)
+  ]
+
+
+def summaries(runs: Sequence[Run]) -> list[dict]:
+  """A line for each run: what its seeds came to, best first by problem."""
+  rows = []
+  for run, label in zip(runs, labels(runs), strict=True):
+    scores = statistics.summarize(run.final)
+    rows.append(
+      {
+        "problem": run.problem,
+        "run": label,
+        "algorithm": run.algorithm,
+        "seeds": len(run.final),
+        "IQM": scores["iqm"],
+        "low": scores["ci95"][0],
+        "high": scores["ci95"][1],
+        "worst": None if np.isnan(run.final).any() else float(run.final.min()),
+        "stopped": int(np.isnan(run.final).sum()),
+        "directory": str(run.path),
+      }
+    )
+  return sorted(
+    rows,
+    key=lambda row: (
+      row["problem"],
+      np.inf if row["IQM"] is None else -row["IQM"],
+    ),
+  )
+
+
+def comparisons(runs: Sequence[Run]) -> list[dict]:
+  """Each algorithm's best run against every other's, problem by problem.
+
+  Runs are taken at their best IQM, which favours algorithms with more of them;
+  p-values are of paired permutation tests over the seeds that two runs share,
+  corrected over all comparisons of the report.
+  """
+  rows = []
+  for problem in sorted({run.problem for run in runs}):
+    best: dict[str, Run] = {}
+    for run in runs:
+      if run.problem != problem or np.isnan(run.final).any():
+        continue
+      score = statistics.interquartile_mean(run.final)
+      known = best.get(run.algorithm)
+      if known is None or score > statistics.interquartile_mean(known.final):
+        best[run.algorithm] = run
+    ordered = sorted(
+      best.values(), key=lambda r: -statistics.interquartile_mean(r.final)
+    )
+    for i, better in enumerate(ordered):
+      for other in ordered[i + 1 :]:
+        x, y = better.final[None], other.final[None]
+        low, high = statistics.stratified_interval(
+          statistics.probability_of_improvement, x, y
+        )
+        shared = (
+          better.settings["seed"] == other.settings["seed"]
+          and x.shape == y.shape
+        )
+        rows.append(
+          {
+            "problem": problem,
+            "better": better.algorithm,
+            "than": other.algorithm,
+            "probability": statistics.probability_of_improvement(x, y),
+            "low": float(low),
+            "high": float(high),
+            "p": statistics.paired_p_value(x[0], y[0]) if shared else None,
+          }
+        )
+  tested = [row for row in rows if row["p"] is not None]
+  if tested:
+    adjusted = statistics.adjusted_p_values(
+      np.array([row["p"] for row in tested])
+    )
+    for row, value in zip(tested, adjusted, strict=True):
+      row["p"] = float(value)
+  return rows
+
+
+def write(runs: Sequence[Run], out: pathlib.Path) -> None:
+  """Writes report.html, scores as CSV and Markdown, and a figure a problem.
+
+  Args:
+    runs: from `load`.
+    out: directory, which exists.
+  """
+  rows, pairs = summaries(runs), comparisons(runs)
+  for name, table in (("scores", rows), ("comparisons", pairs)):
+    with open(out / f"{name}.csv", "w", newline="") as file:
+      writer = csv.DictWriter(file, list(table[0]) if table else [])
+      writer.writeheader()
+      writer.writerows(table)
+  (out / "scores.md").write_text(tables.markdown(_shown(rows)) + "\n")
+  if pairs:
+    (out / "comparisons.md").write_text(
+      tables.markdown(_compared(pairs)) + "\n"
+    )
+  for problem in sorted({run.problem for run in runs}):
+    _save_figure(
+      out,
+      problem,
+      [pair for pair in zip(runs, labels(runs), strict=True)
+       if pair[0].problem == problem],
+    )  # fmt: skip
+  content = {
+    "runs": [
+      {
+        "problem": run.problem,
+        "label": label,
+        "algorithm": run.algorithm,
+        "score": run.score,
+        "steps": run.steps.tolist(),
+        "metrics": {
+          name: _summarized(values) for name, values in run.metrics.items()
+        },
+      }
+      for run, label in zip(runs, labels(runs), strict=True)
+    ]
+  }
+  page = string.Template(_PAGE.read_text()).substitute(
+    # Inside a script element only "<" could end it.
+    data=json.dumps(content, allow_nan=False, separators=(",", ":")).replace(
+      "<", "\\u003c"
+    ),
+    scores=_html_table(_shown(rows)),
+    comparisons=_html_table(_compared(pairs)) if pairs else "",
+  )
+  (out / "report.html").write_text(page)
+
+
+def _shown(rows: Sequence[Mapping]) -> list[dict]:
+  return [
+    {
+      "problem": row["problem"],
+      "run": row["run"],
+      "seeds": row["seeds"],
+      "IQM [95%]": tables.interval(row["IQM"], row["low"], row["high"]),
+      "worst": tables.short(row["worst"]),
+      "stopped": row["stopped"],
+    }
+    for row in rows
+  ]
+
+
+def _compared(pairs: Sequence[Mapping]) -> list[dict]:
+  return [
+    {
+      "problem": row["problem"],
+      "better": row["better"],
+      "than": row["than"],
+      "probability [95%]": tables.interval(
+        row["probability"], row["low"], row["high"]
+      ),
+      "p (adjusted)": tables.short(row["p"]),
+    }
+    for row in pairs
+  ]
+
+
+def _summarized(values: np.ndarray) -> dict[str, list]:
+  """IQM of each window with its interval; None before all seeds have values."""
+  known = ~np.isnan(values).any(axis=1)
+  result = {name: [None] * len(values) for name in ("mid", "low", "high")}
+  if known.any():
+    middle = statistics.interquartile_mean(values[known])
+    low, high = statistics.bootstrap_interval(values[known], num_resamples=400)
+    for name, array in (("mid", middle), ("low", low), ("high", high)):
+      for index, value in zip(np.flatnonzero(known), array, strict=True):
+        result[name][index] = float(f"{value:.4g}")
+  return result
+
+
+def _save_figure(
+  out: pathlib.Path, problem: str, runs: Sequence[tuple[Run, str]]
+) -> None:
+  """Learning curves of a problem: the best run of each algorithm."""
+  best: dict[str, tuple[Run, str]] = {}
+  for run, label in runs:
+    known = best.get(run.algorithm)
+    if known is None or _final(run) > _final(known[0]):
+      best[run.algorithm] = (run, label)
+  figure, axes = plt.subplots(figsize=(7.2, 4.4), dpi=120, layout="constrained")
+  for index, (run, label) in enumerate(best.values()):
+    color = plt.get_cmap("tab10")(index % 10)
+    values = run.metrics[run.score]
+    known = ~np.isnan(values).any(axis=1)
+    if not known.any():
+      continue
+    low, high = statistics.bootstrap_interval(values[known], num_resamples=400)
+    axes.fill_between(
+      run.steps[known], low, high, color=color, alpha=0.2, linewidth=0
+    )
+    axes.plot(
+      run.steps[known],
+      statistics.interquartile_mean(values[known]),
+      color=color,
+      label=label,
+      linewidth=2,
+    )
+  axes.set_title(f"{problem}: each algorithm's best run")
+  axes.set_xlabel("environment steps, or samples, of a seed")
+  axes.set_ylabel(f"{runs[0][0].score} (IQM, 95%)")
+  axes.grid(alpha=0.2)
+  axes.spines[["top", "right"]].set_visible(False)
+  axes.legend(frameon=False, fontsize=8)
+  name = "".join(c if c.isalnum() else "-" for c in problem)
+  for suffix in ("png", "svg"):
+    figure.savefig(out / f"{name}.{suffix}")
+  plt.close(figure)
+
+
+def _final(run: Run) -> float:
+  score = statistics.interquartile_mean(run.final)
+  return -np.inf if np.isnan(score) else float(score)
+
+
+def _html_table(rows: Sequence[Mapping]) -> str:
+  """Rows as the inside of an HTML table."""
+  head = "".join(f"<th>{html.escape(name)}</th>" for name in rows[0])
+  body = "".join(
+    "<tr>"
+    + "".join(f"<td>{html.escape(str(value))}</td>" for value in row.values())
+    + "</tr>"
+    for row in rows
+  )
+  return f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody>"

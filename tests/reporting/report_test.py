@@ -1,0 +1,171 @@
+"""The report of runs that are written by hand, and its page in a browser."""
+
+import csv
+import json
+import re
+import shutil
+import subprocess
+
+import numpy as np
+import pytest
+
+from lco_jax.reporting import report
+from tests import scripts
+
+
+def _write(path, algorithm, scores, **settings):
+  """A run of 20 updates; scores [seeds] are what it comes to, NaN stops it."""
+  path.mkdir(parents=True)
+  config = {"environment": "Catch </script>", "algorithm": algorithm, "seed": 0}
+  (path / "config.json").write_text(json.dumps(config | settings))
+  with open(path / "metrics.csv", "w", newline="") as file:
+    writer = csv.writer(file)
+    columns = ["entropy", "episode_return_mean", "episodes", "policy_loss"]
+    writer.writerow(["update", "env_steps", "seed", *columns])
+    for update in range(1, 21):
+      for seed, score in enumerate(scores):
+        stopped = np.isnan(score) and update > 10
+        value = 1.0 if np.isnan(score) else score * update / 20
+        cells = [0.5, value, 2, 0.1 * update]
+        writer.writerow(
+          [update, 100 * update, seed, *([""] * 4 if stopped else cells)]
+        )
+  return path
+
+
+@pytest.fixture
+def runs(tmp_path):
+  root = tmp_path / "runs"
+  _write(root / "a", "lco_mse", [5.0, 6.0, 7.0, 8.0], beta=1.0)
+  _write(root / "b", "lco_mse", [1.0, 2.0, 3.0, 4.0], beta=0.1)
+  _write(root / "c", "ppo", [4.0, 5.0, 6.0, 7.0], beta=1.0)
+  _write(root / "d", "ppo", [9.0, 9.0, 9.0, np.nan], beta=0.1)
+  _write(root / "c" / "warm_start", "sft", [1.0])
+  return root
+
+
+def test_runs_are_found_and_told_apart(runs, tmp_path):
+  found = report.find([runs])
+  assert [path.name for path in found] == ["a", "b", "c", "d"]
+  loaded = [report.load(path) for path in found]
+  assert report.labels(loaded) == [
+    "lco_mse beta=1.0",
+    "lco_mse beta=0.1",
+    "ppo beta=1.0",
+    "ppo beta=0.1",
+  ]
+  same = [loaded[0], loaded[0]]
+  assert all(str(runs / "a") in label for label in report.labels(same))
+  # The last two of twenty updates.
+  np.testing.assert_allclose(loaded[0].final, np.arange(5, 9) * 0.975)
+  np.testing.assert_array_equal(np.isnan(loaded[3].final), [0, 0, 0, 1])
+  (tmp_path / "empty").mkdir()
+  with pytest.raises(ValueError, match="empty"):
+    report.find([tmp_path / "empty"])
+
+
+def test_no_seed_is_dropped(runs):
+  """A run of which a seed stopped has no score, and comes last."""
+  rows = report.summaries([report.load(path) for path in report.find([runs])])
+  assert [row["run"] for row in rows] == [
+    "lco_mse beta=1.0",
+    "ppo beta=1.0",
+    "lco_mse beta=0.1",
+    "ppo beta=0.1",
+  ]
+  assert rows[-1]["IQM"] is None and rows[-1]["stopped"] == 1
+  np.testing.assert_allclose(rows[0]["IQM"], 6.5 * 0.975)
+
+
+def test_best_runs_are_compared(runs):
+  loaded = [report.load(path) for path in report.find([runs])]
+  (row,) = report.comparisons(loaded)
+  assert (row["better"], row["than"]) == ("lco_mse", "ppo")
+  # Of 16 pairs 5, 6, 7, 8 wins 9 and a half against 4, 5, 6, 7: with 3 ties.
+  wins = sum((x > y) + 0.5 * (x == y) for x in range(5, 9) for y in range(4, 8))
+  assert row["probability"] == wins / 16
+  assert row["low"] <= row["probability"] <= row["high"]
+  assert row["p"] == 2 / 2**4  # All four seeds are better by as much.
+
+
+def test_the_report_of_a_script(runs, tmp_path):
+  out = tmp_path / "report"
+  done = scripts.run("report", f"--out={out}", str(runs))
+  assert done.returncode == 0, done.stderr
+  names = {path.name for path in out.iterdir()}
+  tables = {
+    f"{t}.{s}" for t in ("scores", "comparisons") for s in ("csv", "md")
+  }
+  assert {"report.html", *tables} < names
+  assert len([name for name in names if name.endswith(".png")]) == 1
+  page = (out / "report.html").read_text()
+  assert "http://www.w3.org/2000/svg" in page  # A name, not an address.
+  assert len(re.findall("https?://", page)) == 1, "it must not need a network"
+  with open(out / "scores.csv") as file:
+    assert len(list(csv.DictReader(file))) == 4
+  for flags, named in (
+    ([str(tmp_path / "nothing")], "nothing"),
+    ([], "run directory"),
+  ):
+    wrong = scripts.run("report", f"--out={out}", *flags)
+    assert wrong.returncode == 2 and named in wrong.complaint
+
+
+_CHECK = """
+<script>
+const seen = [];
+const look = () => seen.push(svg.dataset.drawn);
+look();
+byId("metric").value = "entropy";
+byId("metric").dispatchEvent(new Event("input"));
+look();
+byId("smoothing").value = 5;
+byId("smoothing").dispatchEvent(new Event("input"));
+byId("filter").value = "ppo";
+byId("filter").dispatchEvent(new Event("input"));
+look();
+document.querySelector("#legend input").click();
+look();
+const frame = svg.getBoundingClientRect();
+svg.dispatchEvent(new PointerEvent("pointermove", {
+  clientX: frame.left + frame.width / 2, clientY: frame.top + 50}));
+seen.push(byId("tip").textContent);
+document.body.dataset.seen = JSON.stringify(seen);
+</script>
+"""
+
+
+@pytest.mark.skipif(not shutil.which("chromium"), reason="needs chromium")
+def test_the_page_in_a_browser(runs, tmp_path):
+  """It loads without an error, and its controls do what they say."""
+  report.write([report.load(path) for path in report.find([runs])], tmp_path)
+  page = (tmp_path / "report.html").read_text()
+  (tmp_path / "check.html").write_text(page + _CHECK)
+  done = subprocess.run(
+    [
+      "chromium",
+      "--headless",
+      "--no-sandbox",
+      "--disable-gpu",
+      "--enable-logging=stderr",
+      "--virtual-time-budget=3000",
+      f"--user-data-dir={tmp_path / 'profile'}",
+      "--dump-dom",
+      f"file://{tmp_path / 'check.html'}#smoothing=2",
+    ],
+    capture_output=True,
+    text=True,
+    timeout=120,
+  )
+  assert "CONSOLE" not in done.stderr, done.stderr
+  (seen,) = re.findall('data-seen="([^"]*)"', done.stdout)
+  seen = json.loads(seen.replace("&quot;", '"').replace("&lt;", "<").replace(
+    "&gt;", ">"))  # fmt: skip
+  problem = "Catch </script>"
+  assert seen[:4] == [
+    f"{problem} episode_return_mean 2 4",
+    f"{problem} entropy 2 4",
+    f"{problem} entropy 5 2",
+    f"{problem} entropy 5 1",
+  ]
+  assert "0.5 [0.5, 0.5]" in seen[4]
