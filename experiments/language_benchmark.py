@@ -55,9 +55,10 @@ def measure(settings: dict, num_updates: int, repeats: int) -> dict:
 
   learning = where.compile(learn, state, actor, samples, long_reductions=True)
   tokens = int(jnp.sum(samples.mask))
-  median = lambda name: statistics.median(  # noqa: E731
-    getattr(result, name) for result in results
-  )
+
+  def median(name):
+    return statistics.median(getattr(result, name) for result in results)
+
   per_update = run.training.steps_per_update * settings["num_seeds"]
   return {
     "updates_per_second": round(median("steps_per_second") / per_update, 2),

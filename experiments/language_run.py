@@ -28,8 +28,11 @@ from lco_jax import (
 )
 
 WARM_START = "sft"
-PREFERENCES = "dpo"
-ALGORITHMS = (*token_objectives.ALGORITHMS, WARM_START, PREFERENCES)
+ALGORITHMS = (
+  *token_objectives.ALGORITHMS,
+  WARM_START,
+  *preference.ALGORITHMS,
+)
 # Settings that parameters depend on.
 _NETWORK = (
   "num_layers",
@@ -136,16 +139,17 @@ def build(settings: Mapping) -> Run:
     name: settings[name]
     for name in ("num_prompts", "num_epochs", "num_minibatches", "beta")
   }
-  if algorithm == PREFERENCES:
+  if algorithm in preference.ALGORITHMS:
     if settings["num_samples"] % 2:
       raise ValueError(
-        f"num_samples must be even for {PREFERENCES}, got"
+        f"num_samples must be even for {algorithm}, got"
         f" {settings['num_samples']}"
       )
     pairs = preference.make_training(
       task,
       model,
       settings_lib.make_optimizer(settings, "policy", num_steps),
+      algorithm=algorithm,
       num_pairs=settings["num_samples"] // 2,
       sampling=sampling,
       **common,
@@ -241,10 +245,10 @@ def params_of(
       " at one"
     )
   asks = setting == "verifier_from" and own["advantage"] == "preference"
-  if asks and theirs["algorithm"] != PREFERENCES:
+  if asks and theirs["algorithm"] != "dpo":
     raise ValueError(
       f"{setting} {directory}: its algorithm is {theirs['algorithm']}, but"
-      f" preferences are of {PREFERENCES}"
+      " preferences are of dpo"
     )
   other = build(theirs)
   if other.task.characters != task.characters:

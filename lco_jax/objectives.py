@@ -164,6 +164,27 @@ def awr(
   return policy_loss
 
 
+def cmpo(regularizer_coefficient: float = 1.0) -> PolicyLoss:
+  """Clipped MPO, of Muesli.
+
+  Args:
+    regularizer_coefficient: λ of the KL from the clipped target, ≥ 0.
+  """
+  check_number("regularizer_coefficient", regularizer_coefficient, at_least=0.0)
+
+  def policy_loss(logits, batch):
+    loss = losses.cmpo_loss(
+      logits,
+      batch.old_logits,
+      batch.action,
+      batch.advantage,
+      regularizer_coefficient,
+    )
+    return loss, {}
+
+  return policy_loss
+
+
 POLICY_LOSSES: dict[str, Callable[..., PolicyLoss]] = {
   "lco_mse": lco_mse,
   "lco_lch": lco_lch,
@@ -174,6 +195,7 @@ POLICY_LOSSES: dict[str, Callable[..., PolicyLoss]] = {
   "mdpo": mdpo,
   "awr": awr,
   "apa": apa,
+  "cmpo": cmpo,
 }
 
 

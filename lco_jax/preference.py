@@ -1,9 +1,10 @@
-"""Preferences: trains a policy by pairs of completions, for signals from it.
+"""Pairs: trains a policy by two completions of a prompt each.
 
-A stream is a prompt, its steps are pairs of completions by the reference
-policy. In a pair the completion with the larger reward is preferred; a pair of
-equal ones says nothing. Axes: pairs T, prompts N, completions of a pair 2,
-tokens C.
+DPO learns which of two completions by the reference policy is preferred, that
+with the larger reward, and nothing from equal ones; signals come of it. REBEL
+regresses differences of reward, of completions by the policy itself. A stream
+is a prompt, its steps are pairs. Axes: pairs T, prompts N, completions of a
+pair 2, tokens C.
 """
 
 from typing import NamedTuple
@@ -25,6 +26,8 @@ from lco_jax import (
 
 Array = jax.Array
 
+ALGORITHMS = ("dpo", "rebel")
+
 
 class Pairs(NamedTuple):
   """Pairs of completions.
@@ -34,7 +37,8 @@ class Pairs(NamedTuple):
     padding: int32[..., 2].
     action: int32[..., 2, C].
     mask: bool[..., 2, C].
-    reference_log_prob: float[..., 2], of whole completions, in nats.
+    old_log_prob: float[..., 2], of whole completions by the policy that they
+      come from, in nats.
     reward: float[..., 2].
   """
 
@@ -42,8 +46,47 @@ class Pairs(NamedTuple):
   padding: Array
   action: Array
   mask: Array
-  reference_log_prob: Array
+  old_log_prob: Array
   reward: Array
+
+
+def dpo(log_ratio: Array, reward: Array, beta: float):
+  """The loss of pairs whose larger reward is preferred.
+
+  Args:
+    log_ratio: float[..., 2], log π − log π_ref of whole completions, in nats.
+    reward: float[..., 2].
+    beta: KL strength, > 0.
+
+  Returns:
+    (loss, metrics), as sums and counts over the pairs with a winner.
+  """
+  better = jnp.sign(reward[..., 0] - reward[..., 1])
+  where = better != 0
+  margin = better * (log_ratio[..., 0] - log_ratio[..., 1])
+  loss = losses.dpo_loss(margin, jnp.zeros_like(margin), beta, where)
+  right = (margin > 0).astype(jnp.float32)
+  return numerics.average(loss, where), {
+    "preference_accuracy": numerics.average(right, where),
+    "preference_margin": numerics.average(margin, where),
+  }
+
+
+def rebel(log_ratio: Array, reward: Array, beta: float):
+  """The loss of pairs whose difference of reward is regressed.
+
+  Args:
+    log_ratio: float[..., 2], log π − log π_old of whole completions, in nats.
+    reward: float[..., 2].
+    beta: KL strength, > 0.
+
+  Returns:
+    (loss, metrics), as sums and counts over all pairs.
+  """
+  difference = reward[..., 0] - reward[..., 1]
+  ratios = log_ratio[..., 0], log_ratio[..., 1]
+  loss = losses.rebel_loss(*ratios, difference, beta)
+  return numerics.average(loss), {}
 
 
 def make_training(
@@ -51,6 +94,7 @@ def make_training(
   model: networks.LanguageModel,
   optimizer: optax.GradientTransformation,
   *,
+  algorithm: str = "dpo",
   num_prompts: int,
   num_pairs: int,
   num_epochs: int,
@@ -58,27 +102,36 @@ def make_training(
   sampling: generation.Sampling,
   beta: float,
 ) -> training.Training:
-  """Builds direct preference optimisation of a policy.
+  """Builds the training of a policy by pairs.
 
   Args:
-    task: asks and verifies; a solution is preferred to what is none.
+    task: asks and verifies; a solution is worth 1.
     model: of the policy and of the reference, which both begin alike.
     optimizer: of the policy.
+    algorithm: `dpo` or `rebel`.
     num_prompts: N over all devices.
     num_pairs: T, pairs of each prompt.
     num_epochs: passes over each batch.
     num_minibatches: minibatches of each pass, a divisor of T.
-    sampling: the distribution that the reference's completions come from.
+    sampling: the distribution that completions come from.
     beta: KL strength, positive and finite.
 
   Raises:
-    ValueError: if a number is out of range.
+    ValueError: if a number or a name is out of range.
 
-  Source: Rafailov et al. 2023, arXiv:2305.18290.
+  Source: Rafailov et al. 2023, arXiv:2305.18290; Gao et al. 2024,
+    arXiv:2404.16767.
   """
+  if algorithm not in ALGORITHMS:
+    raise ValueError(f"algorithm: unknown {algorithm!r}")
   if not 0 < beta < float("inf"):
     raise ValueError(f"beta must be positive and finite, got {beta}")
   sample = language.make_sampler(task, model, 2 * num_pairs, sampling)
+  # The policy that completions, and so ratios, are of.
+  source, pair_loss, headline = {
+    "dpo": ("reference", dpo, "preference_accuracy"),
+    "rebel": ("policy", rebel, "correct"),
+  }[algorithm]
   outputs = generation.completion_outputs(model.apply)
 
   def log_prob(params, batch):
@@ -88,7 +141,7 @@ def make_training(
     return jnp.sum(jnp.where(batch.mask, tokens, 0.0), axis=-1)
 
   def collect(params, actor, keys):
-    actor, samples = sample({"policy": params["reference"]}, actor, keys)
+    actor, samples = sample({"policy": params[source]}, actor, keys)
 
     def paired(x):  # [2 T, N, ...] → [T, N, 2, ...]
       return jnp.moveaxis(x.reshape(2, -1, *x.shape[1:]), 0, 2)
@@ -101,7 +154,7 @@ def make_training(
       padding=samples.padding,
       action=samples.action,
       mask=samples.mask,
-      reference_log_prob=log_prob(params["reference"], samples),
+      old_log_prob=log_prob(params[source], samples),
       reward=samples.reward,
     )
     spread = samples.reward[..., 0] != samples.reward[..., 1]
@@ -116,19 +169,17 @@ def make_training(
     )
 
   def objective(params, batch):
-    first, second = jnp.moveaxis(
-      log_prob(params["policy"], batch) - batch.reference_log_prob, -1, 0
+    log_ratio = log_prob(params["policy"], batch) - batch.old_log_prob
+    loss, metrics = pair_loss(log_ratio, batch.reward, beta)
+    return {"policy": loss}, metrics
+
+  def assess(params, batch):
+    moved = batch.old_log_prob - log_prob(params["policy"], batch)
+    tokens = jnp.sum(batch.mask, dtype=jnp.float32)
+    # An estimate: completions are of the policy that the KL is from.
+    return update.across_devices(
+      {"kl_old_new": numerics.Average(jnp.sum(moved), tokens)}
     )
-    better = jnp.sign(batch.reward[..., 0] - batch.reward[..., 1])
-    where = better != 0
-    margin = better * (first - second)
-    loss = losses.dpo_loss(margin, jnp.zeros_like(margin), beta, where)
-    return {"policy": numerics.average(loss, where)}, {
-      "preference_accuracy": numerics.average(
-        (margin > 0).astype(jnp.float32), where
-      ),
-      "preference_margin": numerics.average(margin, where),
-    }
 
   def init_params(key, given=()):
     given = dict(given)
@@ -141,9 +192,9 @@ def make_training(
     collect=collect,
     prepare=prepare,
     update=update.make_update(objective, {"policy": optimizer}),
-    assess=lambda params, batch: {},
+    assess=assess,
     optimizers={"policy": optimizer},
-    headline="preference_accuracy",
+    headline=headline,
     num_streams=num_prompts,
     num_steps=num_pairs,
     num_epochs=num_epochs,

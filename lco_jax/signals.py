@@ -342,9 +342,11 @@ def error(signal: Signal, truth: Array, samples: types.Samples):
   """
   mask = samples.mask
   true = numerics.select_action(truth, samples.action)
-  moments = lambda x: diagnostics.moments(  # noqa: E731
-    jnp.where(mask, x, 0.0), update.DEVICE_AXIS, where=mask
-  )
+
+  def moments(x):
+    x = jnp.where(mask, x, 0.0)
+    return diagnostics.moments(x, update.DEVICE_AXIS, where=mask)
+
   mean_true, var_true = moments(true)
   mean, variance = moments(signal.advantage)
   covariance, _ = moments((signal.advantage - mean) * (true - mean_true))

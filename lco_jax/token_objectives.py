@@ -96,6 +96,7 @@ ALGORITHMS = {
   "mdpo": Algorithm(objectives.mdpo, "group_relative", "token"),
   "awr": Algorithm(objectives.awr, "group_relative", "token"),
   "apa": Algorithm(objectives.apa, "group_relative", "token"),
+  "cmpo": Algorithm(objectives.cmpo, "group_relative", "token"),
 }
 
 

@@ -79,7 +79,7 @@ _ALONE = [
 ]
 _TAUGHT = (
   [(name, "lco_mse") for name in _ALONE]
-  + [("credit", name) for name in ("cispo", "mdpo", "awr", "apa")]
+  + [("credit", name) for name in ("cispo", "mdpo", "awr", "apa", "cmpo")]
   + [
     (name, algorithm)
     for name in probes.PROBES.keys() - _ALONE

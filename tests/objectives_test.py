@@ -82,6 +82,12 @@ def test_each_algorithm_is_its_loss():
     _loss("cispo", clip_high=0.1), losses.cispo_loss(*sampled, 0.1)
   )
   np.testing.assert_allclose(
+    _loss("cmpo", regularizer_coefficient=0.3),
+    losses.cmpo_loss(
+      logits, batch.old_logits, batch.action, batch.advantage, 0.3
+    ),
+  )
+  np.testing.assert_allclose(
     _loss("awr", divergence_coefficient=0.5, max_weight=3.0),
     losses.awr_loss(log_prob, batch.advantage, 0.5, 3.0),
   )

@@ -21,7 +21,7 @@ from lco_jax import (
 pytestmark = pytest.mark.third_party
 
 
-def _make(beta=0.5, num_prompts=16, num_pairs=4):
+def _make(beta=0.5, num_prompts=16, num_pairs=4, algorithm="dpo"):
   task = tasks.make("parity:6")
   model = networks.make_language_model(
     networks.TransformerConfig(
@@ -38,6 +38,7 @@ def _make(beta=0.5, num_prompts=16, num_pairs=4):
     task,
     model,
     optimizers.make_optimizer("adam", schedule, 1.0),
+    algorithm=algorithm,
     num_prompts=num_prompts,
     num_pairs=num_pairs,
     num_epochs=1,
@@ -92,7 +93,7 @@ def test_the_loss_against_a_loop():
   )
   tokens = numerics.action_log_prob(logits, samples.action)
   np.testing.assert_allclose(
-    batch.reference_log_prob,
+    batch.old_log_prob,
     jnp.where(samples.mask, tokens, 0).sum(-1),
     rtol=1e-5,
   )
@@ -104,6 +105,24 @@ def test_the_loss_against_a_loop():
   assert found["policy_loss"].count == spread.sum()
 
 
-def test_beta_must_be_positive():
+def test_differences_of_reward_are_learned_from():
+  """REBEL: right endings (1 in 25 at first) come to be half of all."""
+  _, task = _make(num_prompts=64, algorithm="rebel")
+  where = placement.place(1, task.num_streams, jax.devices()[:1])
+  start = runner.begin(task, (0,), where)
+  programs = training.compile_chunks(task, where, start.state, [60])
+  _, metrics = programs[60](start.state)
+  metrics = where.common(metrics)
+  assert metrics["correct"][:3].mean() < 0.2
+  assert metrics["correct"][-10:].mean() > 0.4
+  assert np.isfinite(metrics["kl_old_new"]).all()
+  # From its own completions, ratios are 1: the loss is the squared difference.
+  different = 1 - metrics["even_pairs"][0]
+  np.testing.assert_allclose(metrics["policy_loss"][0], different, rtol=1e-4)
+
+
+def test_what_cannot_be():
+  with pytest.raises(ValueError, match="algorithm"):
+    _make(algorithm="ppo")
   with pytest.raises(ValueError, match="beta"):
     _make(beta=0.0)

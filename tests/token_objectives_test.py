@@ -63,6 +63,11 @@ def _centred(x):
   return x - x.mean(-1, keepdims=True)
 
 
+def _kl_from_clipped(pi, old_logits, one, a):
+  q = oracles.softmax(old_logits + np.clip(a, -1, 1)[..., None] * one)
+  return (q * np.log(q / pi)).sum(-1)
+
+
 def _token_loss(name, z, batch):
   """Per-token losses [B, C], written apart from the library."""
   b = jax.tree.map(np.asarray, batch)
@@ -94,6 +99,7 @@ def _token_loss(name, z, batch):
     "mdpo": lambda: -r * a + r * np.log(r) - r + 1,
     "awr": lambda: -np.minimum(np.exp(a), 20.0) * x,
     "apa": lambda: (a - np.log(r)) ** 2,
+    "cmpo": lambda: _kl_from_clipped(pi, b.old_logits, one, a) - a * x,
   }[name]()
 
 

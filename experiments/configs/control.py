@@ -98,6 +98,7 @@ def get_config(environment: str = "CartPole-v1") -> ml_collections.ConfigDict:
   config.clip_high = config_dict.placeholder(float)  # ppo, cispo
   config.divergence_coefficient = config_dict.placeholder(float)  # mdpo, ...
   config.max_weight = config_dict.placeholder(float)  # awr
+  config.regularizer_coefficient = config_dict.placeholder(float)  # cmpo
 
   # Curvature, direction and noise of the policy loss, at every update.
   config.diagnostics = False

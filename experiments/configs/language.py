@@ -7,7 +7,7 @@ A value of None is filled in by what was tuned for this task and algorithm
 import ml_collections
 from ml_collections import config_dict
 
-from lco_jax import token_objectives
+from lco_jax import preference, token_objectives
 
 # What was tuned; BUILD_NOTES.md has the sweeps.
 _DEFAULT = {
@@ -31,7 +31,7 @@ def get_config(task: str = "addition") -> ml_collections.ConfigDict:
 
   config = ml_collections.ConfigDict()
   config.task = task
-  # "sft" is the supervised warm start alone, "dpo" preferences in pairs.
+  # "sft" is the supervised warm start alone; "dpo", "rebel" learn from pairs.
   config.algorithm = "lco_kld"
 
   # Amount: each seed takes num_updates × num_prompts × num_samples samples.
@@ -108,6 +108,7 @@ def get_config(task: str = "addition") -> ml_collections.ConfigDict:
   config.clip_high = config_dict.placeholder(float)  # the same, and cispo
   config.divergence_coefficient = config_dict.placeholder(float)  # mdpo, ...
   config.max_weight = config_dict.placeholder(float)  # awr
+  config.regularizer_coefficient = config_dict.placeholder(float)  # cmpo
 
   # Curvature, direction and noise of the policy loss, at every update.
   config.diagnostics = False
@@ -121,6 +122,10 @@ def get_config(task: str = "addition") -> ml_collections.ConfigDict:
   own = _TUNED_ADDITION if exact else {}
   config.tuned = {"chosen": ("task", task)} | {
     algorithm: _DEFAULT | _TUNED.get(algorithm, {}) | own.get(algorithm, {})
-    for algorithm in (*token_objectives.ALGORITHMS, "sft", "dpo")
+    for algorithm in (
+      *token_objectives.ALGORITHMS,
+      "sft",
+      *preference.ALGORITHMS,
+    )
   }
   return config

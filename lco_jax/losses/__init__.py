@@ -7,14 +7,19 @@ from lco_jax.losses.lco import (
   lco_lch_loss,
   lco_mse_loss,
 )
-from lco_jax.losses.mirror_descent import apa_loss, awr_loss, mdpo_loss
+from lco_jax.losses.mirror_descent import (
+  apa_loss,
+  awr_loss,
+  cmpo_loss,
+  mdpo_loss,
+)
 from lco_jax.losses.policy_gradient import (
   cispo_loss,
   ppo_clip_loss,
   reinforce_loss,
   sequence_log_prob_ratio,
 )
-from lco_jax.losses.preference import dpo_loss
+from lco_jax.losses.preference import dpo_loss, rebel_loss
 from lco_jax.losses.regularizers import (
   entropy,
   kl_divergence,
@@ -30,6 +35,7 @@ __all__ = [
   "centred_logits",
   "cispo_loss",
   "clipped_value_loss",
+  "cmpo_loss",
   "dpo_loss",
   "entropy",
   "importance_weight",
@@ -42,6 +48,7 @@ __all__ = [
   "lco_mse_loss",
   "mdpo_loss",
   "ppo_clip_loss",
+  "rebel_loss",
   "reinforce_loss",
   "sequence_log_prob_ratio",
   "squared_value_loss",

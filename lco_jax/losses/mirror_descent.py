@@ -3,6 +3,7 @@
     MDPO   −r A + β (KL of π from π_old, estimated)   reverse KL, same optimum
     AWR    −min(e^{A/β}, w) log π(a)                  weighted likelihood
     APA    (A − β (log π(a) − log π_old(a)))²         square in log-probability
+    CMPO   −A log π(a) + λ KL(q ‖ π)                 q ∝ π_old e^{clip(A, ±1)}
 
 APA's square is not convex in the logits; see tests.
 """
@@ -11,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from lco_jax import numerics
+from lco_jax.losses import lco
 
 Array = jax.Array
 
@@ -103,6 +105,52 @@ def apa_loss(
   """
   log_ratio, advantage = _log_ratio(log_prob, old_log_prob, advantage, where)
   return jnp.square(advantage - beta * log_ratio)
+
+
+def cmpo_loss(
+  logits: Array,
+  old_logits: Array,
+  actions: Array,
+  advantage: Array,
+  coefficient: float,
+  where: Array | None = None,
+) -> Array:
+  """Clipped MPO: the policy gradient with a forward KL from a clipped target.
+
+      −A log π(a) + λ KL(q ‖ π),  q ∝ π_old e^{clip(A, −1, 1)}
+
+  The advantage is known of the sampled action alone, and 0 for the others in q.
+
+  Args:
+    logits: float[..., A], policy logits.
+    old_logits: float[..., A], behaviour policy's; held constant.
+    actions: int[...], sampled actions.
+    advantage: float[...]; held constant. Clipped at ±1, so it should be of unit
+      variance.
+    coefficient: λ, ≥ 0.
+    where: bool[...], steps that count; None means all.
+
+  Returns:
+    float[...]; 0 where masked out.
+
+  Raises:
+    AssertionError: at trace time, if shapes or dtypes differ.
+
+  Source: Hessel et al. 2021 (Muesli), arXiv:2104.06159.
+  """
+  (advantage,) = numerics.per_step(where, advantage)
+  advantage = jax.lax.stop_gradient(advantage)
+  if where is not None:
+    logits, old_logits = (
+      jnp.where(where[..., None], x, 0.0) for x in (logits, old_logits)
+    )
+  logits, old_logits = numerics.float_arrays(logits, old_logits)
+  log_prob = numerics.action_log_prob(logits, actions)
+  chosen = jax.nn.one_hot(actions, logits.shape[-1], dtype=bool)
+  shift = jnp.where(chosen, jnp.clip(advantage, -1.0, 1.0)[..., None], 0.0)
+  regularizer = lco.lco_kld_loss(logits, old_logits + shift)
+  loss = coefficient * regularizer - advantage * log_prob
+  return loss if where is None else jnp.where(where, loss, 0.0)
 
 
 def _log_ratio(log_prob, old_log_prob, advantage, where):

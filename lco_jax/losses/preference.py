@@ -1,4 +1,4 @@
-"""Losses of pairs of which one is preferred."""
+"""Losses of pairs of completions of a prompt."""
 
 import chex
 import jax
@@ -37,3 +37,34 @@ def dpo_loss(
   chosen, rejected = numerics.zero_outside(where, chosen, rejected)
   loss = jax.nn.softplus(-beta * (chosen - rejected))
   return loss if where is None else jnp.where(where, loss, 0.0)
+
+
+def rebel_loss(
+  first_log_ratio: Array,
+  second_log_ratio: Array,
+  reward_difference: Array,
+  beta: float,
+) -> Array:
+  """REBEL, (β (Δ − Δ′) − (R − R′))²: regresses differences of reward.
+
+  Args:
+    first_log_ratio: float[...], Δ = log π(y) − log π_old(y) of whole sequences,
+      in nats.
+    second_log_ratio: float[...], Δ′, of the other of each pair.
+    reward_difference: float[...], R − R′; held constant.
+    beta: KL strength, > 0.
+
+  Returns:
+    float[...], ≥ 0.
+
+  Raises:
+    AssertionError: at trace time, if shapes or dtypes differ.
+
+  Source: Gao et al. 2024, arXiv:2404.16767.
+  """
+  first, second, difference = numerics.float_arrays(
+    first_log_ratio, second_log_ratio, reward_difference
+  )
+  chex.assert_equal_shape([first, second, difference])
+  difference = jax.lax.stop_gradient(difference)
+  return jnp.square(beta * (first - second) - difference)

@@ -55,3 +55,26 @@ def test_large_margins_neither_overflow_nor_pull():
   gradient = jax.grad(lambda w: losses.dpo_loss(w, jnp.float32(0.0), 1.0))
   assert gradient(jnp.float32(200.0)) == 0
   assert gradient(jnp.float32(-1e4)) == -1
+
+
+def test_rebel_against_an_oracle(float64):
+  rng = np.random.default_rng(0)
+  first, second, difference = map(jnp.asarray, rng.normal(size=(3, 40)))
+
+  def oracle(first, second):
+    return (0.7 * (first - second) - np.asarray(difference)) ** 2
+
+  value, pull = jax.vjp(
+    lambda *x: losses.rebel_loss(*x, 0.7), first, second, difference
+  )
+  np.testing.assert_allclose(value, oracle(first, second), rtol=1e-12)
+  gradients = pull(jnp.ones_like(value))
+  np.testing.assert_allclose(
+    gradients[0],
+    oracles.gradient(lambda x: oracle(x, np.asarray(second)), first),
+    atol=1e-8,
+  )
+  np.testing.assert_allclose(gradients[1], -gradients[0], atol=1e-12)
+  assert not gradients[2].any()
+  # Its least is where the ratio is the difference over β: that of π*.
+  assert losses.rebel_loss(*map(jnp.float64, (2.0, 0.0, 1.4)), 0.7) < 1e-20
