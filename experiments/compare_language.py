@@ -86,13 +86,20 @@ def _compare(workdir: pathlib.Path) -> None:
   for task in _TASKS.value:
     rows.append(_row(task, "warm start", "", _summary(warm[task])))
     for algorithm in _ALGORITHMS.value:
-      rate, best = max(
-        (
-          (r, _summary(runs[task, algorithm].workdir / f"rate_{r}"))
-          for r in rates
-        ),
-        key=lambda item: item[1]["validation"]["greedy"],
+      tried = (
+        (rate, _summary(runs[task, algorithm].workdir / f"rate_{rate}"))
+        for rate in rates
       )
+      # A rate at which a seed stopped is none to choose: it was not trained.
+      usable = [
+        item for item in tried if item[1]["final_correct"]["mean"] is not None
+      ]
+      if not usable:
+        raise command_line.ScriptError(
+          f"{runs[task, algorithm].workdir}: seeds stopped at every rate",
+          command_line.FAILED,
+        )
+      rate, best = max(usable, key=lambda item: item[1]["validation"]["greedy"])
       rows.append(_row(task, algorithm, rate, best))
   columns = list(rows[0][3])
   with open(workdir / "comparison.csv", "w", newline="") as file:
@@ -114,7 +121,7 @@ def _compare(workdir: pathlib.Path) -> None:
 
 def _check() -> None:
   """Ends with one line if a flag is wrong, before anything is run."""
-  for name in ("tasks", "algorithms", "learning_rates"):
+  for name in ("tasks", "algorithms"):
     values = flags.FLAGS[name].value
     if not values or len(set(values)) < len(values):
       raise command_line.ScriptError(f"--{name} must name things, each once")
@@ -135,6 +142,9 @@ def _check() -> None:
       raise command_line.ScriptError(
         f"--learning_rates must be positive numbers, got {rate!r}"
       )
+  names = {f"{float(rate):g}" for rate in _RATES.value}
+  if not names or len(names) < len(_RATES.value):
+    raise command_line.ScriptError("--learning_rates must be some, each once")
   for task in _TASKS.value:
     try:
       tasks.make(task)

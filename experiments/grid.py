@@ -12,6 +12,7 @@ import pathlib
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
@@ -20,6 +21,7 @@ from experiments import command_line
 from lco_jax import run_directory
 
 _RUNNING: set[subprocess.Popen] = set()
+_STOPPING = threading.Event()
 
 
 class Run(NamedTuple):
@@ -64,17 +66,20 @@ def held(workdir: pathlib.Path, settings: Mapping) -> Iterator[None]:
     )
 
   signal.signal(signal.SIGTERM, stop)
-  try:
-    if (workdir / "config.json").exists():
-      run_directory.check_same_config(workdir, settings)
-    else:
-      run_directory.create(workdir, settings)
-    with run_directory.locked(workdir):
+  with contextlib.ExitStack() as stack:
+    stack.callback(_stop_all)
+    try:
+      if (workdir / "config.json").exists():
+        run_directory.check_same_config(workdir, settings)
+      else:
+        run_directory.create(workdir, settings)
+      stack.enter_context(run_directory.locked(workdir))
+    except ValueError as error:
+      raise command_line.ScriptError(error) from error
+    try:
       yield
-  except (ValueError, OSError) as error:
-    raise command_line.ScriptError(error) from error
-  finally:
-    _stop_all()
+    except OSError as error:
+      raise command_line.ScriptError(error, command_line.FAILED) from error
 
 
 def complete(
@@ -91,6 +96,7 @@ def complete(
     ScriptError: naming the run that failed, with its own line.
   """
   missing = [run for run in runs if not run.done]
+  _STOPPING.clear()
   started = time.perf_counter()
   with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
     waiting = {pool.submit(_complete, run, jobs): run for run in missing}
@@ -114,6 +120,11 @@ def complete(
 
 def _complete(run: Run, jobs: int) -> None:
   """Runs one, or goes on with it."""
+  # Where the script that started it was killed, a run is left to itself.
+  while run_directory.in_use(run.workdir) and not _STOPPING.is_set():
+    time.sleep(1.0)
+  if run.done or _STOPPING.is_set():
+    return
   command = [sys.executable, "-m", f"experiments.{run.script}"]
   command += [f"--config={run.config}", f"--workdir={run.workdir}"]
   command += [f"--config.{setting}" for setting in run.settings]
@@ -134,17 +145,22 @@ def _complete(run: Run, jobs: int) -> None:
     text=True,
   )
   _RUNNING.add(process)
+  if _STOPPING.is_set():  # Since it was asked: `_stop_all` has not seen it.
+    process.terminate()
   _, complaint = process.communicate()
   _RUNNING.discard(process)
   if process.returncode:
-    line = complaint.strip().rpartition("\n")[2]
+    last = complaint.strip().rpartition("\n")[2]
+    status = f"ended with status {process.returncode}"
+    line = last if last.startswith("error: ") else f"{status} {last}"
     raise command_line.ScriptError(
       f"{run.workdir}: {line}", command_line.FAILED
     )
 
 
 def _stop_all() -> None:
-  """Ends what runs; it saves its state, and the next call goes on."""
+  """Ends what runs, and lets no more start; the next call goes on."""
+  _STOPPING.set()
   for process in list(_RUNNING):
     process.terminate()
 

@@ -140,6 +140,8 @@ def build(settings: Mapping) -> Run:
     for name in ("num_prompts", "num_epochs", "num_minibatches", "beta")
   }
   if algorithm in preference.ALGORITHMS:
+    if settings["diagnostics"]:
+      raise ValueError(f"diagnostics: {algorithm}'s loss is of pairs")
     if settings["num_samples"] % 2:
       raise ValueError(
         f"num_samples must be even for {algorithm}, got"

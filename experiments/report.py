@@ -24,11 +24,16 @@ def main(*directories: str) -> None:
   out = pathlib.Path(_OUT.value)
   try:
     paths = report.find([pathlib.Path(name) for name in directories])
-    runs = [report.load(path) for path in paths]
+    runs = [run for run in map(report.load, paths) if run is not None]
+    if not runs:
+      raise ValueError(f"{', '.join(directories)}: no run has an update yet")
     out.mkdir(parents=True, exist_ok=True)
-    report.write(runs, out)
   except (ValueError, OSError) as error:
     raise command_line.ScriptError(error) from error
+  try:
+    report.write(runs, out)
+  except OSError as error:
+    raise command_line.ScriptError(f"--out {out}: {error}") from error
   print((out / "scores.md").read_text())
   print(f"report: {out / 'report.html'}")
 

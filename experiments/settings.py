@@ -54,7 +54,7 @@ def check(settings: Mapping, counts: Sequence[str]) -> None:
   for rate in rates:
     if not (isinstance(rate, int | float) and 0 < rate < math.inf):
       raise ValueError(f"{_RATES} must be positive and finite, got {rate!r}")
-  if len(set(rates)) < len(rates):
+  if len({f"{rate:g}" for rate in rates}) < len(rates):  # As directories are.
     raise ValueError(f"{_RATES} has one twice: {rates}")
   if rates and settings["wandb_project"]:
     raise ValueError("wandb_project takes a run at one policy_learning_rate")

@@ -15,6 +15,7 @@ import csv
 import json
 import math
 import pathlib
+import re
 
 import jax
 import numpy as np
@@ -41,17 +42,22 @@ def main() -> None:
   settings = json.loads(json.dumps(_CONFIG.value.to_dict()))
   _check(settings)
   workdir = pathlib.Path(_WORKDIR.value)
-  # More algorithms, rows and other bounds can be asked for later.
-  fixed = {name: settings[name] for name in ("base", "settings")}
-  with grid.held(workdir, fixed):
+  # More algorithms and rows, and other bounds, can be asked for later.
+  fixed = ("base", "settings", "policy_learning_rates")
+  with grid.held(workdir, {name: settings[name] for name in fixed}):
     _run(workdir, settings)
     _report(workdir, settings)
 
 
 def _check(settings: dict) -> None:
   """Ends with one line if a setting is wrong, before anything is run."""
+  for rate in settings["policy_learning_rates"]:
+    if not (isinstance(rate, int | float) and 0 < rate < math.inf):
+      raise command_line.ScriptError(
+        f"policy_learning_rates must be positive and finite, got {rate!r}"
+      )
   for name in ("algorithms", "policy_learning_rates", "values"):
-    values = settings[name]
+    values = [str(value) for value in settings[name]]
     if not values or len(set(values)) < len(values):
       raise command_line.ScriptError(f"{name} must hold things, each once")
   if _JOBS.value < 1:
@@ -61,9 +67,14 @@ def _check(settings: dict) -> None:
       f"base: want experiments/configs/control.py:ID or language.py:TASK, got"
       f" {settings['base']!r}"
     )
-  for item in settings["settings"].split(","):
-    if item and "=" not in item:
+  for item in _common(settings):
+    if "=" not in item:
       raise command_line.ScriptError(f"settings: want NAME=VALUE, got {item!r}")
+
+
+def _common(settings: dict) -> list[str]:
+  """The settings of all runs, NAME=VALUE each; a value may have commas."""
+  return [x for x in re.split(r",(?=\w+=)", settings["settings"]) if x]
 
 
 def _script(settings: dict) -> str | None:
@@ -79,7 +90,7 @@ def _row(workdir: pathlib.Path, settings: dict, algorithm: str, value):
 
 def _run(workdir: pathlib.Path, settings: dict) -> None:
   """Trains what is missing."""
-  common = [item for item in settings["settings"].split(",") if item]
+  common = _common(settings)
 
   def run(own, path, *ends_with):
     return grid.Run(
@@ -122,10 +133,19 @@ def _report(workdir: pathlib.Path, settings: dict) -> None:
     ]
     for algorithm in settings["algorithms"]
   }
-  some = next(iter(cells.values()))[0][0]
+  every = [cell for rows in cells.values() for row in rows for cell in row]
   # A language run begins with what it was taught: to know nothing is worth 0.
-  in_language = stability.score_of(some) == "correct"
-  floor = 0.0 if in_language else stability.first_score(some)
+  # Elsewhere it is what the worst had come to in the first tenth of training.
+  in_language = stability.score_of(every[0]) == "correct"
+  floor = 0.0
+  if not in_language:
+    first = np.array([stability.first_score(cell) for cell in every])
+    if np.isnan(first).all():
+      raise command_line.ScriptError(
+        f"{workdir}: no episode ended in a tenth of training",
+        command_line.FAILED,
+      )
+    floor = float(np.nanmin(first))
   scores = {
     algorithm: stability.stacked(
       [[stability.read_scores(cell, floor) for cell in row] for row in rows]
@@ -136,7 +156,7 @@ def _report(workdir: pathlib.Path, settings: dict) -> None:
     algorithm: statistics.interquartile_mean(own.final)
     for algorithm, own in scores.items()
   }
-  ceiling = max(values.max() for values in score.values())
+  ceiling = max(floor, *(values.max() for values in score.values()))
   collapsed = {
     algorithm: stability.collapsed(
       own,

@@ -129,6 +129,12 @@ def open_directory(
     return  # The first process alone writes.
   metric_writer.check_wandb(settings["wandb_project"])
   if resume:
+    whole = workdir.parent / "config.json"
+    if workdir.name.startswith("rate_") and whole.exists():
+      raise ValueError(
+        f"workdir {workdir} is a part of the run in {workdir.parent}; resume"
+        " that"
+      )
     run_directory.check_same_config(workdir, settings)
   else:
     run_directory.create(workdir, settings)

@@ -157,7 +157,7 @@ def _report_cell(
 ) -> None:
   """Writes summary.json and the picture, and shows the table."""
   logged = run_directory.read_metrics(
-    workdir, ["episode_return_mean", "episodes"]
+    workdir, ["episode_return_mean", "episodes", "policy_loss"]
   )
   returns = (logged["episode_return_mean"], logged["episodes"])
   summary = {
@@ -176,7 +176,9 @@ def _report_cell(
   picture = workdir / "learning_curve.png"
   curves.save_learning_curve(
     picture,
-    *curves.binned(logged["env_steps"], *returns),
+    *curves.binned(
+      logged["env_steps"], *returns, gone=np.isnan(logged["policy_loss"])
+    ),
     title=f"{settings['algorithm']} on {settings['environment']}",
   )
   print(tables.run_summary(summary))

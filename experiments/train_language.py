@@ -223,6 +223,7 @@ def _report_cell(
       logged["env_steps"] * run.samples_per_step,
       logged["correct"],
       np.ones_like(logged["correct"]),
+      gone=np.isnan(logged["correct"]),
     ),
     title=f"{settings['algorithm']} on {run.task.name}",
     x_label="samples",

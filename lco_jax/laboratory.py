@@ -10,7 +10,14 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from lco_jax import advantages, numerics, objectives, targets, types
+from lco_jax import (
+  advantages,
+  diagnostics,
+  numerics,
+  objectives,
+  targets,
+  types,
+)
 
 Array = jax.Array
 
@@ -21,8 +28,10 @@ class Moments(NamedTuple):
   Attributes:
     mean: float[A], expected gradient of the loss in the logits.
     variance: float[], E ‖∇ − mean‖².
-    cosine: float[], of the angle between the mean and the true gradient.
-    scale: float[], length of the mean over that of the true gradient.
+    cosine: float[], of the angle between the mean and the true gradient; 0
+      where either vanishes.
+    scale: float[], length of the mean over that of the true gradient; 0 where
+      that vanishes.
   """
 
   mean: Array
@@ -117,13 +126,10 @@ def moments(
   mean = weight @ each
   variance = weight @ jnp.sum((each - mean[None]) ** 2, axis=-1)
   truth = true_gradient(old_logits, rewards)
-  lengths = jnp.linalg.norm(mean), jnp.linalg.norm(truth)
-  return Moments(
-    mean,
-    variance,
-    mean @ truth / (lengths[0] * lengths[1]),
-    lengths[0] / lengths[1],
-  )
+  _, cosine = diagnostics.directionality(mean, truth, jnp.zeros_like(truth))
+  length = jnp.linalg.norm(truth)
+  scale = jnp.linalg.norm(mean) / jnp.where(length > 0, length, 1.0)
+  return Moments(mean, variance, cosine, jnp.where(length > 0, scale, 0.0))
 
 
 def expected_path(

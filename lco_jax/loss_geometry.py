@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from lco_jax import diagnostics, losses, numerics, types, update
 
@@ -53,8 +54,9 @@ def of_loss(
   effective = diagnostics.effective_sample_size(
     jnp.where(where, log_ratio, 0.0), where, update.DEVICE_AXIS
   )
-  # A few states, evenly; a state is a row [1, ...] to what takes batches.
-  rows = jnp.arange(0, counted.size, -(-counted.size // _NUM_STATES))
+  # A few states, the same every time, and no pattern of environments, times or
+  # tokens; a state is a row [1, ...] to what takes batches.
+  rows = np.random.default_rng(0).permutation(counted.size)[:_NUM_STATES]
   logits, batch = jax.tree.map(
     lambda x: x.reshape(-1, 1, *x.shape[len(shape) :])[rows], (logits, batch)
   )
@@ -99,31 +101,34 @@ def of_gradients(
 ) -> types.Metrics:
   """How much minibatches' policy gradients have in common.
 
+  A batch is divided by its steps where eight divides them, and otherwise its
+  rows are; then what a part holds depends on how devices divide the streams.
+
   Args:
     objective: as of `objectives.make_objective`.
     params: by part.
-    batch: pytree [T, ...], this device's share; T is divided as evenly as it
-      can be, into eighths at most.
+    batch: pytree [T, N, ...], this device's share.
 
   Returns:
-    gradient_signal_to_noise: ‖mean‖² over the variance, see
-      `diagnostics.gradient_signal_to_noise`.
+    gradient_signal_to_noise: ‖mean‖² over the variance between parts, eight at
+      most; see `diagnostics.gradient_signal_to_noise`.
   """
-  steps = jax.tree.leaves(batch)[0].shape[0]
-  count = next(n for n in range(_NUM_MINIBATCHES, 0, -1) if steps % n == 0)
+  steps, streams = jax.tree.leaves(batch)[0].shape[:2]
+  size = steps * streams
+  count = next(n for n in range(_NUM_MINIBATCHES, 0, -1) if size % n == 0)
   parts = jax.tree.map(
-    lambda x: x.reshape(count, steps // count, *x.shape[1:]), batch
+    lambda x: x.reshape(count, size // count, *x.shape[2:]), batch
   )
 
   def gradient(part):
     def loss(policy):
-      return objective(params | {"policy": policy}, part)[0]["policy"].mean
+      own = objective(params | {"policy": policy}, part)[0]["policy"]
+      count = jax.lax.psum(own.count, update.DEVICE_AXIS)
+      return numerics.Average(own.total, count).mean
 
-    return jax.grad(loss)(params["policy"])
+    return jax.lax.psum(jax.grad(loss)(params["policy"]), update.DEVICE_AXIS)
 
-  everywhere = jax.lax.all_gather(
-    jax.lax.map(gradient, parts), update.DEVICE_AXIS, tiled=True
-  )
+  gradients = jax.lax.map(gradient, parts)
   return {
-    "gradient_signal_to_noise": diagnostics.gradient_signal_to_noise(everywhere)
+    "gradient_signal_to_noise": diagnostics.gradient_signal_to_noise(gradients)
   }

@@ -240,7 +240,8 @@ def place(
     return Placement(ordered, num_shards=len(devices))
   raise ValueError(
     f"num_envs or num_prompts {num_streams} does not divide over"
-    f" {len(devices)} devices, nor does num_seeds {num_seeds}"
+    f" {len(devices)} devices, nor does the number of learners, num_seeds"
+    f" (times rates) {num_seeds}"
   )
 
 

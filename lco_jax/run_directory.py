@@ -119,6 +119,18 @@ def locked(path: pathlib.Path) -> Iterator[None]:
     yield
 
 
+def in_use(path: pathlib.Path) -> bool:
+  """Whether a process holds a run directory, which need not exist."""
+  try:
+    with open(path / ".lock") as file:
+      fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+  except FileNotFoundError:
+    return False
+  except BlockingIOError:
+    return True
+  return False
+
+
 def write_json(path: pathlib.Path, content: Mapping) -> None:
   """Writes a JSON file whole or not at all."""
   partial = path.with_suffix(".partial")
@@ -138,6 +150,9 @@ def read_metrics(
   Returns:
     {name: float[updates, seeds]}, NaN for an empty cell; also "env_steps",
     float[updates].
+
+  Raises:
+    ValueError: if the file was cut off within an update.
   """
   columns = {name: [] for name in ("env_steps", "seed", *names)}
   with open(path / "metrics.csv", newline="") as file:
@@ -145,6 +160,8 @@ def read_metrics(
       for name, values in columns.items():
         values.append(float(row[name] or "nan"))
   num_seeds = len(set(columns.pop("seed")))
+  if len(columns["env_steps"]) % max(1, num_seeds):
+    raise ValueError(f"{path / 'metrics.csv'} ends within an update")
   arrays = {k: np.reshape(v, (-1, num_seeds)) for k, v in columns.items()}
   arrays["env_steps"] = arrays["env_steps"][:, 0]
   return arrays

@@ -115,16 +115,17 @@ def resume(
     CheckpointError: if the checkpoint cannot be used.
   """
   start = begin(task, seeds, where, given, learning_rates)
-  state, seconds = training.host_state(where, start.state), 0.0
+  state, seconds, done = training.host_state(where, start.state), 0.0, 0
   # Only the first process need see the checkpoints.
   if jax.process_index() == 0 and (update is not None or checkpoints.steps()):
-    update, state, notes = checkpoints.restore(state, update)
-    checkpoints.remove_after(update)  # Of a course that is not taken again.
+    done, state, notes = checkpoints.restore(state, update)
+    checkpoints.remove_after(done)  # Of a course that is not taken again.
     seconds = notes["train_seconds"]
-  state = placement.from_first_process(state)
+  # Not that of the state: a learner may have stayed behind, see `run`.
+  done, state = placement.from_first_process((np.asarray(done), state))
   return dataclasses.replace(
     start,
-    update=int(state.update[0]),
+    update=int(done),
     state=training.placed_state(where, state),
     train_seconds=seconds,
   )
@@ -183,9 +184,9 @@ def run(
     num_updates - done,
     updates_per_chunk or training.default_chunk_length(num_updates),
   )
-  log = _Log(
-    task, start.seeds, num_updates, done, writers, show_progress, past_faults
-  )
+  # Learners that stayed behind, at an update that is not finite.
+  gone = where.collect_seeds(state.update) < done if past_faults else None
+  log = _Log(task, start.seeds, num_updates, done, writers, show_progress, gone)
   try:
     if collector is None:
       programs = training.compile_chunks(task, where, state, lengths)
@@ -329,10 +330,10 @@ class _Log:
     done: int,
     writers: Sequence[metric_writer.MetricWriter],
     show_progress: bool,
-    past_faults: bool,
+    gone: np.ndarray | None,
   ):
     self._seeds = seeds
-    self._past_faults = past_faults
+    self._gone = gone
     self._headline = task.headline
     self._steps_per_update = task.steps_per_update
     self._done = done
@@ -362,9 +363,11 @@ class _Log:
       (length, len(self._seeds)), steps / (now - self.last_time)
     )
     self.last_time = now
-    if self._past_faults:
-      metrics = training.without_faults(metrics)
-    bad = None if self._past_faults else training.first_nonfinite(metrics)
+    if self._gone is None:
+      bad = training.first_nonfinite(metrics)
+    else:
+      metrics, self._gone = training.without_faults(metrics, self._gone)
+      bad = None
     kept = length if bad is None else bad[0]
     updates = np.arange(self._done + 1, self._done + kept + 1)
     if kept:

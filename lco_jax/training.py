@@ -383,16 +383,21 @@ def first_nonfinite(
   )
 
 
-def without_faults(metrics: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def without_faults(
+  metrics: dict[str, np.ndarray], gone: np.ndarray
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
   """Metrics of a chunk; NaN from a seed's first update that is not finite on.
-
-  Such an update is not applied, and met again in every later one.
 
   Args:
     metrics: {name: float[updates, seeds]}.
+    gone: bool[seeds], those that had such an update before.
+
+  Returns:
+    (metrics, the seeds that have had one by now).
   """
-  going = np.logical_and.accumulate(_finite(metrics), axis=0)
-  return {name: np.where(going, v, np.nan) for name, v in metrics.items()}
+  going = np.logical_and.accumulate(_finite(metrics) & ~gone, axis=0)
+  metrics = {name: np.where(going, v, np.nan) for name, v in metrics.items()}
+  return metrics, ~going[-1]
 
 
 def _finite(metrics: Mapping[str, np.ndarray]) -> np.ndarray:

@@ -108,44 +108,56 @@ def test_what_does_not_count_changes_nothing():
   assert all(np.isfinite(values).all() for values in nothing.values())
 
 
-@pytest.mark.parametrize(("steps", "minibatches"), [(6, 6), (16, 8), (7, 7)])
-def test_noise_of_gradients_against_a_loop(steps, minibatches):
-  """Equal parts of the steps, on two devices as on one."""
+def test_more_states_than_are_looked_at():
+  """Those that are looked at stand for all: every stream, every time."""
+  batch, logits = _batch(steps=64, streams=16)
+  policy_loss = objectives.make_policy_loss("ppo")
+  found = _look(policy_loss, batch, logits)
+
+  def loss(z, own):
+    return policy_loss(z, own)[0]
+
+  every = jax.vmap(jax.vmap(jax.hessian(loss)))(logits, batch)
+  smallest = np.linalg.eigvalsh(every)[..., 0]
+  assert abs(found["curvature_mean"] - smallest.mean()) < 4 * (
+    smallest.std() / np.sqrt(128)
+  )
+
+
+@pytest.mark.parametrize(
+  ("steps", "parts", "by_steps"), [(16, 8, True), (6, 8, False), (1, 4, False)]
+)
+def test_noise_of_gradients_against_a_loop(steps, parts, by_steps):
+  """Equal parts of all rows; on two devices the same, if steps divide."""
   batch, _ = _batch(steps)
   params = {"policy": jnp.array([[0.3, -0.2, 0.1], [0.0, 0.5, -0.4]])}
-  apply = lambda p, observation: observation @ p
   objective = lambda own, b: (
     {
       "policy": numerics.average(
-        losses.lco_kld_loss(
-          apply(own["policy"], b.observation), b.target_logits
-        )
+        losses.lco_kld_loss(b.observation @ own["policy"], b.target_logits)
       )
     },
     {},
   )
+  rows = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), batch)
+  size = len(rows.action) // parts
 
   def gradient(part):
     loss = lambda p: objective({"policy": p}, part)[0]["policy"].mean
     return jax.grad(loss)(params["policy"])
 
-  for num_devices in (1, 2):
+  each = np.array(
+    [
+      gradient(jax.tree.map(lambda x, m=m: x[m * size : (m + 1) * size], rows))
+      for m in range(parts)
+    ]
+  )
+  noise = ((each - each.mean(0)) ** 2).sum((1, 2)).mean()
+  expected = (each.mean(0) ** 2).sum() / noise
+  for num_devices in (1, 2) if by_steps else (1,):
     dealt = jax.tree.map(
       lambda x, n=num_devices: jnp.stack(jnp.split(x, n, axis=1)), batch
     )
-    each = np.array(
-      [
-        gradient(
-          jax.tree.map(
-            lambda x, d=device, m=index: jnp.split(x[d], minibatches)[m], dealt
-          )
-        )
-        for device in range(num_devices)
-        for index in range(minibatches)
-      ]
-    )
-    noise = ((each - each.mean(0)) ** 2).sum((1, 2)).mean()
-    expected = (each.mean(0) ** 2).sum() / noise
     found = jax.vmap(
       lambda b: loss_geometry.of_gradients(objective, params, b),
       axis_name="devices",

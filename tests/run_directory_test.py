@@ -59,6 +59,14 @@ def test_what_is_no_run_is_named(tmp_path):
     run_directory.read_config(tmp_path)
 
 
+def test_who_holds_a_directory_can_be_asked(tmp_path):
+  assert not run_directory.in_use(tmp_path / "nothing")
+  assert not run_directory.in_use(tmp_path)
+  with run_directory.locked(tmp_path):
+    assert run_directory.in_use(tmp_path)
+  assert not run_directory.in_use(tmp_path)
+
+
 def test_a_directory_is_held_by_one(tmp_path):
   with (
     run_directory.locked(tmp_path),

@@ -321,3 +321,35 @@ def test_learners_with_rates_of_their_own():
     np.testing.assert_array_equal(got[2], want[2])
   losses = np.concatenate([m["policy_loss"] for m in recorder.metrics])
   assert np.isfinite(losses[:, :2]).all() and np.isnan(losses[:, 2]).all()
+
+
+def test_a_learner_left_behind_does_not_move_where_a_run_goes_on(tmp_path):
+  """The first learner stays at update 0; the run is resumed at 3 of 6."""
+  task = _task(environments.make("probe:action"), own_rate=True)
+  begin = {"learning_rates": (1e38, 1.0)}
+  whole, cut = _Recorder(), _Recorder()
+  start = runner.begin(task, _SEEDS, _place(), **begin)
+  expected = _run(task, whole, 6, start, past_faults=True)
+  checkpoints = _checkpoints(tmp_path / "checkpoints")
+  with pytest.raises(runner.StoppedError, match="update 3 of 6"):
+    _run(
+      task,
+      cut,
+      6,
+      runner.begin(task, _SEEDS, _place(), **begin),
+      past_faults=True,
+      checkpoints=checkpoints,
+      should_stop=_StopAfter(1),
+    )
+  start = runner.resume(task, _SEEDS, _place(), checkpoints, **begin)
+  assert start.update == 3
+  result = _run(task, cut, 6, start, past_faults=True)
+  _assert_same(result.params, expected.params)
+  assert cut.updates == whole.updates
+  for name in ("policy_loss", "kl_old_new"):
+    found, want = (
+      np.concatenate([m[name] for m in recorder.metrics])
+      for recorder in (cut, whole)
+    )
+    np.testing.assert_array_equal(found, want)
+    assert np.isnan(want[:, 0]).all() and np.isfinite(want[:, 1]).all()

@@ -95,6 +95,10 @@ def test_rates_side_by_side_leave_a_run_each(tmp_path):
     logged = run_directory.read_metrics(cell, ["policy_loss"])["policy_loss"]
     assert logged.shape == (4, 2)
     assert np.isfinite(logged).all() == (rate == "0.001")
+  part = scripts.run("train_control", "--resume", f"--workdir={cell}")
+  assert part.returncode == 2 and f"part of the run in {workdir}" in (
+    part.complaint
+  )
 
 
 @pytest.mark.parametrize(

@@ -24,8 +24,13 @@ def test_first_nonfinite_names_update_seed_and_metric():
   metrics["norm"] = broken
   assert training.first_nonfinite(metrics) == (2, 1, ["norm"])
   # From there on that seed has nothing to say, and the others do.
-  kept = training.without_faults(metrics)
+  kept, gone = training.without_faults(metrics, np.zeros(3, bool))
   np.testing.assert_array_equal(
     np.isnan(kept["loss"]),
     [[0, 0, 0], [0, 0, 0], [0, 1, 0], [1, 1, 0]],
   )
+  np.testing.assert_array_equal(gone, [True, True, False])
+  # Nor later, should it be finite again.
+  kept, gone = training.without_faults({"loss": fine}, gone)
+  np.testing.assert_array_equal(np.isnan(kept["loss"]).all(0), gone)
+  np.testing.assert_array_equal(gone, [True, True, False])

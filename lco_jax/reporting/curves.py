@@ -21,6 +21,7 @@ def binned(
   returns: np.ndarray,
   episodes: np.ndarray,
   num_windows: int = _MAX_POINTS,
+  gone: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
   """Mean return per episode in windows of updates, seed by seed.
 
@@ -32,6 +33,8 @@ def binned(
     returns: float[updates, seeds], mean episodic return, NaN where none ended.
     episodes: float[updates, seeds], number of episodes that ended.
     num_windows: of equally many updates; no more than there are updates.
+    gone: bool[updates, seeds], whether a seed had stopped; a window in which it
+      had is NaN.
 
   Returns:
     (steps [windows], returns [windows, seeds]).
@@ -46,6 +49,8 @@ def binned(
   )
   for previous, current in zip(means[:-1], means[1:], strict=True):
     current[:] = np.where(np.isnan(current), previous, current)
+  if gone is not None:
+    means[[gone[window].any(axis=0) for window in windows]] = np.nan
   return np.array([steps[window[-1]] for window in windows]), means
 
 

@@ -18,7 +18,7 @@ matplotlib.use("Agg")  # Files only; works without a display.
 import matplotlib.pyplot as plt
 import numpy as np
 
-from lco_jax import run_directory
+from lco_jax import preference, run_directory
 from lco_jax.reporting import curves, stability, statistics, tables
 
 _PAGE = pathlib.Path(__file__).with_name("page.html")
@@ -92,8 +92,8 @@ def find(paths: Sequence[pathlib.Path]) -> list[pathlib.Path]:
   return found
 
 
-def load(path: pathlib.Path) -> Run:
-  """Reads a run.
+def load(path: pathlib.Path) -> Run | None:
+  """Reads a run; None if it has no update yet.
 
   Raises:
     ValueError: if its files are missing or damaged.
@@ -101,25 +101,27 @@ def load(path: pathlib.Path) -> Run:
   settings = run_directory.read_config(path)
   if "algorithm" not in settings:
     raise ValueError(f"{path}: config.json names no algorithm")
-  score = stability.score_of(path)
   with open(path / "metrics.csv") as file:
     names = file.readline().strip().split(",")[3:]
+    if not file.readline():
+      return None
+  score = stability.score_of(path)
   logged = run_directory.read_metrics(path, names)
   steps = logged.pop("env_steps")
-  if len(steps) < 1:
-    raise ValueError(f"{path}: metrics.csv has no update")
+  if settings["algorithm"] in preference.ALGORITHMS:
+    steps = 2 * steps  # A step is a pair of samples.
+  gone = np.isnan(logged["policy_loss"])
   ends = np.ones_like(logged[score])
   episodes = logged.get("episodes", ends)
   metrics = {}
   for name, values in logged.items():
     counted = episodes if name.startswith("episode_") else ends
     at, metrics[name] = curves.binned(
-      steps, values, np.where(np.isnan(values), 0.0, counted), _WINDOWS
+      steps, values, np.where(np.isnan(values), 0.0, counted), _WINDOWS, gone
     )
-  stopped = np.isnan(logged["policy_loss"][-1])
   final = curves.final_return(logged[score], episodes)
   return Run(
-    path, settings, score, at, metrics, np.where(stopped, np.nan, final)
+    path, settings, score, at, metrics, np.where(gone[-1], np.nan, final)
   )
 
 
@@ -183,9 +185,9 @@ def summaries(runs: Sequence[Run]) -> list[dict]:
 def comparisons(runs: Sequence[Run]) -> list[dict]:
   """Each algorithm's best run against every other's, problem by problem.
 
-  Runs are taken at their best IQM, which favours algorithms with more of them;
-  p-values are of paired permutation tests over the seeds that two runs share,
-  corrected over all comparisons of the report.
+  Runs are taken at their best IQM, which favours algorithms with more of them,
+  among those of which no seed stopped; p-values are of paired permutation tests
+  over the seeds that two runs share, corrected over all comparisons.
   """
   rows = []
   for problem in sorted({run.problem for run in runs}):

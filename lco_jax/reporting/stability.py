@@ -5,6 +5,7 @@ a cell has several seeds. Arrays of a map: [rows, rates, seeds].
 """
 
 import dataclasses
+import math
 import pathlib
 
 import numpy as np
@@ -83,10 +84,12 @@ def read_scores(workdir: pathlib.Path, floor: float) -> Scores:
 
 
 def first_score(workdir: pathlib.Path) -> float:
-  """Mean score of a run's seeds in the first update that has one."""
-  values = run_directory.read_metrics(workdir, [score_of(workdir)])
-  rows = values[score_of(workdir)]
-  return float(np.nanmean(rows[~np.isnan(rows).all(axis=1)][0]))
+  """Mean score over the first tenth of training, NaN if there is none."""
+  score = score_of(workdir)
+  values = run_directory.read_metrics(workdir, [score])[score]
+  first = values[: -(-len(values) // 10)]
+  known = first[~np.isnan(first)]
+  return float(known.mean()) if known.size else math.nan
 
 
 def score_of(workdir: pathlib.Path) -> str:
@@ -164,9 +167,9 @@ def robustness_area(
   Returns:
     float[...], in [0, 1].
   """
-  near = statistics.interquartile_mean(final) >= (
-    ceiling - _NEAR_BEST * (ceiling - floor)
-  )
+  good = ceiling - _NEAR_BEST * (ceiling - floor)
+  near = statistics.interquartile_mean(final) >= good
+  near = near & (ceiling > floor)  # Where nothing was learned, nothing is good.
   return near.mean(axis=(-2, -1))
 
 

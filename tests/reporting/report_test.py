@@ -59,6 +59,8 @@ def test_runs_are_found_and_told_apart(runs, tmp_path):
   # The last two of twenty updates.
   np.testing.assert_allclose(loaded[0].final, np.arange(5, 9) * 0.975)
   np.testing.assert_array_equal(np.isnan(loaded[3].final), [0, 0, 0, 1])
+  begun = _write(tmp_path / "begun", "ppo", [])
+  assert report.load(begun) is None
   (tmp_path / "empty").mkdir()
   with pytest.raises(ValueError, match="empty"):
     report.find([tmp_path / "empty"])

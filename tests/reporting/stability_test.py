@@ -45,7 +45,9 @@ def test_scores_of_a_run(tmp_path):
   np.testing.assert_allclose(found.max_kl, [0.7, 0.1])
   np.testing.assert_allclose(found.max_gradient_norm, [1.4, 0.2])
   np.testing.assert_allclose(found.entropy, [0.2, np.nan])
-  assert stability.first_score(tmp_path / "run") == (0.05 + 0.6) / 2
+  np.testing.assert_allclose(
+    stability.first_score(tmp_path / "run"), (0.05 + 0.1 + 0.6 + 0.6) / 4
+  )
   assert stability.score_of(tmp_path / "run") == "correct"
 
 
@@ -58,7 +60,7 @@ def test_windows_without_an_episode_keep_the_last_known_return(tmp_path):
   windows = [-1, -1, 10, 10, 10, 10, 10, 40, 40, 40]
   np.testing.assert_allclose(found.area, np.mean(windows))
   assert found.final == 40 and not found.faulted
-  assert stability.first_score(tmp_path / "run") == 10
+  assert np.isnan(stability.first_score(tmp_path / "run"))
 
 
 def test_what_has_no_score_is_named(tmp_path):
@@ -105,6 +107,7 @@ def test_robustness_is_the_share_of_good_cells():
   final[1, 2] = 500.0
   assert stability.robustness_area(final, 100, 500) == 2 / 6
   assert stability.robustness_interval(final, 100, 500) == (2 / 6, 2 / 6)
+  assert stability.robustness_area(final, 500, 500) == 0
   # A cell that two of eight seeds fail in is good by its IQM, not for sure.
   final[1, 1] = [500.0] * 6 + [100.0] * 2
   low, high = stability.robustness_interval(final, 100, 500)

@@ -92,6 +92,7 @@ def test_paired_differences():
   x = np.arange(8.0)
   assert statistics.paired_p_value(x + 1, x) == 2 / 2**8
   assert statistics.paired_p_value(x, x) == 1.0
+  assert statistics.paired_p_value(np.ones(1), np.zeros(1)) == 1.0
   # What seeds have in common does not hide a difference, as it would unpaired.
   noise = 100 * np.random.default_rng(0).normal(size=8)
   assert statistics.paired_p_value(noise + 1 + 0.1 * x, noise) < 0.01
