@@ -45,7 +45,7 @@ def get_config(kind: str = "control") -> ml_collections.ConfigDict:
     config.policy_learning_rates = (3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
     config.values = (1, 2, 4)
     config.settings = (
-      "num_seeds=4,num_updates=100,num_prompts=16,num_samples=8,"
+      "num_seeds=4,num_updates=60,num_prompts=16,num_samples=8,"
       "num_minibatches=2,warm_start_updates=80,eval_problems=128,eval_samples=8"
     )
   return config
