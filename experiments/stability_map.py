@@ -16,6 +16,7 @@ import json
 import math
 import pathlib
 import re
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -120,14 +121,51 @@ def _run(workdir: pathlib.Path, settings: dict) -> None:
   )
 
 
+class _Map(NamedTuple):
+  """What all runs came to, by algorithm; arrays [rows, rates, seeds]."""
+
+  scores: dict[str, stability.Scores]
+  collapsed: dict[str, np.ndarray]
+  floor: float
+  ceiling: float
+  label: str
+
+
 def _report(workdir: pathlib.Path, settings: dict) -> None:
   """Writes map.csv, the pictures and the table."""
-  rates = settings["policy_learning_rates"]
+  found = _read(workdir, settings)
+  _write_csv(workdir, settings, found)
+  heat_maps.save_heat_maps(
+    [workdir / "stability_map.png", workdir / "stability_map.svg"],
+    {
+      algorithm: (
+        statistics.interquartile_mean(own.final),
+        found.collapsed[algorithm].mean(axis=-1),
+      )
+      for algorithm, own in found.scores.items()
+    },
+    settings["rows"],
+    settings["values"],
+    settings["policy_learning_rates"],
+    f"{found.label}, last tenth of training (interquartile mean)",
+    (found.floor, found.ceiling),
+    f"Stability on {settings['base'].partition(':')[2]}",
+  )
+  table = tables.markdown(
+    [_line(settings, found, algorithm) for algorithm in found.scores]
+  )
+  (workdir / "stability_map.md").write_text(table + "\n")
+  print(table)
+  print(f"maps: {workdir / 'stability_map.png'}")
+
+
+def _read(workdir: pathlib.Path, settings: dict) -> _Map:
+  """Reads all runs, and judges them by the same floor and ceiling."""
   cells = {
     algorithm: [
       [
         _row(workdir, settings, algorithm, value) / f"rate_{rate:g}"
-        for rate in rates
+        for rate in settings["policy_learning_rates"]
       ]
       for value in settings["values"]
     ]
@@ -152,11 +190,8 @@ def _report(workdir: pathlib.Path, settings: dict) -> None:
     )
     for algorithm, rows in cells.items()
   }
-  score = {
-    algorithm: statistics.interquartile_mean(own.final)
-    for algorithm, own in scores.items()
-  }
-  ceiling = max(floor, *(values.max() for values in score.values()))
+  best = [statistics.interquartile_mean(s.final).max() for s in scores.values()]
+  ceiling = max(floor, *best)
   collapsed = {
     algorithm: stability.collapsed(
       own,
@@ -167,51 +202,36 @@ def _report(workdir: pathlib.Path, settings: dict) -> None:
     )
     for algorithm, own in scores.items()
   }
-  _write_csv(workdir, settings, scores, collapsed)
   label = "share of right answers" if in_language else "return"
-  name = settings["base"].partition(":")[2]
-  heat_maps.save_heat_maps(
-    [workdir / "stability_map.png", workdir / "stability_map.svg"],
-    {a: (score[a], collapsed[a].mean(axis=-1)) for a in scores},
-    settings["rows"],
-    settings["values"],
-    rates,
-    f"{label}, last tenth of training (interquartile mean)",
-    (floor, ceiling),
-    f"Stability on {name}",
-  )
-  rows = []
-  for algorithm, own in scores.items():
-    best = np.unravel_index(np.argmax(score[algorithm]), own.final.shape[:2])
-    share = collapsed[algorithm].mean()
-    rows.append(
-      {
-        "algorithm": algorithm,
-        settings["rows"]: settings["values"][best[0]],
-        "rate": f"{rates[best[1]]:g}",
-        "best": tables.interval(
-          score[algorithm][best],
-          *statistics.bootstrap_interval(own.final[best]),
-        ),
-        "area": tables.interval(
-          statistics.interquartile_mean(own.area[best]),
-          *statistics.bootstrap_interval(own.area[best]),
-        ),
-        "robustness": tables.interval(
-          float(stability.robustness_area(own.final, floor, ceiling)),
-          *stability.robustness_interval(own.final, floor, ceiling),
-        ),
-        "collapsed": f"{share:.1%}",
-        "largest KL": f"{np.nanmax(own.max_kl):.3g}",
-      }
-    )
-  table = tables.markdown(rows)
-  (workdir / "stability_map.md").write_text(table + "\n")
-  print(table)
-  print(f"maps: {workdir / 'stability_map.png'}")
+  return _Map(scores, collapsed, floor, ceiling, label)
 
 
-def _write_csv(workdir, settings, scores, collapsed) -> None:
+def _line(settings: dict, found: _Map, algorithm: str) -> dict[str, object]:
+  """A line of the table: an algorithm's best cell, and its whole map."""
+  own = found.scores[algorithm]
+  middle = statistics.interquartile_mean(own.final)
+  best = np.unravel_index(np.argmax(middle), middle.shape)
+  return {
+    "algorithm": algorithm,
+    settings["rows"]: settings["values"][best[0]],
+    "rate": f"{settings['policy_learning_rates'][best[1]]:g}",
+    "best": tables.interval(
+      middle[best], *statistics.bootstrap_interval(own.final[best])
+    ),
+    "area": tables.interval(
+      statistics.interquartile_mean(own.area[best]),
+      *statistics.bootstrap_interval(own.area[best]),
+    ),
+    "robustness": tables.interval(
+      float(stability.robustness_area(own.final, found.floor, found.ceiling)),
+      *stability.robustness_interval(own.final, found.floor, found.ceiling),
+    ),
+    "collapsed": f"{found.collapsed[algorithm].mean():.1%}",
+    "largest KL": f"{np.fmax.reduce(own.max_kl, axis=None):.3g}",
+  }
+
+
+def _write_csv(workdir: pathlib.Path, settings: dict, found: _Map) -> None:
   """A line for each run."""
   columns = [
     "final",
@@ -228,8 +248,8 @@ def _write_csv(workdir, settings, scores, collapsed) -> None:
       ["algorithm", settings["rows"], "learning_rate", "seed_index"]
       + [*columns, "collapsed"]
     )
-    for algorithm, own in scores.items():
-      for index, gone in np.ndenumerate(collapsed[algorithm]):
+    for algorithm, own in found.scores.items():
+      for index, gone in np.ndenumerate(found.collapsed[algorithm]):
         row, rate, seed = index
         writer.writerow(
           [
