@@ -63,7 +63,7 @@ def main() -> None:
 
 def _run(out: pathlib.Path) -> None:
   rewards = jnp.array(_REWARDS)
-  starts = [jnp.log(jnp.array(start)) for start in _STARTS]
+  starts = jnp.log(jnp.array(_STARTS))
 
   def path(row, start, num_updates, num_epochs):
     name, options, dense = row
@@ -81,10 +81,13 @@ def _run(out: pathlib.Path) -> None:
   simplex.save_paths(
     out / "simplex.png",
     {
-      name: [
-        np.asarray(jax.nn.softmax(path(row, start, _UPDATES, _EPOCHS)[0]))
-        for start in starts
-      ]
+      name: np.asarray(
+        jax.nn.softmax(
+          jax.vmap(lambda s, row=row: path(row, s, _UPDATES, _EPOCHS)[0])(
+            starts
+          )
+        )
+      )
       for name, row in _LOSSES.items()
     },
     _REWARDS,

@@ -107,7 +107,7 @@ def test_the_loss_against_a_loop():
 
 def test_differences_of_reward_are_learned_from():
   """REBEL: right endings (1 in 25 at first) come to be half of all."""
-  _, task = _make(num_prompts=64, algorithm="rebel")
+  _, task = _make(num_prompts=32, algorithm="rebel")
   where = placement.place(1, task.num_streams, jax.devices()[:1])
   start = runner.begin(task, (0,), where)
   programs = training.compile_chunks(task, where, start.state, [60])

@@ -125,7 +125,9 @@ def _refused(workdir, *flags, status=2, **options):
   """The one line with which a command ends, below its progress bar."""
   process = _start(workdir, *flags, **options)
   _, err = process.communicate(timeout=300)
-  lines = [x for x in err.strip().splitlines() if not x.startswith("2 seeds:")]
+  lines = [
+    x for x in err.strip().splitlines() if not x.startswith("2 learners:")
+  ]
   assert process.returncode == status, err
   assert len(lines) == 1 and lines[0].startswith("error: "), err
   return lines[0]
