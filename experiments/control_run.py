@@ -48,6 +48,7 @@ def build(settings: dict):
     policy_loss,
     settings["entropy_coefficient"],
     settings["value_clip"],
+    measures_kl=settings["max_kl"] is not None,
   )
   optimizer_steps = (
     num_updates * settings["num_epochs"] * settings["num_minibatches"]
@@ -72,6 +73,8 @@ def build(settings: dict):
         "beta",
         "nonpositive_beta_multiple",
         "normalize_advantages",
+        "reward_noise",
+        "max_kl",
       )
     },
     looked_at=policy_loss if settings["diagnostics"] else None,

@@ -195,6 +195,7 @@ def build(settings: Mapping) -> Run:
           "num_known",
           "entropy_coefficient",
           "reference_coefficient",
+          "max_kl",
           "reward",
           "reward_noise",
         )

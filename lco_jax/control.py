@@ -39,6 +39,8 @@ def make_training(
   beta: float,
   nonpositive_beta_multiple: float = 1.0,
   normalize_advantages: bool = True,
+  reward_noise: float = 0.0,
+  max_kl: float | None = None,
   looked_at: objectives.PolicyLoss | None = None,
 ) -> training.Training:
   """Builds the training of an actor-critic.
@@ -59,6 +61,10 @@ def make_training(
     nonpositive_beta_multiple: factor on β where the advantage is ≤ 0.
     normalize_advantages: whether a rollout's advantages are brought to mean 0
       and variance 1.
+    reward_noise: standard deviation of noise on every reward that is learned
+      from, ≥ 0; for environments in the graph.
+    max_kl: KL of a minibatch at which the policy's epochs stop, > 0, nats; the
+      objective must measure it. None for none.
     looked_at: the policy loss whose geometry is logged; None for none.
 
   Raises:
@@ -74,7 +80,12 @@ def make_training(
     if not 0 < value < float("inf"):
       raise ValueError(f"{name} must be positive and finite, got {value}")
 
-  init_actor, collect = _collection(environment, networks.policy, num_steps)
+  objectives.check_number("reward_noise", reward_noise, at_least=0.0)
+  if reward_noise and isinstance(environment, types.HostEnvironment):
+    raise ValueError("reward_noise: for environments in the graph alone")
+  init_actor, collect = _collection(
+    environment, networks.policy, num_steps, reward_noise
+  )
 
   def prepare(params, trajectory):
     values, next_values = networks.value(
@@ -145,7 +156,7 @@ def make_training(
     init_actor=init_actor,
     collect=collect,
     prepare=prepare,
-    update=update.make_update(objective, dict(optimizers)),
+    update=update.make_update(objective, dict(optimizers), max_kl=max_kl),
     assess=assess,
     optimizers=dict(optimizers),
     headline="episode_return_mean",
@@ -156,11 +167,13 @@ def make_training(
   )
 
 
-def _collection(environment, policy: types.Apply, num_steps: int):
+def _collection(
+  environment, policy: types.Apply, num_steps: int, reward_noise: float
+):
   """(init_actor, collect) of a Training."""
   if isinstance(environment, types.HostEnvironment):
     return lambda keys: None, None
-  collect = rollout.make_collect(environment, policy, num_steps)
+  collect = rollout.make_collect(environment, policy, num_steps, reward_noise)
   return (
     lambda keys: rollout.start(environment, keys),
     lambda params, actor, keys: collect(params["policy"], actor, keys),

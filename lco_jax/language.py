@@ -60,6 +60,7 @@ def make_training(
   num_known: int = 5,
   entropy_coefficient: float = 0.0,
   reference_coefficient: float = 0.0,
+  max_kl: float | None = None,
   reward: str = "exact",
   reward_noise: float = 0.0,
   diagnose: bool = False,
@@ -90,6 +91,8 @@ def make_training(
     num_known: of a verifier's advantages, tokens that it is asked about.
     entropy_coefficient: weight of the entropy bonus, ≥ 0.
     reference_coefficient: weight of the KL to the reference, ≥ 0.
+    max_kl: KL of a minibatch at which the policy's epochs stop, > 0, nats; None
+      for none.
     reward: `exact`, 1 for a solution; `shaped`, the share of the answer's
       tokens that are in place (1 for another solution).
     reward_noise: probability that a reward r is turned into 1 − r.
@@ -200,7 +203,12 @@ def make_training(
     return metrics
 
   objective = token_objectives.make_token_objective(
-    policy, policy_loss, entropy_coefficient, reference_coefficient, value
+    policy,
+    policy_loss,
+    entropy_coefficient,
+    reference_coefficient,
+    value,
+    measures_kl=max_kl is not None,
   )
 
   def init_params(key, given=()):
@@ -227,6 +235,7 @@ def make_training(
       objective,
       dict(optimizers),
       {"attention_gradient_norm": lambda g: networks.attention_of(g["policy"])},
+      max_kl,
     ),
     assess=assess,
     optimizers=dict(optimizers),

@@ -28,9 +28,15 @@ Objective = Callable[
 ANCHORS = ("old", "current")
 SUPPORTS = ("full", "sampled")
 
+# Metric by which an update is stopped early: KL(π_old ‖ π) of a minibatch.
+KL = "minibatch_kl"
+
 
 def lco_mse(
-  anchor: str = "old", support: str = "full", centred: bool | None = None
+  anchor: str = "old",
+  support: str = "full",
+  centred: bool | None = None,
+  clip: float | None = None,
 ) -> PolicyLoss:
   """LCO-MSE on logits.
 
@@ -42,22 +48,30 @@ def lco_mse(
     support: `full` regresses every action's logit, `sampled` the sampled one's.
     centred: whether the mean of the logits is left free; None means for `full`
       support only. A centred residual of one action pulls on all of them.
+    clip: ε > 0, for steps without loss where PPO's clip at ε leaves none: those
+      whose probability ratio has gone that far to where the advantage points;
+      None for none.
   """
-  return _regression(losses.lco_mse_loss, anchor, support, centred)
+  return _regression(losses.lco_mse_loss, anchor, support, centred, clip)
 
 
 def lco_lch(
-  anchor: str = "old", support: str = "full", centred: bool | None = None
+  anchor: str = "old",
+  support: str = "full",
+  centred: bool | None = None,
+  clip: float | None = None,
 ) -> PolicyLoss:
   """LCO-LCH (log cosh) on logits.
 
   Options as for LCO-MSE; with the `current` anchor the gradient is −tanh(A/β).
   """
-  return _regression(losses.lco_lch_loss, anchor, support, centred)
+  return _regression(losses.lco_lch_loss, anchor, support, centred, clip)
 
 
 def lco_kld(
-  anchor: str = "old", max_importance_weight: float = 1.0
+  anchor: str = "old",
+  max_importance_weight: float = 1.0,
+  clip: float | None = None,
 ) -> PolicyLoss:
   """LCO-KLD, forward KL from the optimal policy.
 
@@ -65,16 +79,19 @@ def lco_kld(
     anchor: `old`, or `current`, an ablation without fixed point.
     max_importance_weight: clip of the factor 1/p(a) on the loss, ≥ 1; at 1
       there is no factor.
+    clip: as for LCO-MSE.
   """
   _check_choice("anchor", anchor, ANCHORS)
   check_number("max_importance_weight", max_importance_weight, at_least=1.0)
+  _check_clip(clip)
 
   def policy_loss(logits, batch):
     weight = losses.importance_weight(
       batch.old_logits, batch.action, max_importance_weight
     )
     target = _anchored_target(anchor, logits, batch)
-    return weight * losses.lco_kld_loss(logits, target), {}
+    loss = weight * losses.lco_kld_loss(logits, target)
+    return _where_unclipped(clip, loss, logits, batch), {}
 
   return policy_loss
 
@@ -250,6 +267,7 @@ def make_objective(
   policy_loss: PolicyLoss,
   entropy_coefficient: float = 0.0,
   value_clip: float | None = None,
+  measures_kl: bool = False,
 ) -> Objective:
   """Builds the objective of an actor-critic.
 
@@ -260,6 +278,7 @@ def make_objective(
     entropy_coefficient: weight of the entropy bonus, ≥ 0.
     value_clip: how far a value may move from its old one before its loss is
       clipped, > 0, in units of return; None for the plain squared error.
+    measures_kl: whether KL(π_old ‖ π) is a metric, as early stopping needs.
 
   Returns:
     The objective, with losses and metrics for the parts "policy" and "value";
@@ -289,13 +308,18 @@ def make_objective(
       "policy": numerics.average(loss),
       "value": numerics.average(value_loss),
     }
+    if measures_kl:
+      metrics[KL] = losses.kl_divergence(batch.old_logits, logits)
     return parts, {k: numerics.average(v) for k, v in metrics.items()}
 
   return objective
 
 
-def _regression(loss, anchor: str, support: str, centred: bool) -> PolicyLoss:
+def _regression(
+  loss, anchor: str, support: str, centred: bool, clip: float | None
+) -> PolicyLoss:
   _check_choice("anchor", anchor, ANCHORS)
+  _check_clip(clip)
   _check_choice("support", support, SUPPORTS)
   if centred is None:
     centred = support == "full"
@@ -308,9 +332,28 @@ def _regression(loss, anchor: str, support: str, centred: bool) -> PolicyLoss:
     if centred:
       logits = losses.centred_logits(logits)
       target = losses.centred_logits(target)
-    return loss(logits, target, where), {}
+    # `logits` are centred or not: the probabilities are the same.
+    return _where_unclipped(clip, loss(logits, target, where), logits, batch), {}
 
   return policy_loss
+
+
+def _check_clip(clip: float | None) -> None:
+  if clip is not None:
+    check_number("clip", clip, above=0.0)
+
+
+def _where_unclipped(
+  clip: float | None, loss: Array, logits: Array, batch: types.Batch
+) -> Array:
+  """A loss that is 0 where PPO's clip at this ε leaves no gradient."""
+  if clip is None:
+    return loss
+  log_prob = numerics.action_log_prob(logits, batch.action)
+  outside = diagnostics.on_plateau(
+    log_prob, batch.old_log_prob, batch.advantage, clip, clip
+  )
+  return jnp.where(outside, 0.0, loss)
 
 
 def _anchored_target(anchor: str, logits: Array, batch: types.Batch) -> Array:

@@ -5,6 +5,7 @@ the environment: each of the N environments has a key of its own, so what it
 does is the same wherever, and beside whichever others, it runs.
 """
 
+import dataclasses
 from collections.abc import Callable
 
 import jax
@@ -39,7 +40,10 @@ def start(
 
 
 def make_collect(
-  environment: types.Environment, policy: types.Apply, num_steps: int
+  environment: types.Environment,
+  policy: types.Apply,
+  num_steps: int,
+  reward_noise: float = 0.0,
 ) -> Collect:
   """Builds the collector: T steps of the sampled policy in N environments.
 
@@ -47,6 +51,8 @@ def make_collect(
     environment: the environment; episodes that end are restarted.
     policy: (policy parameters, observation [N, O]) → logits [N, A].
     num_steps: T.
+    reward_noise: standard deviation of what is added to every recorded reward,
+      ≥ 0; episodes' returns are without it.
 
   Returns:
     (policy parameters, ActorState, PRNG keys [N]) → (ActorState, Trajectory
@@ -94,7 +100,17 @@ def make_collect(
       )
       return actor, recorded
 
-    return jax.lax.scan(step, actor, randomness)
+    actor, trajectory = jax.lax.scan(step, actor, randomness)
+    if reward_noise:
+      # A key apart, so that all else is as it is without noise.
+      error = jax.vmap(
+        lambda key: jax.random.normal(jax.random.fold_in(key, 0), (num_steps,)),
+        out_axes=1,
+      )(keys)
+      trajectory = dataclasses.replace(
+        trajectory, reward=trajectory.reward + reward_noise * error
+      )
+    return actor, trajectory
 
   return collect
 

@@ -85,6 +85,7 @@ FROM_REWARDS: dict[str, Callable[[Array], Array]] = {
   "group_centred": _in_groups(advantages.group_centred),
   "leave_one_out": _in_groups(advantages.leave_one_out),
   "batch_centred": _batch_centred,
+  "reward": lambda reward: reward,  # No baseline: nothing is discouraged.
 }
 
 # Those that compare the samples of a prompt.

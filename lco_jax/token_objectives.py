@@ -150,6 +150,7 @@ def make_token_objective(
   entropy_coefficient: float = 0.0,
   reference_coefficient: float = 0.0,
   value: Callable[[types.Params, types.TokenBatch], Array] | None = None,
+  measures_kl: bool = False,
 ) -> objectives.Objective:
   """Builds the objective of a language model.
 
@@ -160,6 +161,7 @@ def make_token_objective(
     reference_coefficient: weight of the k3 estimate of the KL to the reference
       policy, ≥ 0.
     value: (value parameters, TokenBatch) → values [..., C]; None without.
+    measures_kl: as of `objectives.make_objective`.
 
   Returns:
     The objective, for the part "policy", and "value" if there is one.
@@ -194,6 +196,8 @@ def make_token_objective(
     # Where PPO at its usual clip would not learn; its kin say their own.
     outside = diagnostics.clipped(log_prob, batch.old_log_prob, 0.2, 0.2)
     metrics = {"clip_fraction": outside.astype(jnp.float32)} | metrics
+    if measures_kl:
+      metrics[objectives.KL] = losses.kl_divergence(batch.old_logits, logits)
     return parts, {
       name: numerics.average(values, batch.mask)
       for name, values in metrics.items()

@@ -30,6 +30,7 @@ def make_update(
   objective: objectives.Objective,
   optimizers: dict[str, optax.GradientTransformation],
   watch: Mapping[str, Callable[[dict[str, types.Params]], Any]] | None = None,
+  max_kl: float | None = None,
 ) -> Update:
   """Builds the step: gradient → sum over devices → optax, part by part.
 
@@ -38,11 +39,19 @@ def make_update(
     optimizers: an optax chain for each part that is trained, so that one part's
       gradient norm never clips another's. Other parts stay as they are.
     watch: {name: gradients by part → those whose norm is a metric}.
+    max_kl: for early stopping, > 0, nats: the policy stays as it is in a
+      minibatch where KL(π_old ‖ π), which the objective must measure, is more,
+      and so, but for sampling error, in the rest of its epochs. None for none.
 
   Returns:
     (params, opt_state, batch) → (params, opt_state, metrics). To be called
     under an axis named DEVICE_AXIS.
+
+  Raises:
+    ValueError: if max_kl is out of range.
   """
+  if max_kl is not None:
+    objectives.check_number("max_kl", max_kl, above=0.0)
 
   def total_loss(trained, frozen, batch):
     parts, metrics = objective(trained | frozen, batch)
@@ -77,6 +86,14 @@ def make_update(
       metrics[f"{name}_update_norm"] = numerics.average(
         optax.tree.norm(updates)
       )
+    if max_kl is not None:
+      stopped = jax.lax.psum(metrics[objectives.KL], DEVICE_AXIS).mean > max_kl
+      new_params["policy"], new_opt_state["policy"] = jax.tree.map(
+        lambda new, old: jnp.where(stopped, old, new),
+        (new_params["policy"], new_opt_state["policy"]),
+        (params["policy"], opt_state["policy"]),
+      )
+      metrics["early_stopped"] = numerics.average(stopped.astype(jnp.float32))
     return new_params, new_opt_state, metrics
 
   return update

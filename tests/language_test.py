@@ -233,10 +233,13 @@ def test_advantages_of_groups(name):
     "group_centred": 0.5,
     "leave_one_out": 2 / 3,
     "batch_centred": 0.75,
+    "reward": 1.0,
   }[name]
   expected = np.array([[first, 0.0], [-first, 0.0]] * 2)
   if name == "batch_centred":
     expected = np.asarray(reward) - 0.25
+  if name == "reward":
+    expected = np.asarray(reward)
   np.testing.assert_allclose(found, expected, atol=1e-5)
 
 

@@ -117,6 +117,23 @@ def test_clip_fraction_counts_ratios_out_of_range():
   assert 0 < metrics["clip_fraction"].mean() < 1
 
 
+@pytest.mark.parametrize("algorithm", ["lco_mse", "lco_lch", "lco_kld"])
+def test_clipped_lco_stalls_where_ppo_does(algorithm):
+  """The same plateau: no gradient there, and LCO's own everywhere else."""
+  batch, logits = _batch(), 2 * _logits()
+
+  def gradient(name, **options):
+    policy_loss = objectives.make_policy_loss(name, **options)
+    return jax.grad(lambda z: jnp.sum(policy_loss(z, batch)[0]))(logits)
+
+  stalled = np.all(np.asarray(gradient("ppo")) == 0, axis=-1)
+  assert 0 < stalled.sum() < len(stalled)
+  expected = np.where(stalled[:, None], 0.0, gradient(algorithm))
+  np.testing.assert_allclose(
+    gradient(algorithm, clip=0.2), expected, atol=1e-6
+  )
+
+
 def test_objective_adds_entropy_bonus_and_keeps_parts_apart():
   params = {"policy": _logits(), "value": jnp.zeros(6)}
   policy = lambda p, observation: p
@@ -134,6 +151,14 @@ def test_objective_adds_entropy_bonus_and_keeps_parts_apart():
     rtol=1e-4,
   )
   batch = _batch()
+  objective = objectives.make_objective(
+    policy, value, reinforce, measures_kl=True
+  )
+  np.testing.assert_allclose(
+    objective(params, batch)[1][objectives.KL].mean,
+    losses.kl_divergence(batch.old_logits, _logits()).mean(),
+    rtol=1e-5,
+  )
   np.testing.assert_allclose(
     plain["value"].mean, (batch.value_target**2).mean() / 2, rtol=1e-5
   )
@@ -156,6 +181,8 @@ def test_objective_adds_entropy_bonus_and_keeps_parts_apart():
     ("lco_lch", {"support": "half"}, "support: unknown 'half'"),
     ("lco_kld", {"max_importance_weight": 0.5}, "max_importance_weight"),
     ("ppo", {"clip_low": -0.1}, "clip_low"),
+    ("lco_mse", {"clip": 0.0}, "clip"),
+    ("lco_kld", {"clip": float("inf")}, "clip"),
     ("ppo", {"clip_high": float("nan")}, "clip_high"),
   ],
 )

@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,7 +10,9 @@ from lco_jax import environments, rollout
 pytestmark = pytest.mark.third_party
 
 
-def _collect(name, num_envs=3, num_steps=40, policy=None, seed=0, first=0):
+def _collect(
+  name, num_envs=3, num_steps=40, policy=None, seed=0, first=0, **options
+):
   """A rollout of environments first, first + 1, ..."""
   environment = environments.make(name)
   if policy is None:
@@ -19,7 +23,7 @@ def _collect(name, num_envs=3, num_steps=40, policy=None, seed=0, first=0):
     jax.random.key(seed), first + jnp.arange(num_envs)
   )
   actor = rollout.start(environment, keys)
-  collect = rollout.make_collect(environment, policy, num_steps)
+  collect = rollout.make_collect(environment, policy, num_steps, **options)
   return actor, *jax.jit(collect)(None, actor, keys)
 
 
@@ -57,6 +61,17 @@ def test_episode_statistics_are_sums_of_rewards():
         total = length = 0
     assert end.episode_return[n] == total
     assert end.episode_length[n] == length
+
+
+def test_noise_is_on_recorded_rewards_alone():
+  _, end, plain = _collect("CartPole-v1", 8, 200)
+  _, noisy_end, noisy = _collect("CartPole-v1", 8, 200, reward_noise=2.0)
+  jax.tree.map(np.testing.assert_array_equal, end, noisy_end)
+  error = np.asarray(noisy.reward - plain.reward)
+  assert abs(error.mean()) < 0.2 and abs(error.std() - 2.0) < 0.15
+  assert len(np.unique(error)) > 0.99 * error.size
+  restored = dataclasses.replace(noisy, reward=plain.reward)
+  jax.tree.map(np.testing.assert_array_equal, plain, restored)
 
 
 def test_truncation_is_told_apart():

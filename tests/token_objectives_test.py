@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lco_jax import objectives, token_objectives, types
+from lco_jax import losses, objectives, token_objectives, types
 from tests import oracles
 
 _SHAPE = (5, 4)  # Sequences, tokens.
@@ -249,6 +249,18 @@ def test_a_batch_without_tokens_asks_for_nothing(name):
     lambda z: objective({"policy": z}, batch)[0]["policy"].mean
   )(jnp.asarray(_logits(np.float32)))
   assert value == 0 and (np.asarray(gradient) == 0).all()
+
+
+def test_kl_is_of_what_counts():
+  batch = _weighted(_batch(np.float32), "token")
+  logits = _logits(np.float32)
+  objective = _objective("grpo", measures_kl=True)
+  _, metrics = objective({"policy": logits}, batch)
+  kl = losses.kl_divergence(batch.old_logits, logits)
+  mask = np.asarray(batch.mask)
+  np.testing.assert_allclose(
+    metrics[objectives.KL].mean, np.asarray(kl)[mask].mean(), rtol=1e-5
+  )
 
 
 def test_dapo_clips_higher_than_it_clips_lower():

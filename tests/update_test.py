@@ -4,7 +4,7 @@ import numpy as np
 import optax
 import pytest
 
-from lco_jax import numerics, update
+from lco_jax import numerics, objectives, update
 
 
 def _objective(params, batch):
@@ -71,6 +71,33 @@ def test_parts_are_clipped_apart():
   assert (
     metrics["right_gradient_norm"][0] > 1e6 > metrics["left_gradient_norm"][0]
   )
+
+
+@pytest.mark.parametrize("max_kl", [0.4, 0.6])
+def test_the_policy_stops_where_it_has_gone_too_far(max_kl):
+  """By the KL of all shards, .25 and .75; the value goes on."""
+
+  def objective(params, batch):
+    errors = {name: (params[name]["w"] - batch) ** 2 for name in params}
+    parts = {name: numerics.average(error) for name, error in errors.items()}
+    return parts, {objectives.KL: numerics.average(batch)}
+
+  optimizer = optax.sgd(0.1, momentum=0.9)
+  params = {name: {"w": jnp.float32(0.0)} for name in ("policy", "value")}
+  state = {name: optimizer.init(params[name]) for name in params}
+  step = update.make_update(
+    objective, {name: optimizer for name in params}, max_kl=max_kl
+  )
+  new_params, new_state, metrics = jax.vmap(
+    lambda shard: step(params, state, shard), axis_name=update.DEVICE_AXIS
+  )(jnp.array([[0.25], [0.75]]))
+  moved = max_kl > 0.5
+  assert (new_params["policy"]["w"][0] != 0) == moved
+  assert (new_state["policy"][0].trace["w"][0] != 0) == moved
+  assert new_params["value"]["w"][0] != 0
+  assert metrics["early_stopped"].mean[0] == 1 - moved
+  with pytest.raises(ValueError, match="max_kl"):
+    update.make_update(objective, {}, max_kl=-1.0)
 
 
 def test_norms_are_reported():

@@ -61,6 +61,7 @@ def get_config(environment: str = "CartPole-v1") -> ml_collections.ConfigDict:
   config.num_steps = 128
   config.num_epochs = 4
   config.num_minibatches = 4
+  config.reward_noise = 0.0  # Standard deviation, on what is learned from.
 
   # Advantages.
   config.discount = 0.99
@@ -88,11 +89,14 @@ def get_config(environment: str = "CartPole-v1") -> ml_collections.ConfigDict:
   config.nonpositive_beta_multiple = 1.0
   config.entropy_coefficient = 0.0
   config.value_clip = config_dict.placeholder(float)
+  # KL of a minibatch, nats, at which the policy's epochs stop; None for none.
+  config.max_kl = config_dict.placeholder(float)
 
   # Options of single algorithms.
   config.anchor = config_dict.placeholder(str)  # lco_*: old, current
   config.support = config_dict.placeholder(str)  # lco_mse, _lch: full, sampled
   config.centred = config_dict.placeholder(bool)  # lco_mse, lco_lch
+  config.clip = config_dict.placeholder(float)  # lco_*
   config.max_importance_weight = config_dict.placeholder(float)  # lco_kld
   config.clip_low = config_dict.placeholder(float)  # ppo
   config.clip_high = config_dict.placeholder(float)  # ppo, cispo

@@ -98,11 +98,14 @@ def get_config(task: str = "addition") -> ml_collections.ConfigDict:
   config.nonpositive_beta_multiple = 1.0
   config.entropy_coefficient = 0.0
   config.reference_coefficient = 0.0  # KL to the policy at the start.
+  # KL of a minibatch, nats, at which the policy's epochs stop; None for none.
+  config.max_kl = config_dict.placeholder(float)
 
   # Options of single algorithms.
   config.anchor = config_dict.placeholder(str)  # lco_*: old, current
   config.support = config_dict.placeholder(str)  # lco_mse, _lch: full, sampled
   config.centred = config_dict.placeholder(bool)  # lco_mse, lco_lch
+  config.clip = config_dict.placeholder(float)  # lco_*
   config.max_importance_weight = config_dict.placeholder(float)  # lco_kld
   config.clip_low = config_dict.placeholder(float)  # ppo, grpo, dapo, gspo
   config.clip_high = config_dict.placeholder(float)  # the same, and cispo
