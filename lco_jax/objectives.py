@@ -332,8 +332,9 @@ def _regression(
     if centred:
       logits = losses.centred_logits(logits)
       target = losses.centred_logits(target)
-    # `logits` are centred or not: the probabilities are the same.
-    return _where_unclipped(clip, loss(logits, target, where), logits, batch), {}
+    each = loss(logits, target, where)
+    # Centred or not, logits have the same probabilities.
+    return _where_unclipped(clip, each, logits, batch), {}
 
   return policy_loss
 

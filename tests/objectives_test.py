@@ -129,9 +129,7 @@ def test_clipped_lco_stalls_where_ppo_does(algorithm):
   stalled = np.all(np.asarray(gradient("ppo")) == 0, axis=-1)
   assert 0 < stalled.sum() < len(stalled)
   expected = np.where(stalled[:, None], 0.0, gradient(algorithm))
-  np.testing.assert_allclose(
-    gradient(algorithm, clip=0.2), expected, atol=1e-6
-  )
+  np.testing.assert_allclose(gradient(algorithm, clip=0.2), expected, atol=1e-6)
 
 
 def test_objective_adds_entropy_bonus_and_keeps_parts_apart():

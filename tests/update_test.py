@@ -86,7 +86,7 @@ def test_the_policy_stops_where_it_has_gone_too_far(max_kl):
   params = {name: {"w": jnp.float32(0.0)} for name in ("policy", "value")}
   state = {name: optimizer.init(params[name]) for name in params}
   step = update.make_update(
-    objective, {name: optimizer for name in params}, max_kl=max_kl
+    objective, dict.fromkeys(params, optimizer), max_kl=max_kl
   )
   new_params, new_state, metrics = jax.vmap(
     lambda shard: step(params, state, shard), axis_name=update.DEVICE_AXIS
