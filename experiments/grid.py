@@ -7,8 +7,10 @@ done; one that was cut off goes on from its checkpoint.
 
 import concurrent.futures
 import contextlib
+import math
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import sys
@@ -80,6 +82,61 @@ def held(workdir: pathlib.Path, settings: Mapping) -> Iterator[None]:
       yield
     except OSError as error:
       raise command_line.ScriptError(error, command_line.FAILED) from error
+
+
+def script_of(config: str) -> str:
+  """The training script that a configuration, FILE or FILE:NAME, is of.
+
+  Raises:
+    ScriptError: if it is of none.
+  """
+  file = pathlib.Path(config.partition(":")[0]).stem
+  scripts = {"control": "train_control", "language": "train_language"}
+  if file not in scripts:
+    raise command_line.ScriptError(
+      "base: want experiments/configs/control.py or language.py, got"
+      f" {config!r}"
+    )
+  return scripts[file]
+
+
+def split_settings(text: str) -> list[str]:
+  """NAME=VALUE each, from "NAME=VALUE,NAME=VALUE"; a value may have commas.
+
+  Raises:
+    ScriptError: if the text is not of that form.
+  """
+  settings = [x for x in re.split(r",(?=\w+=)", text) if x]
+  for setting in settings:
+    if not re.match(r"\w+=", setting):
+      raise command_line.ScriptError(
+        f"settings: want NAME=VALUE, got {setting!r}"
+      )
+  return settings
+
+
+def check(rates: Sequence[float], jobs: int) -> None:
+  """Checks the learning rates and the number of runs at the same time.
+
+  Raises:
+    ScriptError: naming the one that is wrong.
+  """
+  for rate in rates:
+    if not (isinstance(rate, int | float) and 0 < rate < math.inf):
+      raise command_line.ScriptError(
+        f"policy_learning_rates must be positive and finite, got {rate!r}"
+      )
+  if not rates or len({f"{rate:g}" for rate in rates}) < len(rates):
+    raise command_line.ScriptError(
+      "policy_learning_rates must hold some, each once"
+    )
+  if jobs < 1:
+    raise command_line.ScriptError(f"--jobs must be ≥ 1, got {jobs}")
+
+
+def setting_of_rates(rates: Sequence[float]) -> str:
+  """The setting of a run that trains at all of these."""
+  return f"policy_learning_rates=({','.join(f'{rate:g}' for rate in rates)},)"
 
 
 def complete(

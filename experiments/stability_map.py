@@ -15,7 +15,6 @@ import csv
 import json
 import math
 import pathlib
-import re
 from typing import NamedTuple
 
 import jax
@@ -52,36 +51,13 @@ def main() -> None:
 
 def _check(settings: dict) -> None:
   """Ends with one line if a setting is wrong, before anything is run."""
-  for rate in settings["policy_learning_rates"]:
-    if not (isinstance(rate, int | float) and 0 < rate < math.inf):
-      raise command_line.ScriptError(
-        f"policy_learning_rates must be positive and finite, got {rate!r}"
-      )
-  for name in ("algorithms", "policy_learning_rates", "values"):
+  grid.check(settings["policy_learning_rates"], _JOBS.value)
+  for name in ("algorithms", "values"):
     values = [str(value) for value in settings[name]]
     if not values or len(set(values)) < len(values):
       raise command_line.ScriptError(f"{name} must hold things, each once")
-  if _JOBS.value < 1:
-    raise command_line.ScriptError(f"--jobs must be ≥ 1, got {_JOBS.value}")
-  if not _script(settings):
-    raise command_line.ScriptError(
-      f"base: want experiments/configs/control.py:ID or language.py:TASK, got"
-      f" {settings['base']!r}"
-    )
-  for item in _common(settings):
-    if "=" not in item:
-      raise command_line.ScriptError(f"settings: want NAME=VALUE, got {item!r}")
-
-
-def _common(settings: dict) -> list[str]:
-  """The settings of all runs, NAME=VALUE each; a value may have commas."""
-  return [x for x in re.split(r",(?=\w+=)", settings["settings"]) if x]
-
-
-def _script(settings: dict) -> str | None:
-  """The training script that a base configuration is of."""
-  file = pathlib.Path(settings["base"].partition(":")[0]).stem
-  return {"control": "train_control", "language": "train_language"}.get(file)
+  grid.script_of(settings["base"])
+  grid.split_settings(settings["settings"])
 
 
 def _row(workdir: pathlib.Path, settings: dict, algorithm: str, value):
@@ -91,14 +67,13 @@ def _row(workdir: pathlib.Path, settings: dict, algorithm: str, value):
 
 def _run(workdir: pathlib.Path, settings: dict) -> None:
   """Trains what is missing."""
-  common = _common(settings)
+  common = grid.split_settings(settings["settings"])
+  script = grid.script_of(settings["base"])
 
   def run(own, path, *ends_with):
-    return grid.Run(
-      _script(settings), settings["base"], [*common, *own], path, *ends_with
-    )
+    return grid.Run(script, settings["base"], [*common, *own], path, *ends_with)
 
-  if _script(settings) == "train_language":
+  if script == "train_language":
     warm_start = run(["algorithm=sft"], workdir / "warm_start")
     grid.complete([warm_start], _JOBS.value)
     common.append(f"init_from={warm_start.workdir}")
@@ -109,7 +84,7 @@ def _run(workdir: pathlib.Path, settings: dict) -> None:
         [
           f"algorithm={algorithm}",
           f"{settings['rows']}={value}",
-          f"policy_learning_rates=({','.join(f'{r:g}' for r in rates)},)",
+          grid.setting_of_rates(rates),
         ],
         _row(workdir, settings, algorithm, value),
         f"rate_{rates[-1]:g}/summary.json",

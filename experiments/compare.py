@@ -1,0 +1,269 @@
+"""Compares algorithms over tasks, each at its own tuned learning rate.
+
+python -m experiments.compare --workdir=DIR
+python -m experiments.compare --workdir=DIR \
+    --config=experiments/configs/comparison.py:language \
+    --config.tasks="('sorting','parity')"
+
+Every variant of an algorithm is trained on every task at every learning rate,
+the rates and seeds side by side in one program. In control a half of the seeds
+is judged at the rate that was best for the other half; in language the rate is
+chosen on validation problems and the result is of test problems. Writes a
+table, a picture and a CSV file. Called again, it goes on with what is not done
+yet; more variants and tasks can be asked for later.
+"""
+
+import csv
+import json
+import pathlib
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from absl import flags
+from ml_collections import config_flags
+
+from experiments import command_line, grid
+from lco_jax.reporting import (
+  comparison,
+  interval_plots,
+  stability,
+  statistics,
+  tables,
+)
+
+_WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the comparison.")
+flags.mark_flag_as_required("workdir")
+_JOBS = flags.DEFINE_integer("jobs", 2, "Runs at the same time.")
+_CONFIG = config_flags.DEFINE_config_file(
+  "config",
+  "experiments/configs/comparison.py:control",
+  "FILE:KIND; then --config.NAME=VALUE to change it.",
+)
+
+# What language runs start from, as a line of the table.
+_START = "warm start"
+
+
+class _Variant(NamedTuple):
+  """An algorithm with its own settings, NAME=VALUE each."""
+
+  name: str
+  settings: list[str]
+
+
+def main() -> None:
+  """Runs what is missing, then writes and shows the results."""
+  # Runs need the accelerators; comparing does not.
+  jax.config.update("jax_platforms", "cpu")
+  settings = json.loads(json.dumps(_CONFIG.value.to_dict()))
+  variants = _check(settings)
+  workdir = pathlib.Path(_WORKDIR.value)
+  fixed = ("base", "settings", "policy_learning_rates")
+  with grid.held(workdir, {name: settings[name] for name in fixed}):
+    _run(workdir, settings, variants)
+    _report(workdir, settings, variants)
+
+
+def _check(settings: Mapping) -> list[_Variant]:
+  """The variants; ends with one line if a setting is wrong."""
+  grid.check(settings["policy_learning_rates"], _JOBS.value)
+  grid.script_of(settings["base"])
+  grid.split_settings(settings["settings"])
+  variants = []
+  for text in settings["variants"]:
+    name, _, own = (part.strip() for part in text.partition(":"))
+    variants.append(
+      _Variant(name, grid.split_settings(own or f"algorithm={name}"))
+    )
+  for name, values in (
+    ("variants", [variant.name for variant in variants]),
+    ("tasks", settings["tasks"]),
+  ):
+    if not values or len(set(values)) < len(values):
+      raise command_line.ScriptError(f"{name} must hold things, each once")
+  return variants
+
+
+def _task_directory(workdir: pathlib.Path, task: str) -> pathlib.Path:
+  return workdir / task.replace(":", "-").replace(",", "-")
+
+
+def _directory(
+  workdir: pathlib.Path, task: str, variant: _Variant
+) -> pathlib.Path:
+  """Of a run: what its settings are, so that a name can change its meaning."""
+  return _task_directory(workdir, task) / ",".join(variant.settings)
+
+
+def _run(
+  workdir: pathlib.Path, settings: Mapping, variants: list[_Variant]
+) -> None:
+  """Trains what is missing."""
+  script = grid.script_of(settings["base"])
+  rates = settings["policy_learning_rates"]
+
+  def run(task, own, path, *ends_with):
+    common = grid.split_settings(settings["settings"])
+    return grid.Run(
+      script, f"{settings['base']}:{task}", [*common, *own], path, *ends_with
+    )
+
+  begin = {task: [] for task in settings["tasks"]}
+  if script == "train_language":
+    warm = {
+      task: run(
+        task, ["algorithm=sft"], _task_directory(workdir, task) / "warm_start"
+      )
+      for task in settings["tasks"]
+    }
+    grid.complete(list(warm.values()), _JOBS.value)
+    begin = {task: [f"init_from={warm[task].workdir}"] for task in warm}
+  grid.complete(
+    [
+      run(
+        task,
+        [*variant.settings, *begin[task], grid.setting_of_rates(rates)],
+        _directory(workdir, task, variant),
+        f"rate_{rates[-1]:g}/summary.json",
+      )
+      for task in settings["tasks"]
+      for variant in variants
+    ],
+    _JOBS.value,
+  )
+
+
+def _report(
+  workdir: pathlib.Path, settings: Mapping, variants: list[_Variant]
+) -> None:
+  """Writes comparison.csv, .md, .png and .svg, and shows the tables."""
+  read = (
+    _read_language
+    if grid.script_of(settings["base"]) == "train_language"
+    else _read_control
+  )
+  results, bounds = {}, {}
+  for task in settings["tasks"]:
+    cells = {
+      variant.name: {
+        rate: _directory(workdir, task, variant) / f"rate_{rate:g}"
+        for rate in settings["policy_learning_rates"]
+      }
+      for variant in variants
+    }
+    results[task], bounds[task] = read(cells)
+  against = settings["against"] or None
+  rows = comparison.task_rows(results, against)
+  text = tables.markdown(rows)
+  scores = comparison.normalized(results, bounds)
+  if len(results) > 1:
+    overall = comparison.overall_rows(scores, against)
+    text += "\n\n" + tables.markdown(overall)
+  _write_csv(workdir / "comparison.csv", results)
+  (workdir / "comparison.md").write_text(text + "\n")
+  pictures = [workdir / f"comparison.{ending}" for ending in ("png", "svg")]
+  interval_plots.save_intervals(pictures, results, scores, settings["title"])
+  print(text)
+  print(f"picture: {pictures[0]}")
+
+
+def _read_control(
+  cells: Mapping[str, Mapping[float, pathlib.Path]],
+) -> tuple[dict[str, comparison.Result], tuple[float, float]]:
+  """({variant: result} on a task, scores that count as 0 and as 1).
+
+  0 is what the worst run had come to in a tenth of training, 1 the best
+  variant's score.
+  """
+  first = [
+    stability.first_score(cell)
+    for by_rate in cells.values()
+    for cell in by_rate.values()
+  ]
+  if np.isnan(first).all():
+    raise command_line.ScriptError(
+      "no episode ended in a tenth of training", command_line.FAILED
+    )
+  floor = float(np.nanmin(first))
+  results = {}
+  for name, by_rate in cells.items():
+    own = stability.stacked(
+      [stability.read_scores(cell, floor) for cell in by_rate.values()]
+    )
+    results[name] = comparison.cross_fitted(
+      {
+        "return": own.final,
+        "area": own.area,
+        "entropy": own.entropy,
+        "largest KL": own.max_kl,
+      },
+      list(by_rate),
+    )
+  best = [statistics.interquartile_mean(r.score) for r in results.values()]
+  return results, (floor, float(max(floor, *best)))
+
+
+def _read_language(
+  cells: Mapping[str, Mapping[float, pathlib.Path]],
+) -> tuple[dict[str, comparison.Result], tuple[float, float]]:
+  """({variant: result} on a task, with the start; scores that count as 0, 1).
+
+  The rate is the one that did best on validation problems.
+  """
+  results = {}
+  for name, by_rate in cells.items():
+    found = {
+      rate: json.loads((cell / "summary.json").read_text())
+      for rate, cell in by_rate.items()
+    }
+    # A rate at which a seed stopped is none to choose: it was not trained.
+    usable = {
+      rate: summary
+      for rate, summary in found.items()
+      if summary["final_correct"]["mean"] is not None
+    }
+    if not usable:
+      raise command_line.ScriptError(
+        f"{next(iter(by_rate.values())).parent}: seeds stopped at every rate",
+        command_line.FAILED,
+      )
+    rate = max(usable, key=lambda r: usable[r]["validation"]["greedy"])
+    best = usable[rate]
+    if not results:
+      start = _language_scores(best["before"])
+      unknown = np.full_like(start["greedy"], np.nan)
+      results[_START] = comparison.Result((), start | {"entropy": unknown})
+    results[name] = comparison.Result(
+      (rate,),
+      _language_scores(best["evaluation"])
+      | {"entropy": np.array(best["final_entropy"]["per_seed"])},
+    )
+  return results, (0.0, 1.0)
+
+
+def _language_scores(evaluation: Mapping) -> dict[str, np.ndarray]:
+  return {"greedy": np.array(evaluation["per_seed"])} | {
+    f"pass@{k}": np.array(scores["per_seed"])
+    for k, scores in evaluation["pass_at_k"].items()
+    if k in ("1", "8")
+  }
+
+
+def _write_csv(
+  path: pathlib.Path, results: Mapping[str, Mapping[str, comparison.Result]]
+) -> None:
+  """A line for each score of each seed."""
+  with open(path, "w", newline="") as file:
+    writer = csv.writer(file)
+    writer.writerow(["task", "algorithm", "seed_index", "score", "value"])
+    for task, own in results.items():
+      for name, result in own.items():
+        for score, values in result.scores.items():
+          for seed, value in enumerate(values):
+            writer.writerow([task, name, seed, score, f"{value:.7g}"])
+
+
+if __name__ == "__main__":
+  command_line.run(main)

@@ -1,0 +1,159 @@
+"""Comparisons: --config=experiments/configs/comparison.py:KIND."""
+
+import ml_collections
+
+_LANGUAGE_SETTINGS = (
+  "num_seeds=4,num_updates=200,num_prompts=16,num_samples=8,"
+  "warm_start_updates=80,eval_problems=256,eval_samples=16"
+)
+_LANGUAGE_RATES = (3e-5, 1e-4, 3e-4, 1e-3)
+
+
+def _control() -> dict:
+  """Algorithms on five environments."""
+  return {
+    "title": "Control, each algorithm at its own learning rate",
+    "base": "experiments/configs/control.py",
+    "tasks": (
+      "CartPole-v1",
+      "Acrobot-v1",
+      "Catch-bsuite",
+      "FourRooms-misc",
+      "UmbrellaChain-bsuite",
+    ),
+    "variants": (
+      "lco_mse",
+      "lco_lch",
+      "lco_kld",
+      "ppo",
+      "ppo unclipped: algorithm=ppo,clip_low=1.0,clip_high=1e9",
+      "reinforce",
+      "mdpo",
+      "apa",
+      "awr",
+      "cmpo",
+      "cispo",
+    ),
+    "against": "ppo",
+    "policy_learning_rates": (1e-4, 3e-4, 1e-3, 3e-3, 1e-2),
+    "settings": "num_seeds=8,total_steps=100000,eval_episodes=10",
+  }
+
+
+def _control_ablations() -> dict:
+  """What LCO and PPO rest on, one thing changed at a time."""
+  return _control() | {
+    "title": "CartPole-v1, one thing changed at a time",
+    "tasks": ("CartPole-v1",),
+    "variants": (
+      "ppo",
+      "ppo, no max norm: algorithm=ppo,policy_max_gradient_norm=0.0",
+      "ppo, early stopping: algorithm=ppo,max_kl=0.02",
+      "ppo, entropy bonus: algorithm=ppo,entropy_coefficient=0.01",
+      *(f"ppo, noise {x}: algorithm=ppo,reward_noise={x}" for x in _NOISE),
+      "lch: algorithm=lco_lch",
+      "lch, no max norm: algorithm=lco_lch,policy_max_gradient_norm=0.0",
+      "lch, early stopping: algorithm=lco_lch,max_kl=0.02",
+      "lch, entropy bonus: algorithm=lco_lch,entropy_coefficient=0.01",
+      "lch, clip: algorithm=lco_lch,clip=0.2",
+      "lch, current anchor: algorithm=lco_lch,anchor=current",
+      "lch, sampled support: algorithm=lco_lch,support=sampled",
+      *(f"lch, noise {x}: algorithm=lco_lch,reward_noise={x}" for x in _NOISE),
+      *(f"lch, β = {x}: algorithm=lco_lch,beta={x}" for x in _BETAS),
+      "mse, clip: algorithm=lco_mse,clip=0.2",
+      "mse, current anchor: algorithm=lco_mse,anchor=current",
+      *(f"mse, β = {x}: algorithm=lco_mse,beta={x}" for x in _BETAS),
+      "kld, 1/p: algorithm=lco_kld,max_importance_weight=10.0",
+      "kld, clip: algorithm=lco_kld,clip=0.2",
+      *(f"kld, β = {x}: algorithm=lco_kld,beta={x}" for x in _BETAS),
+    ),
+  }
+
+
+_NOISE = (1.0, 3.0, 10.0)
+_BETAS = (0.3, 1.0, 3.0, 10.0)
+
+
+def _language() -> dict:
+  """Algorithms on four tasks, from the same warm starts."""
+  return {
+    "title": "Language, each algorithm at its own learning rate",
+    "base": "experiments/configs/language.py",
+    "tasks": ("sorting", "reversal", "brackets", "parity"),
+    "variants": (
+      "lco_mse",
+      "lco_lch",
+      "lco_kld",
+      "grpo",
+      "dr_grpo",
+      "dapo",
+      "rloo",
+      "ppo",
+      "reinforce",
+    ),
+    "against": "grpo",
+    "policy_learning_rates": _LANGUAGE_RATES,
+    "settings": _LANGUAGE_SETTINGS,
+  }
+
+
+def _language_ablations() -> dict:
+  """What advantages, clipping, KL and noise do, on one task."""
+  signals = ("oracle", "reward")
+  return _language() | {
+    "title": "Reversal, one thing changed at a time",
+    "tasks": ("reversal",),
+    "variants": (
+      "grpo",
+      *(f"grpo, {x}: algorithm=grpo,advantage={x}" for x in signals),
+      "grpo, KL: algorithm=grpo,reference_coefficient=0.04",
+      *(f"grpo, noise {x}: algorithm=grpo,reward_noise={x}" for x in _TURNED),
+      *(
+        line
+        for short in ("mse", "kld")
+        for line in (
+          f"{short}: algorithm=lco_{short}",
+          *(
+            f"{short}, {x}: algorithm=lco_{short},advantage={x}"
+            for x in signals
+          ),
+          f"{short}, KL: algorithm=lco_{short},reference_coefficient=0.04",
+          f"{short}, clip: algorithm=lco_{short},clip=0.2",
+          *(
+            f"{short}, noise {x}: algorithm=lco_{short},reward_noise={x}"
+            for x in _TURNED
+          ),
+        )
+      ),
+    ),
+  }
+
+
+_TURNED = (0.1, 0.2, 0.3)
+_KINDS = {
+  "control": _control,
+  "control_ablations": _control_ablations,
+  "language": _language,
+  "language_ablations": _language_ablations,
+}
+
+
+def get_config(kind: str = "control") -> ml_collections.ConfigDict:
+  """What a comparison is of.
+
+      base: the training script's configuration file
+      tasks: its environments or tasks
+      variants: ALGORITHM, or "NAME: SETTING=VALUE,SETTING=VALUE"
+      against: the variant that the others are tested against; "" for none
+      policy_learning_rates: those to choose from
+      settings: of all runs, NAME=VALUE,NAME=VALUE
+
+  Args:
+    kind: one of those above.
+
+  Raises:
+    ValueError: if there is no such kind.
+  """
+  if kind not in _KINDS:
+    raise ValueError(f"unknown comparison {kind!r}; known: {', '.join(_KINDS)}")
+  return ml_collections.ConfigDict(_KINDS[kind]())

@@ -1,0 +1,63 @@
+"""Intervals of algorithms on tasks, side by side."""
+
+import pathlib
+from collections.abc import Mapping, Sequence
+
+import matplotlib
+
+matplotlib.use("Agg")  # Files only; works without a display.
+
+import matplotlib.pyplot as plt
+import numpy as np
+
+from lco_jax.reporting import comparison, statistics
+
+
+def save_intervals(
+  paths: Sequence[pathlib.Path],
+  results: Mapping[str, Mapping[str, comparison.Result]],
+  scores: Mapping[str, np.ndarray],
+  title: str,
+) -> None:
+  """Draws the intervals on each task, and how all runs are distributed.
+
+  Args:
+    paths: files to write; the ending says the format.
+    results: {task: {algorithm: result}}.
+    scores: {algorithm: float[tasks, seeds]}, from `normalized`.
+    title: above all.
+  """
+  names = list(scores)
+  colors = plt.colormaps["tab20"](np.linspace(0, 1, max(len(names), 2)))
+  width = 3.2 * (len(results) + 1)
+  figure, axes = plt.subplots(
+    1,
+    len(results) + 1,
+    figsize=(width, 1.4 + 0.3 * len(names)),
+    layout="constrained",
+  )
+  for panel, (task, own) in zip(axes, results.items(), strict=False):
+    for row, name in enumerate(names):
+      score = own[name].score
+      middle = statistics.interquartile_mean(score)
+      low, high = statistics.bootstrap_interval(score)
+      panel.plot([low, high], [row, row], color=colors[row], linewidth=4)
+      panel.plot(middle, row, "|", color="black", markersize=11)
+      panel.plot(score, [row] * len(score), ".", color="0.45", markersize=3)
+    panel.set_title(task)
+    panel.set_xlabel(next(iter(own[names[0]].scores)))
+    panel.set_yticks(range(len(names)), names if panel is axes[0] else [])
+    panel.invert_yaxis()
+    panel.grid(axis="x", alpha=0.3)
+  thresholds = np.linspace(-0.1, 1.1, 121)
+  for name, color in zip(names, colors, strict=True):
+    profile = statistics.performance_profile(scores[name], thresholds)
+    axes[-1].plot(thresholds, profile, color=color)
+  axes[-1].set_title("all tasks")
+  axes[-1].set_xlabel("normalised score")
+  axes[-1].set_ylabel("share of runs above it")
+  axes[-1].grid(alpha=0.3)
+  figure.suptitle(title)
+  for path in paths:
+    figure.savefig(path, dpi=120)
+  plt.close(figure)

@@ -1,0 +1,74 @@
+import numpy as np
+import pytest
+
+from lco_jax.reporting import comparison, interval_plots
+
+
+def test_no_seed_has_a_say_in_its_own_rate():
+  """Rate 2 is best for seeds 0 and 1, rate 1 for seeds 2 and 3."""
+  deciding = np.array([[1.0, 2.0, 30.0, 40.0], [10.0, 20.0, 3.0, 4.0]])
+  other = np.arange(8.0).reshape(2, 4)
+  result = comparison.cross_fitted({"a": deciding, "b": other}, [1.0, 2.0])
+  np.testing.assert_array_equal(result.score, [1.0, 2.0, 3.0, 4.0])
+  np.testing.assert_array_equal(result.scores["b"], [0.0, 1.0, 6.0, 7.0])
+  assert result.rates == (1.0, 2.0)
+  agreed = comparison.cross_fitted({"a": deciding[:, :2]}, [1.0, 2.0])
+  np.testing.assert_array_equal(agreed.score, [10.0, 20.0])
+  assert agreed.rates == (2.0,)
+  with pytest.raises(ValueError, match="num_seeds"):
+    comparison.cross_fitted({"a": deciding[:, :1]}, [1.0, 2.0])
+
+
+def _results():
+  seeds = np.arange(8.0)
+  scores = {
+    "one": {"base": seeds, "better": seeds + 10, "same": seeds.copy()},
+    "two": {"base": -seeds, "better": -seeds + 10, "same": -seeds},
+  }
+  return {
+    task: {
+      name: comparison.Result((0.1, 0.3), {"return": own})
+      for name, own in by_name.items()
+    }
+    for task, by_name in scores.items()
+  }
+
+
+def test_lines_of_tasks_have_corrected_p_values():
+  rows = comparison.task_rows(_results(), "base")
+  assert [(r["task"], r["algorithm"], r["p"]) for r in rows] == [
+    ("one", "base", ""),
+    # 2 / 2⁸ is the least that 8 seeds can give; 2 of the 4 tests have it.
+    ("one", "better", "0.016"),
+    ("one", "same", "1"),
+    ("two", "base", ""),
+    ("two", "better", "0.016"),
+    ("two", "same", "1"),
+  ]
+  assert rows[1]["rate"] == "0.1, 0.3"
+  assert rows[1]["return"].startswith("13.500 [")
+  assert "p" not in comparison.task_rows(_results(), None)[0]
+
+
+def test_lines_over_tasks():
+  """Tasks count alike, whatever their scale."""
+  results = _results()
+  scores = comparison.normalized(
+    results, {"one": (0.0, 20.0), "two": (-10.0, 10.0)}
+  )
+  np.testing.assert_allclose(scores["better"][0], (np.arange(8) + 10) / 20)
+  np.testing.assert_allclose(scores["better"][1], (20 - np.arange(8)) / 20)
+  rows = comparison.overall_rows(scores, "base")
+  assert rows[0]["beats base"] == ""
+  assert rows[1]["beats base"] == "1.000 [1.000, 1.000]"
+  assert rows[2]["beats base"].startswith(".500 [")
+  assert rows[1]["all tasks"].startswith(".750 [")
+  assert "beats base" not in comparison.overall_rows(scores, None)[0]
+
+
+def test_a_picture_of_intervals(tmp_path):
+  results = _results()
+  scores = comparison.normalized(results, {"one": (0, 1), "two": (0, 1)})
+  paths = [tmp_path / "a.png", tmp_path / "a.svg"]
+  interval_plots.save_intervals(paths, results, scores, "title")
+  assert all(path.stat().st_size > 5_000 for path in paths)
