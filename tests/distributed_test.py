@@ -3,23 +3,19 @@
 import contextlib
 import csv
 import json
-import os
-import pathlib
 import signal
 import socket
-import subprocess
-import sys
 import time
 
 import numpy as np
 import pytest
 
 from lco_jax import distributed, placement
+from tests import scripts
 
 # One worker: every job is several processes of several devices.
 pytestmark = [pytest.mark.third_party, pytest.mark.xdist_group("distributed")]
 
-_ROOT = pathlib.Path(__file__).parent.parent
 _HEARTBEAT = 5.0
 _CARTPOLE = (
   "--config=experiments/configs/control.py:CartPole-v1",
@@ -59,8 +55,7 @@ def _job(
   coordinator = coordinator or _address()
   started = []
   for number in range(processes) if only is None else [only]:
-    command = [sys.executable, "-m", "experiments.train_control"]
-    command += [f"--workdir={workdir}", *flags]
+    command = [f"--workdir={workdir}", *flags]
     if processes > 1:
       command += [
         "--distributed",
@@ -70,33 +65,20 @@ def _job(
         f"--start_timeout={start_timeout}",
         f"--heartbeat_timeout={_HEARTBEAT}",
       ]
-    flag = f"--xla_force_host_platform_device_count={devices}"
-    started.append(
-      subprocess.Popen(
-        command,
-        cwd=_ROOT,
-        env=os.environ
-        | {"XLA_FLAGS": f"{flag} --xla_backend_optimization_level=0"},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-      )
-    )
+    started.append(scripts.Process("train_control", *command, devices=devices))
   try:
     yield started
   finally:
     for process in started:
-      process.kill()
-      process.wait()
-      process.stderr.close()
+      process.end()
 
 
 def _ends(process, timeout=300):
   """(exit status, the line that says why)."""
-  _, err = process.communicate(timeout=timeout)
-  lines = [line for line in err.splitlines() if line.startswith("error: ")]
-  assert len(lines) <= 1, err
-  return process.returncode, lines[0] if lines else err[-2000:]
+  done = process.finish(timeout)
+  lines = [x for x in done.stderr.splitlines() if x.startswith("error: ")]
+  assert len(lines) <= 1, done.stderr
+  return done.returncode, lines[0] if lines else done.stderr[-2000:]
 
 
 def _runs(workdir, *flags, **options):
@@ -112,7 +94,7 @@ def _wait_for_checkpoint(workdir, started):
     if any((workdir / "checkpoints").glob("[1-9]*/manifest.json")):
       return
     for process in started:
-      assert process.poll() is None, process.stderr.read()
+      assert process.poll() is None, process.finish().stderr
     time.sleep(0.01)
   raise AssertionError("no checkpoint")
 
@@ -173,7 +155,7 @@ def test_a_killed_process_ends_the_job_which_can_go_on(
   workdir = tmp_path / "run"
   with _job(workdir, *_CARTPOLE) as started:
     _wait_for_checkpoint(workdir, started)
-    started[victim].kill()
+    started[victim].send_signal(signal.SIGKILL)
     status, line = _ends(started[1 - victim], timeout=_HEARTBEAT + 10)
     assert status != 0
     assert f"process {victim} is gone" in line
@@ -197,7 +179,7 @@ def test_a_signal_to_one_saves_and_stops_all(tmp_path, four_devices):
   workdir = tmp_path / "run"
   with _job(workdir, *_CARTPOLE) as started:
     _wait_for_checkpoint(workdir, started)
-    started[1].terminate()
+    started[1].send_signal(signal.SIGTERM)
     status, line = _ends(started[0])
     assert status == 75 and "stopped after update" in line
     assert _ends(started[1])[0] == 75

@@ -2,22 +2,19 @@
 
 import fcntl
 import json
-import os
-import pathlib
 import shutil
 import signal
-import subprocess
-import sys
 import time
 
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
+from tests import scripts
+
 # One worker: the tests share a run.
 pytestmark = [pytest.mark.third_party, pytest.mark.xdist_group("resume")]
 
-_ROOT = pathlib.Path(__file__).parent.parent
 _NEW = (
   "--config=experiments/configs/control.py:CartPole-v1",
   "--config.num_seeds=2",
@@ -32,24 +29,22 @@ _NEW = (
 
 
 def _start(workdir, *flags, module="train_control", limit_kb=None):
-  command = [sys.executable, "-m", f"experiments.{module}"]
-  command += [f"--workdir={workdir}", *flags]
-  if limit_kb:  # No file may grow beyond it.
-    command = ["bash", "-c", f'ulimit -f {limit_kb}; exec "$@"', "-", *command]
-  return subprocess.Popen(
-    command,
-    cwd=_ROOT,
-    env=os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=0"},
-    stdout=subprocess.PIPE,
-    stderr=subprocess.PIPE,
-    text=True,
+  return scripts.Process(
+    module,
+    f"--workdir={workdir}",
+    *flags,
+    file_limit=limit_kb and limit_kb * 1024,
   )
 
 
 def _finish(process):
   """(exit status, standard output, last line of standard error)."""
-  out, err = process.communicate(timeout=300)
-  return process.returncode, out, err.strip().rpartition("\n")[2]
+  done = process.finish()
+  return (
+    done.returncode,
+    done.stdout,
+    done.stderr.strip().rpartition("\n")[2],
+  )
 
 
 def _wait_for_checkpoint(workdir, process):
@@ -123,13 +118,14 @@ def test_a_run_that_is_ended_and_resumed_is_the_same(
 
 def _refused(workdir, *flags, status=2, **options):
   """The one line with which a command ends, below its progress bar."""
-  process = _start(workdir, *flags, **options)
-  _, err = process.communicate(timeout=300)
+  done = _start(workdir, *flags, **options).finish()
   lines = [
-    x for x in err.strip().splitlines() if not x.startswith("2 learners:")
+    line
+    for line in done.stderr.strip().splitlines()
+    if not line.startswith("2 learners:")
   ]
-  assert process.returncode == status, err
-  assert len(lines) == 1 and lines[0].startswith("error: "), err
+  assert done.returncode == status, done.stderr
+  assert len(lines) == 1 and lines[0].startswith("error: "), done.stderr
   return lines[0]
 
 

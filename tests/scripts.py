@@ -8,6 +8,7 @@ import dataclasses
 import multiprocessing
 import os
 import pathlib
+import resource
 import runpy
 import sys
 import tempfile
@@ -17,6 +18,7 @@ _LIBRARIES = [
   "experiments.control_run",
   "experiments.language_run",
   "experiments.stage",
+  "lco_jax.distributed",
   "lco_jax.reporting.curves",
   "orbax.checkpoint",
 ]
@@ -46,23 +48,74 @@ class Done:
     return line
 
 
+class Process:
+  """A script that runs, or has run; starts with the object."""
+
+  def __init__(
+    self,
+    module: str,
+    *flags: str,
+    devices: int = 1,
+    file_limit: int | None = None,
+  ):
+    """Starts experiments.MODULE.
+
+    Args:
+      module: its name.
+      *flags: of its command line.
+      devices: how many CPU devices it has.
+      file_limit: bytes that no file may grow beyond; None for any.
+    """
+    self.name = f"{module} {' '.join(flags)}"
+    self._directory = tempfile.TemporaryDirectory()
+    paths = [
+      os.path.join(self._directory.name, name) for name in ("out", "err")
+    ]
+    self._texts = [pathlib.Path(path) for path in paths]
+    self._process = _CONTEXT.Process(
+      target=_main, args=(module, flags, devices, file_limit, *paths)
+    )
+    self._done = None
+    self._process.start()
+
+  def poll(self) -> int | None:
+    """Its exit status, or None while it runs."""
+    return self._process.exitcode
+
+  def send_signal(self, number: int) -> None:
+    """Sends it a signal, if it still runs."""
+    if self.poll() is None:
+      os.kill(self._process.pid, number)
+
+  def finish(self, timeout: float = 300) -> Done:
+    """Waits for its end.
+
+    Raises:
+      TimeoutError: if it takes longer, in seconds; it is killed then.
+    """
+    self._process.join(timeout)
+    if self.poll() is None:
+      self.end()
+      raise TimeoutError(f"{self.name} took more than {timeout} s")
+    if self._done is None:
+      texts = [path.read_text() for path in self._texts]
+      self._done = Done(self.poll(), *texts)
+      self._directory.cleanup()
+    return self._done
+
+  def end(self) -> None:
+    """Kills it, if it still runs."""
+    self._process.kill()
+    self._process.join()
+    self._directory.cleanup()
+
+
 def run(module: str, *flags: str, devices: int = 1, timeout: int = 300) -> Done:
   """Runs experiments.MODULE with flags, on so many CPU devices."""
-  with tempfile.TemporaryDirectory() as directory:
-    out, err = (os.path.join(directory, name) for name in ("out", "err"))
-    process = _CONTEXT.Process(
-      target=_main, args=(module, flags, devices, out, err)
-    )
-    process.start()
-    process.join(timeout)
-    if process.exitcode is None:
-      process.kill()
-      raise TimeoutError(f"{module} {flags} took more than {timeout} s")
-    texts = [pathlib.Path(path).read_text() for path in (out, err)]
-    return Done(process.exitcode, *texts)
+  return Process(module, *flags, devices=devices).finish(timeout)
 
 
-def _main(module, flags, devices, out, err):
+def _main(module, flags, devices, file_limit, out, err):
   for path, descriptor in ((out, 1), (err, 2)):
     file = os.open(path, os.O_WRONLY | os.O_CREAT)
     os.dup2(file, descriptor)
@@ -71,5 +124,7 @@ def _main(module, flags, devices, out, err):
     f"--xla_force_host_platform_device_count={devices}"
     " --xla_backend_optimization_level=0"
   )
+  if file_limit is not None:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, file_limit))
   sys.argv = [module, *flags]
   runpy.run_module(f"experiments.{module}", run_name="__main__", alter_sys=True)
