@@ -16,6 +16,7 @@ from experiments import stage
 from lco_jax import (
   generation,
   language,
+  learner_state,
   networks,
   placement,
   preference,
@@ -25,6 +26,7 @@ from lco_jax import (
   token_objectives,
   training,
   types,
+  warm_start,
 )
 
 WARM_START = "sft"
@@ -123,10 +125,10 @@ def build(settings: Mapping) -> Run:
     optimizer = settings_lib.make_optimizer(
       settings, "policy", num_updates, rate
     )
-    warm_start = language.make_warm_start(
+    supervised = warm_start.make_training(
       task, model, optimizer, num_prompts=settings["warm_start_prompts"]
     )
-    return Run(task, model, warm_start, num_updates)
+    return Run(task, model, supervised, num_updates)
   num_steps = (
     settings["num_updates"]
     * settings["num_epochs"]
@@ -273,7 +275,7 @@ def params_of(
     theirs["num_seeds"], other.training.num_streams, jax.local_devices()[:1]
   )
   start = runner.begin(other.training, stage.seeds_of(theirs), here)
-  like = training.host_state(here, start.state)
+  like = learner_state.host_state(here, start.state)
   update, state, _ = stage.checkpoints(path, theirs).restore(like)
   if update != other.num_updates:
     raise ValueError(

@@ -16,6 +16,7 @@ from absl import flags
 from experiments import command_line
 from lco_jax import (
   checkpointing,
+  finiteness,
   host_rollout,
   metric_writer,
   placement,
@@ -226,7 +227,7 @@ def train(
       command_line.STOPPED,
       everywhere=True,
     ) from stopped
-  except training.NonFiniteError as error:
+  except finiteness.NonFiniteError as error:
     good = saved.steps()
     raise command_line.ScriptError(
       f"training stopped at {error}; last checkpoint:"

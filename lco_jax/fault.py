@@ -10,7 +10,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from lco_jax import placement, training, types
+from lco_jax import (
+  finiteness,
+  placement,
+  training,
+  types,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +39,7 @@ def collect(task: training.Training, state: types.LearnerState) -> Any:
 
   Args:
     task: what is trained, on in-graph environments.
-    state: one seed's, as of `training.host_state` without the seeds' axis.
+    state: one seed's, as of `learner_state.host_state` without the seeds' axis.
 
   Returns:
     The rollout [T, N, ...], on the host.
@@ -50,8 +55,8 @@ def replay(
 
   Args:
     task: what is trained.
-    state: before the update; one seed's, as of `training.host_state` without
-      the seeds' axis.
+    state: before the update; one seed's, as of `learner_state.host_state`
+      without the seeds' axis.
     rollout: [T, N, ...], of all streams.
   """
   _, _, record = _alone(lambda s, r: training.learn(task, s, r), state, rollout)
@@ -73,8 +78,8 @@ def find(record: training.Record) -> Fault | None:
       (f"minibatch {m + 1} of {len(finite)}", _at(minibatches, m))
       for m in np.flatnonzero(~finite)
     ),
-    ("before the epochs", training.always_finite(record.before)),
-    ("after the epochs", training.always_finite(record.after)),
+    ("before the epochs", finiteness.always_finite(record.before)),
+    ("after the epochs", finiteness.always_finite(record.after)),
   ]
   for stage, leaves in stages:
     names = [n for n, leaf in leaves.items() if not np.isfinite(leaf).all()]

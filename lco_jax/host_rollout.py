@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lco_jax import finiteness, training, types
 from lco_jax import placement as placement_lib
-from lco_jax import training, types
 
 Array = jax.Array
 
@@ -187,7 +187,7 @@ def make_programs(
         step = placement.compile(learn, state, rollout, donate_argnums=0)
       state, metrics = step(state, rollout)
       chunk.append(placement.common(metrics))
-      required = training.always_finite(chunk[-1])
+      required = finiteness.always_finite(chunk[-1])
       if not all(np.isfinite(values).all() for values in required.values()):
         break
     return state, jax.tree.map(lambda *x: np.stack(x), *chunk)

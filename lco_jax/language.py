@@ -154,7 +154,7 @@ def make_training(
       reference_log_prob = numerics.action_log_prob(
         reference_logits, samples.action
       )
-    batch = _batch(
+    batch = make_batch(
       samples,
       counted,
       signal._replace(advantage=jnp.where(counted, signal.advantage, 0.0)),
@@ -295,7 +295,7 @@ def make_sampler(
     completion = jax.tree.map(
       lambda x: x.reshape(num_samples, -1, *x.shape[1:]), completion
     )
-    problems = _repeated(asked, num_samples)
+    problems = repeated(asked, num_samples)
     answers = (problems, completion.tokens, completion.mask)
     correct = jax.vmap(jax.vmap(task.verify))(*answers)
     value = correct.astype(jnp.float32)
@@ -323,99 +323,19 @@ def make_sampler(
   return collect
 
 
-def make_warm_start(
-  task: tasks.Task,
-  model: networks.LanguageModel,
-  optimizer: optax.GradientTransformation,
-  *,
-  num_prompts: int,
-) -> training.Training:
-  """Builds supervised training on right answers, −log π of their tokens.
-
-  It is REINFORCE of the answers with an advantage of 1, one update a batch.
-
-  Args:
-    task: what is asked.
-    model: the policy.
-    optimizer: of the policy.
-    num_prompts: N over all devices.
-  """
-  draw = tasks.draw_from(task, "train")
-
-  def collect(params, actor, keys):
-    problems = _repeated(jax.vmap(draw)(keys), 1)
-    mask = problems.answer != tasks.PADDING
-    logits = generation.completion_logits(
-      model.apply,
-      params["policy"],
-      problems.prompt,
-      problems.padding,
-      problems.answer,
-    )
-    solved = jnp.all(
-      (jnp.argmax(logits, axis=-1) == problems.answer) | ~mask, axis=-1
-    )
-    return actor, types.Samples(
-      prompt=problems.prompt,
-      padding=problems.padding,
-      action=problems.answer,
-      mask=mask,
-      answer=problems.answer,
-      logits=logits,
-      reward=solved.astype(jnp.float32),
-      correct=solved,
-      truncated=jnp.zeros_like(solved),
-    )
-
-  def prepare(params, samples):
-    ones = samples.mask.astype(jnp.float32)
-    signal = signals.of_sampled(samples, ones)
-    batch = _batch(
-      samples, samples.mask, signal, samples.logits, 0.0 * ones, "token"
-    )
-    metrics = update.across_devices(
-      {
-        "correct": numerics.average(samples.reward),
-        "entropy": numerics.average(
-          losses.entropy(samples.logits), samples.mask
-        ),
-      }
-    )
-    return batch, metrics
-
-  objective = token_objectives.make_token_objective(
-    generation.completion_outputs(model.apply), objectives.reinforce()
-  )
-  return training.Training(
-    init_params=lambda key, given=(): {"policy": model.init(key)} | dict(given),
-    init_actor=lambda keys: (),
-    collect=collect,
-    prepare=prepare,
-    update=update.make_update(objective, {"policy": optimizer}),
-    assess=lambda params, batch: {},
-    optimizers={"policy": optimizer},
-    headline="correct",
-    num_streams=num_prompts,
-    num_steps=1,
-    num_epochs=1,
-    num_minibatches=1,
-    long_reductions=True,
-  )
-
-
 def _some(tree):
   """Those samples [G, ...] that metrics with a pass of their own look at."""
   return jax.tree.map(lambda x: x[: -(-x.shape[0] // _LOOKED_AT)], tree)
 
 
-def _repeated(problems: tasks.Problem, num_samples: int) -> tasks.Problem:
-  """[N, ...] → [G, N, ...]."""
+def repeated(problems: tasks.Problem, num_samples: int) -> tasks.Problem:
+  """Problems [N, ...] for G samples of each, [G, N, ...]."""
   return jax.tree.map(
     lambda x: jnp.broadcast_to(x[None], (num_samples, *x.shape)), problems
   )
 
 
-def _batch(
+def make_batch(
   samples: types.Samples,
   counted: Array,
   signal: signals.Signal,
@@ -423,6 +343,16 @@ def _batch(
   reference_log_prob: Array,
   weighting: str,
 ) -> types.TokenBatch:
+  """What an objective needs of completions.
+
+  Args:
+    samples: [G, N].
+    counted: bool[G, N, C], tokens that count.
+    signal: what they were worth.
+    target_logits: float[G, N, C, V], optimal logits z*.
+    reference_log_prob: float[G, N, C], of the reference policy.
+    weighting: one of `token_objectives.WEIGHTINGS`.
+  """
   weight, share = token_objectives.token_weights(counted, weighting)
   return types.TokenBatch(
     prompt=samples.prompt,

@@ -15,7 +15,9 @@ import tqdm
 from lco_jax import (
   checkpointing,
   fault,
+  finiteness,
   host_rollout,
+  learner_state,
   metric_writer,
   placement,
   training,
@@ -115,7 +117,7 @@ def resume(
     CheckpointError: if the checkpoint cannot be used.
   """
   start = begin(task, seeds, where, given, learning_rates)
-  state, seconds, done = training.host_state(where, start.state), 0.0, 0
+  state, seconds, done = learner_state.host_state(where, start.state), 0.0, 0
   # Only the first process need see the checkpoints.
   if jax.process_index() == 0 and (update is not None or checkpoints.steps()):
     done, state, notes = checkpoints.restore(state, update)
@@ -126,7 +128,7 @@ def resume(
   return dataclasses.replace(
     start,
     update=int(done),
-    state=training.placed_state(where, state),
+    state=learner_state.placed_state(where, state),
     train_seconds=seconds,
   )
 
@@ -199,7 +201,7 @@ def run(
     def save():
       if checkpoints is None:
         return
-      host = training.host_state(
+      host = learner_state.host_state(
         where, state
       )  # Brought there by all processes.
       if jax.process_index() == 0:
@@ -237,7 +239,7 @@ def run(
     write_waiting()
     save()
     train_seconds = start.train_seconds + time.perf_counter() - started
-  except training.NonFiniteError as error:
+  except finiteness.NonFiniteError as error:
     raise _explained(error, task, where, state, collector, faults) from error
   finally:
     log.close()
@@ -267,13 +269,13 @@ def load_fault(
 
   Returns:
     (seed, state before the update, rollout, what was found); the state as of
-    `training.host_state`, of one seed and without the seeds' axis.
+    `learner_state.host_state`, of one seed and without the seeds' axis.
 
   Raises:
     CheckpointError: if there is none, or it cannot be used.
   """
   state = training.initial_state(task, (0,), where)
-  state = _of_seed(training.host_state(where, state), 0)
+  state = _of_seed(learner_state.host_state(where, state), 0)
   if blank_rollout is None:
     blank_rollout = fault.collect(task, state)
   like = {"state": state, "rollout": blank_rollout}
@@ -282,19 +284,19 @@ def load_fault(
 
 
 def _explained(
-  error: training.NonFiniteError,
+  error: finiteness.NonFiniteError,
   task: training.Training,
   where: placement.Placement,
   state: types.LearnerState,
   collector: host_rollout.HostCollector | None,
   faults: checkpointing.Checkpoints | None,
-) -> training.NonFiniteError:
+) -> finiteness.NonFiniteError:
   """Runs the failed update again, to say what of it is not finite first.
 
   The seed's state is the one before that update, however many steps the program
   went on for; see `training.train_step`.
   """
-  before = _of_seed(training.host_state(where, state), error.position)
+  before = _of_seed(learner_state.host_state(where, state), error.position)
   if collector is None:
     rollout = fault.collect(task, before)
   else:
@@ -311,7 +313,9 @@ def _explained(
       faults.save(error.update, saved, {"seed": error.seed, "fault": what})
     except checkpointing.CheckpointError as problem:
       what += f"; {problem}"
-  return training.NonFiniteError(error.update, error.seed, error.position, what)
+  return finiteness.NonFiniteError(
+    error.update, error.seed, error.position, what
+  )
 
 
 def _of_seed(tree: Any, position: int) -> Any:
@@ -364,9 +368,9 @@ class _Log:
     )
     self.last_time = now
     if self._gone is None:
-      bad = training.first_nonfinite(metrics)
+      bad = finiteness.first_nonfinite(metrics)
     else:
-      metrics, self._gone = training.without_faults(metrics, self._gone)
+      metrics, self._gone = finiteness.without_faults(metrics, self._gone)
       bad = None
     kept = length if bad is None else bad[0]
     updates = np.arange(self._done + 1, self._done + kept + 1)
@@ -379,7 +383,7 @@ class _Log:
         )
     if bad is not None:
       _, position, names = bad
-      raise training.NonFiniteError(
+      raise finiteness.NonFiniteError(
         self._done + kept + 1,
         self._seeds[position],
         position,

@@ -18,30 +18,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from lco_jax import numerics, optimizers, types
+from lco_jax import finiteness, numerics, optimizers, types
 from lco_jax import placement as placement_lib
 from lco_jax import update as update_lib
 
 Array = jax.Array
 DEVICE_AXIS = update_lib.DEVICE_AXIS
 
-# Metrics that are NaN by right in an update in which no episode ended.
-_MAY_BE_MISSING = "episode_"
 _MAX_CHUNK = 200
-
-
-class NonFiniteError(RuntimeError):
-  """Training met a value that is not finite.
-
-  Attributes:
-    update: number of the update, from 1; it was not applied.
-    seed: which.
-    position: of the seed among those of the run.
-  """
-
-  def __init__(self, update: int, seed: int, position: int, what: str):
-    super().__init__(f"update {update}, seed {seed}: {what}")
-    self.update, self.seed, self.position = update, seed, position
 
 
 @dataclasses.dataclass(frozen=True)
@@ -198,7 +182,7 @@ def learn_step(
     update=state.update + 1,
   )
   healthy = jnp.all(
-    jnp.isfinite(jnp.stack(list(always_finite(metrics).values())))
+    jnp.isfinite(jnp.stack(list(finiteness.always_finite(metrics).values())))
   )
   state = jax.tree.map(
     lambda new, old: jnp.where(healthy, new, old), following, state
@@ -346,100 +330,6 @@ def chunk_lengths(num_updates: int, updates_per_chunk: int) -> list[int]:
   """Splits a run into chunks: equal ones, then what remains."""
   whole, rest = divmod(num_updates, updates_per_chunk)
   return [updates_per_chunk] * whole + [rest] * (rest > 0)
-
-
-def always_finite(metrics: Mapping[str, Any]) -> dict[str, Any]:
-  """Those metrics that must be finite for an update to be applied."""
-  return {
-    name: values
-    for name, values in metrics.items()
-    if not name.startswith(_MAY_BE_MISSING)
-  }
-
-
-def first_nonfinite(
-  metrics: dict[str, np.ndarray],
-) -> tuple[int, int, list[str]] | None:
-  """The first update of a chunk in which a metric is not finite.
-
-  Args:
-    metrics: {name: float[updates, seeds]}.
-
-  Returns:
-    (update within the chunk, seed's position, names of the metrics), or None.
-  """
-  finite = _finite(metrics)
-  if finite.all():
-    return None
-  update, seed = np.argwhere(~finite)[0]
-  return (
-    int(update),
-    int(seed),
-    [
-      name
-      for name, values in always_finite(metrics).items()
-      if not np.isfinite(values[update, seed])
-    ],
-  )
-
-
-def without_faults(
-  metrics: dict[str, np.ndarray], gone: np.ndarray
-) -> tuple[dict[str, np.ndarray], np.ndarray]:
-  """Metrics of a chunk; NaN from a seed's first update that is not finite on.
-
-  Args:
-    metrics: {name: float[updates, seeds]}.
-    gone: bool[seeds], those that had such an update before.
-
-  Returns:
-    (metrics, the seeds that have had one by now).
-  """
-  going = np.logical_and.accumulate(_finite(metrics) & ~gone, axis=0)
-  metrics = {name: np.where(going, v, np.nan) for name, v in metrics.items()}
-  return metrics, ~going[-1]
-
-
-def _finite(metrics: Mapping[str, np.ndarray]) -> np.ndarray:
-  """Whether all metrics that must be finite are, bool[updates, seeds]."""
-  return np.all(
-    [np.isfinite(values) for values in always_finite(metrics).values()], axis=0
-  )
-
-
-def host_state(
-  placement: placement_lib.Placement, state: types.LearnerState
-) -> types.LearnerState:
-  """A learner state as NumPy arrays, however it was placed.
-
-  Args:
-    placement: that of the state.
-    state: [devices, seeds, ...].
-
-  Returns:
-    The state with axes [seeds, ...], the actor's with [seeds, N, ...] of all
-    streams.
-  """
-  return dataclasses.replace(
-    placement.collect_seeds(dataclasses.replace(state, actor=None)),
-    actor=placement.collect_streams(state.actor),
-  )
-
-
-def placed_state(
-  placement: placement_lib.Placement, state: types.LearnerState
-) -> types.LearnerState:
-  """Puts a state of NumPy arrays on devices: the inverse of `host_state`.
-
-  Args:
-    placement: where it goes; need not be the one that it came from.
-    state: from `host_state`.
-  """
-  dealt = dataclasses.replace(
-    jax.tree.map(placement.deal, dataclasses.replace(state, actor=None)),
-    actor=jax.tree.map(placement.deal_streams, state.actor),
-  )
-  return placement.put(dealt)
 
 
 def _update_keys(state: types.LearnerState) -> types.PRNGKey:

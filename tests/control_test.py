@@ -9,6 +9,7 @@ from lco_jax import (
   control,
   environments,
   evaluation,
+  finiteness,
   networks,
   objectives,
   optimizers,
@@ -252,7 +253,7 @@ def test_updates_without_a_finished_episode_have_no_return():
   _, metrics, _ = _train(task, 1)
   assert metrics["episodes"][0, 0] == 0
   assert np.isnan(metrics["episode_return_mean"][0, 0])
-  assert training.first_nonfinite(metrics) is None
+  assert finiteness.first_nonfinite(metrics) is None
 
 
 def test_no_policy_gradient_leaks_into_the_values():

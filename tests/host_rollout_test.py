@@ -13,13 +13,13 @@ from lco_jax import (
   control,
   environments,
   fault,
+  finiteness,
   host_rollout,
   networks,
   objectives,
   optimizers,
   placement,
   runner,
-  training,
 )
 
 pytestmark = pytest.mark.third_party
@@ -138,7 +138,7 @@ def test_a_fault_on_the_host_can_be_replayed(tmp_path):
 
   collector.collect = broken
   faults = checkpointing.Checkpoints(tmp_path / "fault", "f", 1)
-  with pytest.raises(training.NonFiniteError) as error:
+  with pytest.raises(finiteness.NonFiniteError) as error:
     runner.run(
       task,
       start,

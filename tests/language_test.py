@@ -19,6 +19,7 @@ from lco_jax import (
   tasks,
   token_objectives,
   training,
+  warm_start,
 )
 
 # Flax and optax mix ranks.
@@ -136,7 +137,7 @@ def test_rewards_rise_and_the_reference_stays(caplog):
 
 def test_a_warm_start_learns_the_answers():
   task = _task("reversal:3")
-  warm = language.make_warm_start(
+  warm = warm_start.make_training(
     task, _model(task), _chain(1e-2), num_prompts=64
   )
   _, _, metrics = _run(warm, 120)

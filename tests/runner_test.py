@@ -11,6 +11,8 @@ from lco_jax import (
   control,
   environments,
   fault,
+  finiteness,
+  learner_state,
   metric_writer,
   networks,
   objectives,
@@ -175,16 +177,16 @@ def test_a_state_can_move_to_other_devices():
     where: training.initial_state(task, _SEEDS, where)
     for where in (one, seeds, streams)
   }
-  expected = training.host_state(one, states[one])
+  expected = learner_state.host_state(one, states[one])
   assert expected.actor.observation.shape == (2, 2, 4)
   for where, state in states.items():
-    _assert_same(training.host_state(where, state), expected)
-    placed = training.placed_state(where, expected)
+    _assert_same(learner_state.host_state(where, state), expected)
+    placed = learner_state.placed_state(where, expected)
     for a, b in zip(
       jax.tree.leaves(placed), jax.tree.leaves(state), strict=True
     ):
       assert a.sharding == b.sharding and a.dtype == b.dtype
-    _assert_same(training.host_state(where, placed), expected)
+    _assert_same(learner_state.host_state(where, placed), expected)
 
 
 # What turns bad, in the fifth update: rollouts take 8 steps of an episode that
@@ -263,7 +265,7 @@ def test_what_is_not_finite_is_not_applied(tmp_path, make, bad, what):
   recorder = _Recorder()
   faults = _checkpoints(tmp_path / "fault")
   checkpoints = _checkpoints(tmp_path / "checkpoints")
-  with pytest.raises(training.NonFiniteError) as error:
+  with pytest.raises(finiteness.NonFiniteError) as error:
     _run(
       task,
       recorder,
@@ -283,14 +285,14 @@ def test_what_is_not_finite_is_not_applied(tmp_path, make, bad, what):
   # The fifth update is the first of the second chunk.
   assert checkpoints.steps()[-1] == 4
   saved = _resume(task, checkpoints)
-  host = training.host_state(saved.where, saved.state)
+  host = learner_state.host_state(saved.where, saved.state)
   _assert_same(state, jax.tree.map(lambda leaf: leaf[0], host))
 
 
 def test_a_step_that_overflows_is_found_in_its_minibatch(tmp_path):
   """No input is bad: a learning rate is."""
   task = _task(environments.make("probe:action"), learning_rate=1e38)
-  with pytest.raises(training.NonFiniteError) as error:
+  with pytest.raises(finiteness.NonFiniteError) as error:
     _run(task, _Recorder(), 12)
   assert "minibatch 1 of 1: policy_" in str(error.value)
 
@@ -303,7 +305,7 @@ def test_learners_with_rates_of_their_own():
   start = runner.begin(
     task, (4, 5, 4), _place(), learning_rates=(1.0, 3.0, 1e38)
   )
-  before = training.host_state(start.where, start.state).params
+  before = learner_state.host_state(start.where, start.state).params
   result = _run(task, recorder, 6, start, past_faults=True)
   for position, (seed, rate) in enumerate([(4, 1e-3), (5, 3e-3)]):
     alone = _task(environment, learning_rate=rate)
