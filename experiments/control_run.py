@@ -77,6 +77,11 @@ def build(settings: dict):
         "max_kl",
       )
     },
+    dual_bound=(
+      settings["dual_bound"]
+      if settings["algorithm"] in objectives.WEIGHTED
+      else None
+    ),
     looked_at=policy_loss if settings["diagnostics"] else None,
   )
   return environment, actor_critic, task, num_updates

@@ -195,6 +195,7 @@ def build(settings: Mapping) -> Run:
           "discount",
           "gae_lambda",
           "num_known",
+          "dual_bound",
           "entropy_coefficient",
           "reference_coefficient",
           "max_kl",

@@ -39,6 +39,7 @@ def make_training(
   beta: float,
   nonpositive_beta_multiple: float = 1.0,
   normalize_advantages: bool = True,
+  dual_bound: float | None = None,
   reward_noise: float = 0.0,
   max_kl: float | None = None,
   looked_at: objectives.PolicyLoss | None = None,
@@ -61,6 +62,8 @@ def make_training(
     nonpositive_beta_multiple: factor on β where the advantage is ≤ 0.
     normalize_advantages: whether a rollout's advantages are brought to mean 0
       and variance 1.
+    dual_bound: ε of V-MPO's weights, > 0, nats, which then take the place of
+      advantages; None for advantages.
     reward_noise: standard deviation of noise on every reward that is learned
       from, ≥ 0; for environments in the graph.
     max_kl: KL of a minibatch at which the policy's epochs stop, > 0, nats; the
@@ -80,6 +83,8 @@ def make_training(
     if not 0 < value < float("inf"):
       raise ValueError(f"{name} must be positive and finite, got {value}")
 
+  if dual_bound is not None:
+    objectives.check_number("dual_bound", dual_bound, above=0.0)
   objectives.check_number("reward_noise", reward_noise, at_least=0.0)
   if reward_noise and isinstance(environment, types.HostEnvironment):
     raise ValueError("reward_noise: for environments in the graph alone")
@@ -111,6 +116,10 @@ def make_training(
       advantages.sampled(advantage, trajectory.action, environment.num_actions),
       targets.sign_dependent_beta(advantage, beta, nonpositive_beta_multiple),
     )
+    if dual_bound is not None:
+      advantage = losses.vmpo_weights(
+        advantage, dual_bound, axis_name=DEVICE_AXIS
+      )
     batch = types.Batch(
       observation=trajectory.observation,
       action=trajectory.action,

@@ -58,6 +58,7 @@ def make_training(
   discount: float = 1.0,
   gae_lambda: float = 1.0,
   num_known: int = 5,
+  dual_bound: float = 0.1,
   entropy_coefficient: float = 0.0,
   reference_coefficient: float = 0.0,
   max_kl: float | None = None,
@@ -89,6 +90,7 @@ def make_training(
     discount: of learned advantages, γ in [0, 1].
     gae_lambda: of learned advantages, λ in [0, 1].
     num_known: of a verifier's advantages, tokens that it is asked about.
+    dual_bound: ε of V-MPO's weights, > 0, nats, where they are taken.
     entropy_coefficient: weight of the entropy bonus, ≥ 0.
     reference_coefficient: weight of the KL to the reference, ≥ 0.
     max_kl: KL of a minibatch at which the policy's epochs stop, > 0, nats; None
@@ -117,6 +119,7 @@ def make_training(
     )
   if reward not in REWARDS:
     raise ValueError(f"reward: unknown {reward!r}; known: {', '.join(REWARDS)}")
+  objectives.check_number("dual_bound", dual_bound, above=0.0)
   if not 0 <= reward_noise < 0.5:
     raise ValueError(f"reward_noise must be in [0, 0.5), got {reward_noise}")
   for name, number in (
@@ -154,10 +157,15 @@ def make_training(
       reference_log_prob = numerics.action_log_prob(
         reference_logits, samples.action
       )
+    counting = jnp.where(counted, signal.advantage, 0.0)
+    if algorithm.takes_weights:
+      counting = losses.vmpo_weights(
+        counting, dual_bound, counted, update.DEVICE_AXIS
+      )
     batch = make_batch(
       samples,
       counted,
-      signal._replace(advantage=jnp.where(counted, signal.advantage, 0.0)),
+      signal._replace(advantage=counting),
       targets.optimal_logits(
         samples.logits,
         signal.dense,

@@ -202,6 +202,27 @@ def cmpo(regularizer_coefficient: float = 1.0) -> PolicyLoss:
   return policy_loss
 
 
+def vmpo(regularizer_coefficient: float = 1.0) -> PolicyLoss:
+  """V-MPO; the batch's advantages must be `losses.vmpo_weights`.
+
+  Args:
+    regularizer_coefficient: λ of KL(π_old ‖ π), ≥ 0.
+  """
+  check_number("regularizer_coefficient", regularizer_coefficient, at_least=0.0)
+
+  def policy_loss(logits, batch):
+    loss = losses.vmpo_loss(
+      logits,
+      batch.old_logits,
+      batch.action,
+      batch.advantage,
+      regularizer_coefficient,
+    )
+    return loss, {}
+
+  return policy_loss
+
+
 POLICY_LOSSES: dict[str, Callable[..., PolicyLoss]] = {
   "lco_mse": lco_mse,
   "lco_lch": lco_lch,
@@ -213,7 +234,11 @@ POLICY_LOSSES: dict[str, Callable[..., PolicyLoss]] = {
   "awr": awr,
   "apa": apa,
   "cmpo": cmpo,
+  "vmpo": vmpo,
 }
+
+# Those that take weights in place of advantages; see `losses.vmpo_weights`.
+WEIGHTED = ("vmpo",)
 
 
 def options_of(algorithm: str) -> tuple[str, ...]:

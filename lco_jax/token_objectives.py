@@ -73,12 +73,14 @@ class Algorithm:
     weighting: one of WEIGHTINGS.
     drops_even_groups: whether groups whose samples all have the same reward are
       left out, rather than counted with an advantage of 0.
+    takes_weights: whether it takes `losses.vmpo_weights` for advantages.
   """
 
   policy_loss: Callable[..., objectives.PolicyLoss]
   advantage: str
   weighting: str
   drops_even_groups: bool = False
+  takes_weights: bool = False
 
 
 ALGORITHMS = {
@@ -97,6 +99,9 @@ ALGORITHMS = {
   "awr": Algorithm(objectives.awr, "group_relative", "token"),
   "apa": Algorithm(objectives.apa, "group_relative", "token"),
   "cmpo": Algorithm(objectives.cmpo, "group_relative", "token"),
+  "vmpo": Algorithm(
+    objectives.vmpo, "group_relative", "token", takes_weights=True
+  ),
 }
 
 

@@ -73,6 +73,7 @@ def _token_loss(name, z, batch):
   b = jax.tree.map(np.asarray, batch)
   pi = oracles.softmax(z)
   q = oracles.softmax(b.target_logits)
+  old_pi = oracles.softmax(b.old_logits)
   one = np.eye(_VOCABULARY)[b.action]
   x = np.log((pi * one).sum(-1))
   old, a = b.old_log_prob, b.advantage
@@ -99,6 +100,7 @@ def _token_loss(name, z, batch):
     "mdpo": lambda: -r * a + r * np.log(r) - r + 1,
     "awr": lambda: -np.minimum(np.exp(a), 20.0) * x,
     "apa": lambda: (a - np.log(r)) ** 2,
+    "vmpo": lambda: (old_pi * np.log(old_pi / pi)).sum(-1) - a * x,
     "cmpo": lambda: _kl_from_clipped(pi, b.old_logits, one, a) - a * x,
   }[name]()
 

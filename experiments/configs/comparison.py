@@ -32,6 +32,7 @@ def _control() -> dict:
       "apa",
       "awr",
       "cmpo",
+      "vmpo",
       "cispo",
     ),
     "against": "ppo",

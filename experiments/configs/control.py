@@ -67,6 +67,7 @@ def get_config(environment: str = "CartPole-v1") -> ml_collections.ConfigDict:
   config.discount = 0.99
   config.gae_lambda = 0.95
   config.normalize_advantages = True
+  config.dual_bound = 0.1  # vmpo: KL of its weights from equal ones, nats.
 
   # Networks.
   config.hidden_sizes = (64, 64)
@@ -102,7 +103,7 @@ def get_config(environment: str = "CartPole-v1") -> ml_collections.ConfigDict:
   config.clip_high = config_dict.placeholder(float)  # ppo, cispo
   config.divergence_coefficient = config_dict.placeholder(float)  # mdpo, ...
   config.max_weight = config_dict.placeholder(float)  # awr
-  config.regularizer_coefficient = config_dict.placeholder(float)  # cmpo
+  config.regularizer_coefficient = config_dict.placeholder(float)  # cmpo, vmpo
 
   # Curvature, direction and noise of the policy loss, at every update.
   config.diagnostics = False

@@ -69,6 +69,7 @@ def get_config(task: str = "addition") -> ml_collections.ConfigDict:
   config.discount = 1.0
   config.gae_lambda = 1.0
   config.num_known = 5  # Tokens that a verifier is asked about.
+  config.dual_bound = 0.1  # vmpo: KL of its weights from equal ones, nats.
   config.verifier_from = config_dict.placeholder(str)
 
   # Network.
@@ -111,7 +112,7 @@ def get_config(task: str = "addition") -> ml_collections.ConfigDict:
   config.clip_high = config_dict.placeholder(float)  # the same, and cispo
   config.divergence_coefficient = config_dict.placeholder(float)  # mdpo, ...
   config.max_weight = config_dict.placeholder(float)  # awr
-  config.regularizer_coefficient = config_dict.placeholder(float)  # cmpo
+  config.regularizer_coefficient = config_dict.placeholder(float)  # cmpo, vmpo
 
   # Curvature, direction and noise of the policy loss, at every update.
   config.diagnostics = False

@@ -12,6 +12,8 @@ from lco_jax.losses.mirror_descent import (
   awr_loss,
   cmpo_loss,
   mdpo_loss,
+  vmpo_loss,
+  vmpo_weights,
 )
 from lco_jax.losses.policy_gradient import (
   cispo_loss,
@@ -52,4 +54,6 @@ __all__ = [
   "reinforce_loss",
   "sequence_log_prob_ratio",
   "squared_value_loss",
+  "vmpo_loss",
+  "vmpo_weights",
 ]

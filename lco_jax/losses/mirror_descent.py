@@ -4,6 +4,7 @@
     AWR    −min(e^{A/β}, w) log π(a)                  weighted likelihood
     APA    (A − β (log π(a) − log π_old(a)))²         square in log-probability
     CMPO   −A log π(a) + λ KL(q ‖ π)                 q ∝ π_old e^{clip(A, ±1)}
+    V-MPO  −ψ log π(a) + λ KL(π_old ‖ π)             ψ ∝ e^{A/η}, better half
 
 APA's square is not convex in the logits; see tests.
 """
@@ -151,6 +152,115 @@ def cmpo_loss(
   regularizer = lco.lco_kld_loss(logits, old_logits + shift)
   loss = coefficient * regularizer - advantage * log_prob
   return loss if where is None else jnp.where(where, loss, 0.0)
+
+
+def vmpo_loss(
+  logits: Array,
+  old_logits: Array,
+  actions: Array,
+  weight: Array,
+  coefficient: float,
+  where: Array | None = None,
+) -> Array:
+  """V-MPO's policy loss: weighted likelihood, and KL from the old policy.
+
+      −ψ log π(a) + λ KL(π_old ‖ π)
+
+  Args:
+    logits: float[..., A], policy logits.
+    old_logits: float[..., A], behaviour policy's; held constant.
+    actions: int[...], sampled actions.
+    weight: float[...], ψ, from `vmpo_weights`; held constant.
+    coefficient: λ, ≥ 0, a constant; the source has a multiplier that learns.
+    where: bool[...], steps that count; None means all.
+
+  Returns:
+    float[...]; 0 where masked out.
+
+  Raises:
+    AssertionError: at trace time, if shapes or dtypes differ.
+
+  Source: Song et al. 2020, arXiv:1909.12238, eqs. 2 and 5.
+  """
+  logits, old_logits = numerics.float_arrays(logits, old_logits)
+  if where is not None:
+    logits, old_logits = (
+      jnp.where(where[..., None], x, 0.0) for x in (logits, old_logits)
+    )
+  (weight,) = numerics.per_step(where, weight)
+  likelihood = numerics.action_log_prob(logits, actions)
+  regularizer = lco.lco_kld_loss(logits, old_logits)
+  loss = coefficient * regularizer - jax.lax.stop_gradient(weight) * likelihood
+  return loss if where is None else jnp.where(where, loss, 0.0)
+
+
+def vmpo_weights(
+  advantage: Array,
+  bound: float,
+  where: Array | None = None,
+  axis_name: str | None = None,
+) -> Array:
+  """V-MPO's weights: e^{A/η} of the better half of a batch.
+
+  The temperature η is the minimiser of the dual, η ε + η log mean e^{A/η} over
+  the better half: where the weights' KL from equal ones is ε. It is found by
+  bisection, where the source takes gradient steps on it.
+
+  Args:
+    advantage: float[...]; held constant.
+    bound: ε > 0, nats.
+    where: bool[...], steps that count; None means all.
+    axis_name: name of the mapped device axis that the batch is divided over;
+      None for one device.
+
+  Returns:
+    float[...], of mean 1 over the steps that count; 0 where masked out and in
+    the worse half. Steps as good as the median belong to the better.
+
+  Raises:
+    AssertionError: at trace time, if shapes or dtypes differ.
+
+  Source: Song et al. 2020, arXiv:1909.12238, eqs. 3 and 4.
+  """
+  (advantage,) = numerics.per_step(where, advantage)
+  advantage = jax.lax.stop_gradient(advantage)
+  counted = jnp.ones_like(advantage, bool) if where is None else where
+  every = jnp.where(counted, advantage, jnp.inf)
+  if axis_name is not None:
+    every = jax.lax.all_gather(every, axis_name)
+  every = jnp.sort(every.reshape(-1))  # What does not count comes last.
+  count = jnp.sum(jnp.isfinite(every))
+  median = every[jnp.minimum(count // 2, every.size - 1)]
+  best = jnp.where(count > 0, every[jnp.maximum(count - 1, 0)], 0.0)
+  better = jnp.isfinite(every) & (every >= median)
+  size = jnp.maximum(jnp.sum(better.astype(every.dtype)), 1.0)
+
+  def exponentials(values, kept, temperature):
+    """e^{A/η} relative to the best, so that none overflows; 0 if not kept."""
+    return jnp.where(
+      kept, jnp.exp(jnp.where(kept, values - best, 0.0) / temperature), 0.0
+    )
+
+  def share_of_better(temperature):
+    weight = exponentials(every, better, temperature)
+    return weight / jnp.maximum(jnp.sum(weight), 1.0)
+
+  def halve(_, bracket):
+    low, high = bracket
+    middle = 0.5 * (low + high)
+    share = share_of_better(jnp.exp(middle))
+    divergence = jnp.log(size) + jnp.sum(jax.scipy.special.xlogy(share, share))
+    sharp = divergence > bound
+    return jnp.where(sharp, middle, low), jnp.where(sharp, high, middle)
+
+  # In the logarithm of η, in units of how far apart the better half is.
+  scale = jnp.maximum(jnp.where(count > 0, best - median, 0.0), 1e-6)
+  start = jnp.log(scale) + jnp.asarray([-7.0, 14.0], every.dtype)
+  low, high = jax.lax.fori_loop(0, 40, halve, (start[0], start[1]))
+  temperature = jnp.exp(0.5 * (low + high))
+  total = jnp.sum(exponentials(every, better, temperature))
+  own = exponentials(advantage, counted & (advantage >= median), temperature)
+  return own * (count.astype(own.dtype) / jnp.maximum(total, 1.0))
 
 
 def _log_ratio(log_prob, old_log_prob, advantage, where):

@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.optimize
+import scipy.special
 
 from lco_jax import diagnostics, losses, numerics
 from tests import oracles
@@ -221,3 +223,95 @@ def test_cmpo_is_convex_where_its_pull_outweighs_a_bad_action(float64):
 
     smallest = np.linalg.eigvalsh(diagnostics.logit_hessian(loss, z))[0]
     assert (smallest > -1e-12) == convex
+
+
+def _best_temperature(advantage, bound):
+  """The dual's minimiser, by search: η ε + η log mean e^{A/η}."""
+
+  def dual(log_temperature):
+    temperature = np.exp(log_temperature)
+    scores = advantage / temperature
+    log_mean = scipy.special.logsumexp(scores) - np.log(len(advantage))
+    return temperature * (bound + log_mean)
+
+  found = scipy.optimize.minimize_scalar(
+    dual, bounds=(-8, 8), method="bounded", options={"xatol": 1e-10}
+  )
+  return np.exp(found.x)
+
+
+@pytest.mark.parametrize("bound", [0.01, 0.3])
+def test_vmpo_weights_against_the_dual(float64, bound):
+  rng = np.random.default_rng(3)
+  advantage, where = rng.normal(size=(5, 8)), rng.random((5, 8)) < 0.7
+  counted = advantage[where]
+  better = counted[counted >= np.sort(counted)[len(counted) // 2]]
+  scores = np.exp(better / _best_temperature(better, bound))
+  expected = len(counted) * scores / scores.sum()
+  weight = np.asarray(losses.vmpo_weights(jnp.asarray(advantage), bound, where))
+  np.testing.assert_allclose(
+    np.sort(weight[weight > 0]), np.sort(expected), rtol=1e-5
+  )
+  assert len(better) == (len(counted) + 1) // 2
+  assert (weight[~where] == 0).all()
+  np.testing.assert_allclose(weight[where].mean(), 1.0, rtol=1e-9)
+  # The gain of the dual: their KL from equal weights is the bound.
+  share = expected / expected.sum()
+  kl = (share * np.log(share * len(share))).sum()
+  np.testing.assert_allclose(kl, bound, rtol=1e-4)
+
+
+def test_vmpo_weights_are_of_the_whole_batch():
+  """However devices divide it; and of any scale or offset of advantages."""
+  advantage = jnp.asarray(np.random.default_rng(0).normal(size=16), jnp.float32)
+  alone = losses.vmpo_weights(advantage, 0.1)
+  shared = jax.vmap(
+    lambda own: losses.vmpo_weights(own, 0.1, axis_name="devices"),
+    axis_name="devices",
+  )(advantage.reshape(4, 4))
+  np.testing.assert_allclose(shared.reshape(-1), alone, rtol=1e-5)
+  moved = losses.vmpo_weights(100.0 * advantage - 1e3, 0.1)
+  np.testing.assert_allclose(moved, alone, rtol=1e-3, atol=1e-5)
+
+
+def test_vmpo_weights_of_batches_with_little_in_them():
+  equal = losses.vmpo_weights(jnp.full(6, 2.0), 0.1)
+  np.testing.assert_allclose(equal, 1.0, rtol=1e-5)
+  nothing = losses.vmpo_weights(jnp.ones(4), 0.1, jnp.zeros(4, bool))
+  np.testing.assert_array_equal(nothing, 0.0)
+  one = losses.vmpo_weights(jnp.arange(4.0), 0.1, jnp.arange(4) == 2)
+  np.testing.assert_allclose(one, [0.0, 0.0, 1.0, 0.0], rtol=1e-5)
+  hidden = jnp.array([jnp.nan, 1.0, 2.0, 3.0])
+  weight = losses.vmpo_weights(hidden, 0.1, jnp.arange(4) > 0)
+  assert np.isfinite(weight).all() and weight[0] == weight[1] == 0
+
+
+def test_vmpo_loss_against_an_oracle(float64):
+  rng = np.random.default_rng(4)
+  z, old = rng.normal(size=(2, 6, 4))
+  action, weight = np.arange(6) % 4, rng.random(6)
+  where = np.arange(6) != 2
+
+  def oracle(logits):
+    pi, old_pi = oracles.softmax(logits), oracles.softmax(old)
+    kl = (old_pi * np.log(old_pi / pi)).sum(-1)
+    each = 0.3 * kl - weight * np.log(pi[np.arange(6), action])
+    return np.where(where, each, 0.0)
+
+  value, pull = jax.vjp(
+    lambda x: losses.vmpo_loss(
+      x,
+      jnp.asarray(old),
+      jnp.asarray(action),
+      jnp.asarray(weight),
+      0.3,
+      where,
+    ),
+    jnp.asarray(z),
+  )
+  np.testing.assert_allclose(value, oracle(z), rtol=1e-10)
+  np.testing.assert_allclose(
+    pull(jnp.ones(6))[0],
+    oracles.gradient(lambda x: oracle(x).sum(), z),
+    atol=1e-7,
+  )
