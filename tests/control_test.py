@@ -52,6 +52,7 @@ def _make(
     "discount": _DISCOUNT,
     "gae_lambda": 0.95,
     "beta": 1.0,
+    "dual_bound": 0.1 if algorithm in objectives.WEIGHTED else None,
   } | overrides
   task = control.make_training(
     environment, net, objective, {"policy": chain, "value": chain}, **settings
@@ -80,7 +81,9 @@ _ALONE = [
 ]
 _TAUGHT = (
   [(name, "lco_mse") for name in _ALONE]
-  + [("credit", name) for name in ("cispo", "mdpo", "awr", "apa", "cmpo")]
+  + [
+    ("credit", name) for name in ("cispo", "mdpo", "awr", "apa", "cmpo", "vmpo")
+  ]
   + [
     (name, algorithm)
     for name in probes.PROBES.keys() - _ALONE
