@@ -258,9 +258,11 @@ def write(runs: Sequence[Run], out: pathlib.Path) -> None:
       [pair for pair in zip(runs, labels(runs), strict=True)
        if pair[0].problem == problem],
     )  # fmt: skip
+  best = [id(run) for run in _best(runs)]
   content = {
     "runs": [
       {
+        "best": id(run) in best,
         "problem": run.problem,
         "label": label,
         "algorithm": run.algorithm,
@@ -330,13 +332,10 @@ def _save_figure(
   out: pathlib.Path, problem: str, runs: Sequence[tuple[Run, str]]
 ) -> None:
   """Learning curves of a problem: the best run of each algorithm."""
-  best: dict[str, tuple[Run, str]] = {}
-  for run, label in runs:
-    known = best.get(run.algorithm)
-    if known is None or _final(run) > _final(known[0]):
-      best[run.algorithm] = (run, label)
+  best = [id(run) for run in _best([run for run, _ in runs])]
+  shown = [(run, label) for run, label in runs if id(run) in best]
   figure, axes = plt.subplots(figsize=(7.2, 4.4), dpi=120, layout="constrained")
-  for index, (run, label) in enumerate(best.values()):
+  for index, (run, label) in enumerate(shown):
     color = plt.get_cmap("tab10")(index % 10)
     values = run.metrics[run.score]
     known = ~np.isnan(values).any(axis=1)
@@ -363,6 +362,16 @@ def _save_figure(
   for suffix in ("png", "svg"):
     figure.savefig(out / f"{name}.{suffix}")
   plt.close(figure)
+
+
+def _best(runs: Sequence[Run]) -> list[Run]:
+  """The best run of each algorithm on each problem."""
+  best: dict[tuple[str, str], Run] = {}
+  for run in runs:
+    key = run.problem, run.algorithm
+    if key not in best or _final(run) > _final(best[key]):
+      best[key] = run
+  return list(best.values())
 
 
 def _final(run: Run) -> float:

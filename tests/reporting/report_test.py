@@ -128,6 +128,16 @@ byId("filter").dispatchEvent(new Event("input"));
 look();
 document.querySelector("#legend input").click();
 look();
+byId("filter").value = "";
+byId("which").value = "best";
+byId("which").dispatchEvent(new Event("input"));
+look();
+byId("filter").value = "lco";
+byId("filter").dispatchEvent(new Event("input"));
+look();
+byId("filter").value = "ppo";
+byId("filter").dispatchEvent(new Event("input"));
+document.querySelector("#legend input").click();
 const frame = svg.getBoundingClientRect();
 svg.dispatchEvent(new PointerEvent("pointermove", {
   clientX: frame.left + frame.width / 2, clientY: frame.top + 50}));
@@ -164,10 +174,12 @@ def test_the_page_in_a_browser(runs, tmp_path):
   seen = json.loads(seen.replace("&quot;", '"').replace("&lt;", "<").replace(
     "&gt;", ">"))  # fmt: skip
   problem = "Catch </script>"
-  assert seen[:4] == [
+  assert seen[:6] == [
     f"{problem} episode_return_mean 2 4",
     f"{problem} entropy 2 4",
     f"{problem} entropy 5 2",
     f"{problem} entropy 5 1",
+    f"{problem} entropy 5 2",  # The best of two algorithms.
+    f"{problem} entropy 5 2",  # All of one.
   ]
-  assert "0.5 [0.5, 0.5]" in seen[4]
+  assert "0.5 [0.5, 0.5]" in seen[6]
