@@ -15,6 +15,20 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 
+class _Stored(dict):
+  """A run's settings; to ask for one that it lacks is an error of input."""
+
+  def __init__(self, path: pathlib.Path, settings: Mapping):
+    super().__init__(settings)
+    self._path = path
+
+  def __missing__(self, name):
+    raise ValueError(
+      f"workdir {self._path}: config.json has no {name}; it is of another"
+      " version"
+    )
+
+
 def check_unused(path: pathlib.Path) -> None:
   """Checks that a run can be written to a directory, without writing to it.
 
@@ -63,7 +77,8 @@ def read_config(path: pathlib.Path) -> dict:
     path: the run directory.
 
   Raises:
-    ValueError: if it holds no run, or the file is damaged.
+    ValueError: if it holds no run, or the file is damaged; and later, if a
+      setting is asked for that the run lacks.
   """
   try:
     config = json.loads((path / "config.json").read_text())
@@ -75,7 +90,7 @@ def read_config(path: pathlib.Path) -> dict:
     raise ValueError(f"workdir {path}: config.json: {error}") from error
   if not isinstance(config, dict):
     raise ValueError(f"workdir {path}: config.json is no configuration")
-  return config
+  return _Stored(path, config)
 
 
 def check_same_config(path: pathlib.Path, given: Mapping) -> None:

@@ -140,6 +140,12 @@ def test_what_cannot_be_resumed_is_named(tmp_path, whole):
   other = "--config=experiments/configs/control.py:Acrobot-v1"
   assert "environment" in _refused(whole, other, *_NEW[1:], "--resume")
   assert "no checkpoint 7;" in _refused(whole, "--resume", "--resume_update=7")
+  older = tmp_path / "older"
+  older.mkdir()
+  settings = json.loads((whole / "config.json").read_text())
+  del settings["max_kl"]
+  (older / "config.json").write_text(json.dumps(settings))
+  assert "no max_kl; it is of another" in _refused(older, "--resume")
   assert _outcome(whole) == before
 
 

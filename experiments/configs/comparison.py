@@ -104,6 +104,7 @@ def _language_ablations() -> dict:
   return _language() | {
     "title": "Reversal, one thing changed at a time",
     "tasks": ("reversal",),
+    "settings": _LANGUAGE_SETTINGS.replace("=200", "=100"),
     "variants": (
       "grpo",
       *(f"grpo, {x}: algorithm=grpo,advantage={x}" for x in signals),
