@@ -143,7 +143,7 @@ def make_training(
     )
     return batch, metrics
 
-  def assess(params, batch):
+  def assess(before, params, batch):
     logits = networks.policy(params["policy"], batch.observation)
     metrics = update.across_devices(
       {
@@ -157,7 +157,7 @@ def make_training(
     )
     if looked_at is not None:
       metrics |= loss_geometry.of_loss(looked_at, logits, batch)
-      metrics |= loss_geometry.of_gradients(objective, params, batch)
+      metrics |= loss_geometry.of_gradients(objective, before, params, batch)
     return metrics
 
   return training.Training(

@@ -198,6 +198,32 @@ def on_plateau(
   )
 
 
+def ratio_quantiles(
+  log_ratio: Array, where: Array | None = None, axis_name: str | None = None
+) -> dict[str, Array]:
+  """Quantiles of probability ratios.
+
+  Args:
+    log_ratio: float[...], log π(a) − log π_old(a).
+    where: bool[...], the entries that count; None means all.
+    axis_name: name of the mapped device axis; None for one device.
+
+  Returns:
+    {"ratio_q05", "ratio_q50", "ratio_q95"}: float[] each; 1 where nothing
+    counts.
+  """
+  ratio = jnp.exp(log_ratio)
+  if where is not None:
+    ratio = jnp.where(where, ratio, jnp.nan)
+  if axis_name is not None:
+    ratio = jax.lax.all_gather(ratio, axis_name)
+  found = {
+    f"ratio_q{percent:02}": jnp.nanquantile(ratio, percent / 100)
+    for percent in (5, 50, 95)
+  }
+  return {k: jnp.where(jnp.isnan(v), 1.0, v) for k, v in found.items()}
+
+
 def effective_sample_size(
   log_ratio: Array, where: Array | None = None, axis_name: str | None = None
 ) -> Array:

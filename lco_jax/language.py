@@ -199,7 +199,7 @@ def make_training(
       metrics |= signals.error(signal, truth, samples)
     return batch, metrics
 
-  def assess(params, batch):
+  def assess(before, params, batch):
     some = _some(batch)
     logits = policy(params["policy"], some)
     metrics = language_metrics.of_change(some, logits)
@@ -207,7 +207,7 @@ def make_training(
       # What a token's loss depends on; the rest is of whole sequences.
       tokens = dataclasses.replace(some, prompt=None, padding=None, share=None)
       metrics |= loss_geometry.of_loss(policy_loss, logits, tokens, some.mask)
-      metrics |= loss_geometry.of_gradients(objective, params, some)
+      metrics |= loss_geometry.of_gradients(objective, before, params, some)
     return metrics
 
   objective = token_objectives.make_token_objective(

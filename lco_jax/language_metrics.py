@@ -10,8 +10,6 @@ from lco_jax import diagnostics, losses, numerics, signals, types, update
 
 Array = jax.Array
 
-_QUANTILES = {"q05": 0.05, "q50": 0.5, "q95": 0.95}
-
 
 def of_samples(samples: types.Samples, even: Array) -> types.Metrics:
   """What was sampled.
@@ -76,15 +74,9 @@ def of_change(batch: types.TokenBatch, logits: Array) -> types.Metrics:
     logits: float[G, N, C, V], of the policy now.
   """
   log_prob = numerics.action_log_prob(logits, batch.action)
-  ratio = jnp.exp(log_prob - batch.old_log_prob)
-  ratio = jnp.where(batch.mask, ratio, jnp.nan)
-  everywhere = jax.lax.all_gather(ratio, update.DEVICE_AXIS)
-  quantiles = {
-    f"ratio_{name}": jnp.nanquantile(everywhere, q)
-    for name, q in _QUANTILES.items()
-  }
-  # No token may count: then no probability has a ratio, and none moved.
-  quantiles = {k: jnp.where(jnp.isnan(v), 1.0, v) for k, v in quantiles.items()}
+  quantiles = diagnostics.ratio_quantiles(
+    log_prob - batch.old_log_prob, batch.mask, update.DEVICE_AXIS
+  )
   return quantiles | update.across_devices(
     {
       "kl_old_new": numerics.average(

@@ -33,7 +33,8 @@ def of_loss(
     policy_loss: (logits [..., A], batch [...]) → (losses [...], metrics); the
       loss of a state must depend on that state alone.
     logits: float[..., A], of the policy now.
-    batch: pytree [...], with `target_logits`, `old_log_prob`, `action`.
+    batch: pytree [...], with `target_logits`, `old_logits`, `old_log_prob`,
+      `action`.
     where: bool[...], states that count; None means all.
 
   Returns:
@@ -42,7 +43,11 @@ def of_loss(
     direction_cosine: mean cosine of the angle between −∇L and the way to z*.
     direction_against: share of states in which −∇L leads away from it.
     stalled: share of states that are not at z* and have no gradient.
+    convexity_violation: furthest that a state's loss rises above a chord, on a
+      segment in a random direction about the policy; above 0 it is not convex.
     effective_samples: share of samples that importance weights leave.
+    kl_requested: KL(π_old ‖ π*), of which kl_old_new is what was realised.
+    ratio_q05, ratio_q50, ratio_q95: quantiles of the probability ratios.
   """
   shape = logits.shape[:-1]
   if where is None:
@@ -54,6 +59,10 @@ def of_loss(
   effective = diagnostics.effective_sample_size(
     jnp.where(where, log_ratio, 0.0), where, update.DEVICE_AXIS
   )
+  spread = diagnostics.ratio_quantiles(log_ratio, where, update.DEVICE_AXIS)
+  requested = numerics.average(
+    losses.kl_divergence(batch.old_logits, batch.target_logits), where
+  )
   # A few states, the same every time, and no pattern of environments, times or
   # tokens; a state is a row [1, ...] to what takes batches.
   rows = np.random.default_rng(0).permutation(counted.size)[:_NUM_STATES]
@@ -61,8 +70,9 @@ def of_loss(
     lambda x: x.reshape(-1, 1, *x.shape[len(shape) :])[rows], (logits, batch)
   )
   counted = counted[rows]
+  segments = jax.random.normal(jax.random.key(0), logits[:, 0].shape)
 
-  def look(own_logits, own):
+  def look(own_logits, own, segment):
     def loss(z):
       return policy_loss(z[None], own)[0][0]
 
@@ -72,23 +82,32 @@ def of_loss(
     product, cosine = diagnostics.directionality(
       gradient, to_go, jnp.zeros_like(to_go)
     )
+    violation = diagnostics.convexity_violation(loss, z - segment, z + segment)
     stalled = jnp.all(gradient == 0) & (jnp.max(jnp.abs(to_go)) > _ON_THE_WAY)
     return (
       diagnostics.smallest_curvature(loss, z),
+      violation,
       cosine,
       (product < 0).astype(jnp.float32),
       stalled.astype(jnp.float32),
     )
 
-  curvature, *means = jax.vmap(look)(logits, batch)
+  curvature, violation, *means = jax.vmap(look)(logits, batch, segments)
   least = jnp.min(jnp.where(counted, curvature, jnp.inf))
   least = jax.lax.pmin(least, update.DEVICE_AXIS)
+  most = jnp.max(jnp.where(counted, violation, -jnp.inf))
+  most = jax.lax.pmax(most, update.DEVICE_AXIS)
   names = ("direction_cosine", "direction_against", "stalled")
   return {
     "curvature_min": jnp.where(jnp.isfinite(least), least, 0.0),
+    "convexity_violation": jnp.where(jnp.isfinite(most), most, 0.0),
     "effective_samples": effective,
+    **spread,
   } | update.across_devices(
-    {"curvature_mean": numerics.average(curvature, counted)}
+    {
+      "curvature_mean": numerics.average(curvature, counted),
+      "kl_requested": requested,
+    }
     | {
       name: numerics.average(values, counted)
       for name, values in zip(names, means, strict=True)
@@ -97,19 +116,25 @@ def of_loss(
 
 
 def of_gradients(
-  objective: Callable, params: dict[str, types.Params], batch: Any
+  objective: Callable,
+  before: dict[str, types.Params],
+  params: dict[str, types.Params],
+  batch: Any,
 ) -> types.Metrics:
-  """How much minibatches' policy gradients have in common.
+  """What minibatches' policy gradients have in common, and where they led.
 
   A batch is divided by its steps where eight divides them, and otherwise its
   rows are; then what a part holds depends on how devices divide the streams.
 
   Args:
     objective: as of `objectives.make_objective`.
-    params: by part.
+    before: parameters by part, before the epochs.
+    params: the same after them.
     batch: pytree [T, N, ...], this device's share.
 
   Returns:
+    direction_parameters: cosine of the angle between −∇L before the epochs and
+      where these ended, the minimiser itself being unknown.
     gradient_signal_to_noise: ‖mean‖² over the variance between parts, eight at
       most; see `diagnostics.gradient_signal_to_noise`.
   """
@@ -120,7 +145,7 @@ def of_gradients(
     lambda x: x.reshape(count, size // count, *x.shape[2:]), batch
   )
 
-  def gradient(part):
+  def gradient(params, part):
     def loss(policy):
       own = objective(params | {"policy": policy}, part)[0]["policy"]
       count = jax.lax.psum(own.count, update.DEVICE_AXIS)
@@ -128,7 +153,11 @@ def of_gradients(
 
     return jax.lax.psum(jax.grad(loss)(params["policy"]), update.DEVICE_AXIS)
 
-  gradients = jax.lax.map(gradient, parts)
+  gradients = jax.lax.map(lambda part: gradient(params, part), parts)
+  _, cosine = diagnostics.directionality(
+    gradient(before, batch), before["policy"], params["policy"]
+  )
   return {
-    "gradient_signal_to_noise": diagnostics.gradient_signal_to_noise(gradients)
+    "gradient_signal_to_noise": diagnostics.gradient_signal_to_noise(gradients),
+    "direction_parameters": cosine,
   }

@@ -173,7 +173,7 @@ def make_training(
     loss, metrics = pair_loss(log_ratio, batch.reward, beta)
     return {"policy": loss}, metrics
 
-  def assess(params, batch):
+  def assess(before, params, batch):
     moved = batch.old_log_prob - log_prob(params["policy"], batch)
     tokens = jnp.sum(batch.mask, dtype=jnp.float32)
     # An estimate: completions are of the policy that the KL is from.

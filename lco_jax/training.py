@@ -43,7 +43,8 @@ class Training:
       rollout [T, N, ...]); None where the host collects.
     prepare: (params, rollout) → (batch [T, N, ...], metrics over all devices).
     update: (params, opt_state, minibatch) → (params, opt_state, metrics).
-    assess: (params, batch) → metrics over all devices, after the epochs.
+    assess: (params before the epochs, params, batch) → metrics over all
+      devices, after the epochs.
     optimizers: {part: optax optimizer}, those that `update` applies. Parts of
       the parameters without one stay as they are.
     headline: name of the metric to show while training.
@@ -60,7 +61,9 @@ class Training:
   collect: Callable[[dict[str, types.Params], Any, types.PRNGKey], Any] | None
   prepare: Callable[[dict[str, types.Params], Any], tuple[Any, types.Metrics]]
   update: update_lib.Update
-  assess: Callable[[dict[str, types.Params], Any], types.Metrics]
+  assess: Callable[
+    [dict[str, types.Params], dict[str, types.Params], Any], types.Metrics
+  ]
   optimizers: dict[str, optax.GradientTransformation]
   headline: str
   num_streams: int
@@ -215,7 +218,7 @@ def learn(
   params, opt_state, minibatches = update_lib.run_epochs(
     training.update, state.params, state.opt_state, batch, indices
   )
-  after = training.assess(params, batch)
+  after = training.assess(state.params, params, batch)
   return (
     params,
     opt_state,

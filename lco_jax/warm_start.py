@@ -89,7 +89,7 @@ def make_training(
     collect=collect,
     prepare=prepare,
     update=update.make_update(objective, {"policy": optimizer}),
-    assess=lambda params, batch: {},
+    assess=lambda before, params, batch: {},
     optimizers={"policy": optimizer},
     headline="correct",
     num_streams=num_prompts,

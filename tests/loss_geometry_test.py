@@ -78,6 +78,7 @@ def test_against_a_loop_over_states(algorithm):
   ratio = np.exp(
     numerics.action_log_prob(logits, batch.action) - batch.old_log_prob
   )
+  requested = batch.old_logits, batch.target_logits
   for num_devices in (1, 2):
     found = _look(policy_loss, batch, logits, num_devices=num_devices)
     for name, value in (
@@ -87,13 +88,18 @@ def test_against_a_loop_over_states(algorithm):
       ("direction_against", np.mean(expected["against"])),
       ("stalled", np.mean(expected["stalled"])),
       ("effective_samples", ratio.sum() ** 2 / (24 * (ratio**2).sum())),
+      ("kl_requested", losses.kl_divergence(*requested).mean()),
+      ("ratio_q05", np.quantile(ratio, 0.05)),
+      ("ratio_q95", np.quantile(ratio, 0.95)),
     ):
       np.testing.assert_allclose(found[name], value, atol=2e-6, err_msg=name)
   if algorithm == "ppo":
     assert found["curvature_min"][0] < -1e-3 and found["stalled"][0] > 0
+    assert found["convexity_violation"][0] > 1e-3
   else:
     assert found["curvature_min"][0] > -1e-6 and found["stalled"][0] == 0
     assert found["direction_against"][0] == 0
+    assert found["convexity_violation"][0] < 1e-6
 
 
 def test_what_does_not_count_changes_nothing():
@@ -157,6 +163,11 @@ def test_noise_of_gradients_against_a_loop(steps, parts, by_steps):
       for m in range(parts)
     ]
   )
+  before = {"policy": params["policy"] - 0.3 * jnp.cos(params["policy"])}
+  loss = lambda p: objective({"policy": p}, rows)[0]["policy"].mean
+  gone = np.asarray(params["policy"] - before["policy"]).ravel()
+  downhill = -np.asarray(jax.grad(loss)(before["policy"])).ravel()
+  cosine = downhill @ gone / np.linalg.norm(downhill) / np.linalg.norm(gone)
   noise = ((each - each.mean(0)) ** 2).sum((1, 2)).mean()
   expected = (each.mean(0) ** 2).sum() / noise
   for num_devices in (1, 2) if by_steps else (1,):
@@ -165,10 +176,11 @@ def test_noise_of_gradients_against_a_loop(steps, parts, by_steps):
     )
     found = jax.jit(
       jax.vmap(
-        lambda b: loss_geometry.of_gradients(objective, params, b),
+        lambda b: loss_geometry.of_gradients(objective, before, params, b),
         axis_name="devices",
       )
     )(dealt)
     np.testing.assert_allclose(
       found["gradient_signal_to_noise"], expected, rtol=1e-4
     )
+    np.testing.assert_allclose(found["direction_parameters"], cosine, rtol=1e-4)
