@@ -3,8 +3,9 @@
 python -m experiments.exact_laboratory --out=DIR
 
 Writes the paths of policies on the simplex, from good and bad starts; the
-gradient norms along them; and a table of each first update's bias and variance
-against the true policy gradient.
+gradient norms along them; a table of each first update's bias and variance
+against the true policy gradient; and one of what a single draw does, by its
+advantage's sign and the action's probability.
 """
 
 import pathlib
@@ -15,7 +16,7 @@ import numpy as np
 from absl import flags
 
 from experiments import command_line
-from lco_jax import laboratory, objectives
+from lco_jax import laboratory, losses, objectives
 from lco_jax.reporting import simplex, tables
 
 _OUT = flags.DEFINE_string("out", None, "Directory to write to.")
@@ -44,6 +45,8 @@ _ABLATIONS = {
   "lco_kld, weighted": ("lco_kld", {"max_importance_weight": 1e6}, False),
 }
 _RATE, _UPDATES, _EPOCHS = 0.5, 60, 8
+# Probabilities of the action that is drawn, and its advantages.
+_DRAWN, _ADVANTAGES = (0.02, 0.33, 0.9), (1.0, -1.0)
 
 
 def main() -> None:
@@ -127,9 +130,44 @@ def _run(out: pathlib.Path) -> None:
   print(table)
   print(
     "cosine and scale: of the expected update against the true gradient;"
-    " noise: its standard deviation over its length"
+    " noise: its standard deviation over its length\n"
+  )
+  table = tables.markdown(
+    [
+      {"one draw": label, **_one_draw(name, options)}
+      for label, (name, options, dense) in every.items()
+      if not dense
+    ]
+  )
+  (out / "signs.md").write_text(table + "\n")
+  print(table)
+  print(
+    f"change of log π(a) and of the entropy, nats, after {_EPOCHS} steps of"
+    f" {_RATE:g}; p: probability of the action before\n"
   )
   print(f"pictures: {out / 'simplex.png'}, {out / 'gradient_norms.png'}")
+
+
+def _one_draw(name: str, options: dict) -> dict[str, str]:
+  """{"A, p": "change of log π(a), of the entropy"} of a draw of action 0."""
+  row = {}
+  for advantage in _ADVANTAGES:
+    for drawn in _DRAWN:
+      rest = (1 - drawn) / 2
+      before = jnp.log(jnp.array([drawn, rest, rest]))
+      after = laboratory.after_draw(
+        objectives.make_policy_loss(name, **options),
+        before,
+        0,
+        advantage,
+        beta=_BETA.value,
+        learning_rate=_RATE,
+        num_steps=_EPOCHS,
+      )
+      likelier = jax.nn.log_softmax(after)[0] - before[0]
+      opener = losses.entropy(after) - losses.entropy(before)
+      row[f"{advantage:+g}, {drawn:g}"] = f"{likelier:+.2f} {opener:+.2f}"
+  return row
 
 
 if __name__ == "__main__":

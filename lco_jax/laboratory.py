@@ -57,10 +57,23 @@ def all_draws(
   probabilities = jax.nn.softmax(old_logits)
   advantage = rewards - probabilities @ rewards
   action = jnp.arange(num_actions)
-  every = jnp.broadcast_to(old_logits, (num_actions, num_actions))
+  known = None
   if dense:
     known = jnp.broadcast_to(advantage, (num_actions, num_actions))
-  else:
+  return _draws(old_logits, action, advantage, beta, known)
+
+
+def _draws(
+  old_logits: Array,
+  action: Array,
+  advantage: Array,
+  beta: float,
+  known: Array | None = None,
+) -> types.Batch:
+  """Steps [n] of one state: `known` advantages [n, A], or the action's own."""
+  num_actions = old_logits.shape[-1]
+  every = jnp.broadcast_to(old_logits, (len(action), num_actions))
+  if known is None:
     known = advantages.sampled(advantage, action, num_actions)
   nothing = jnp.zeros_like(advantage)
   return types.Batch(
@@ -130,6 +143,45 @@ def moments(
   length = jnp.linalg.norm(truth)
   scale = jnp.linalg.norm(mean) / jnp.where(length > 0, length, 1.0)
   return Moments(mean, variance, cosine, jnp.where(length > 0, scale, 0.0))
+
+
+def after_draw(
+  policy_loss: objectives.PolicyLoss,
+  old_logits: Array,
+  action: int,
+  advantage: float,
+  *,
+  beta: float,
+  learning_rate: float,
+  num_steps: int,
+) -> Array:
+  """Gradient descent on a single draw, however likely it was.
+
+  Args:
+    policy_loss: from `objectives`.
+    old_logits: float[A], of the policy that drew.
+    action: what was drawn.
+    advantage: of it.
+    beta: KL strength of the target, > 0.
+    learning_rate: of plain gradient descent.
+    num_steps: of it.
+
+  Returns:
+    float[A], the logits in the end.
+  """
+  draw = _draws(
+    old_logits,
+    jnp.array([action]),
+    jnp.array([advantage], old_logits.dtype),
+    beta,
+  )
+
+  def step(logits, _):
+    gradient = jax.grad(lambda z: policy_loss(z[None], draw)[0][0])(logits)
+    return logits - learning_rate * gradient, None
+
+  logits, _ = jax.lax.scan(step, old_logits, length=num_steps)
+  return logits
 
 
 def expected_path(

@@ -133,3 +133,25 @@ def test_paths_begin_where_they_are_told_to_and_draw_anew():
   np.testing.assert_allclose(
     jax.nn.softmax(whole[0]), [0.05, 0.25, 0.7], atol=1e-12
   )
+
+
+@pytest.mark.parametrize("advantage", [1.5, -1.5])
+def test_a_draw_moves_lco_to_its_target_and_reinforce_beyond(advantage):
+  old_logits = jnp.log(jnp.array([0.02, 0.5, 0.48]))
+
+  def after(algorithm, **options):
+    return laboratory.after_draw(
+      _loss(algorithm, **options),
+      old_logits,
+      0,
+      advantage,
+      beta=0.5,
+      learning_rate=0.5,
+      num_steps=100,
+    )
+
+  moved = after("lco_mse", centred=False) - old_logits
+  np.testing.assert_allclose(moved, [advantage / 0.5, 0, 0], atol=1e-9)
+  unbounded = jax.nn.log_softmax(after("reinforce"))[0]
+  bounded = jax.nn.log_softmax(after("lco_mse"))[0]
+  assert (unbounded - bounded) * advantage > 0.1

@@ -81,6 +81,7 @@ def test_the_exact_laboratory(tmp_path):
     "simplex.png",
     "gradient_norms.png",
     "moments.md",
+    "signs.md",
   }
   assert "| reinforce | 1.000 | 1 |" in done.stdout
   wrong = scripts.run("exact_laboratory", "--out=/proc/nope")
