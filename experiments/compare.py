@@ -13,6 +13,7 @@ table, a picture and a CSV file. Called again, it goes on with what is not done
 yet; more variants and tasks can be asked for later.
 """
 
+import contextlib
 import csv
 import json
 import pathlib
@@ -61,28 +62,48 @@ def main() -> None:
   variants = _check(settings)
   workdir = pathlib.Path(_WORKDIR.value)
   fixed = ("base", "settings", "policy_learning_rates")
-  with grid.held(workdir, {name: settings[name] for name in fixed}):
+  with (
+    grid.held(workdir, {name: settings[name] for name in fixed}),
+    _explained(),
+  ):
     _run(workdir, settings, variants)
     _report(workdir, settings, variants)
+
+
+@contextlib.contextmanager
+def _explained():
+  """Turns what runs came to, and cannot be compared, into one line."""
+  try:
+    yield
+  except ValueError as error:
+    raise command_line.ScriptError(error, command_line.FAILED) from error
 
 
 def _check(settings: Mapping) -> list[_Variant]:
   """The variants; ends with one line if a setting is wrong."""
   grid.check(settings["policy_learning_rates"], _JOBS.value)
-  grid.script_of(settings["base"])
-  grid.split_settings(settings["settings"])
+  common = grid.split_settings(settings["settings"])
   variants = []
   for text in settings["variants"]:
     name, _, own = (part.strip() for part in text.partition(":"))
     variants.append(
       _Variant(name, grid.split_settings(own or f"algorithm={name}"))
     )
+  names = [variant.name for variant in variants]
   for name, values in (
-    ("variants", [variant.name for variant in variants]),
+    ("variants", names),
+    ("variants", [tuple(variant.settings) for variant in variants]),
     ("tasks", settings["tasks"]),
   ):
     if not values or len(set(values)) < len(values):
       raise command_line.ScriptError(f"{name} must hold things, each once")
+  if settings["against"] and settings["against"] not in names:
+    raise command_line.ScriptError(
+      f"against: {settings['against']!r} is none of the variants"
+    )
+  for task in settings["tasks"]:
+    for variant in variants:
+      grid.check_run(settings["base"], task, [*common, *variant.settings])
   return variants
 
 
@@ -139,11 +160,8 @@ def _report(
   workdir: pathlib.Path, settings: Mapping, variants: list[_Variant]
 ) -> None:
   """Writes comparison.csv, .md, .png and .svg, and shows the tables."""
-  read = (
-    _read_language
-    if grid.script_of(settings["base"]) == "train_language"
-    else _read_control
-  )
+  script = grid.script_of(settings["base"])
+  read = _read_language if script == "train_language" else _read_control
   results, bounds = {}, {}
   for task in settings["tasks"]:
     cells = {
@@ -154,13 +172,14 @@ def _report(
       for variant in variants
     }
     results[task], bounds[task] = read(cells)
-  against = settings["against"] or None
-  rows = comparison.task_rows(results, against)
-  text = tables.markdown(rows)
+    if script == "train_language":
+      start = _task_directory(workdir, task) / "warm_start"
+      results[task] = {_START: comparison.of_language(start)} | results[task]
   scores = comparison.normalized(results, bounds)
-  if len(results) > 1:
-    overall = comparison.overall_rows(scores, against)
-    text += "\n\n" + tables.markdown(overall)
+  overall = comparison.overall_rows(scores, settings["against"] or None)
+  text = "\n\n".join(
+    tables.markdown(rows) for rows in (comparison.task_rows(results), overall)
+  )
   _write_csv(workdir / "comparison.csv", results)
   (workdir / "comparison.md").write_text(text + "\n")
   pictures = [workdir / f"comparison.{ending}" for ending in ("png", "svg")]
@@ -208,47 +227,14 @@ def _read_control(
 def _read_language(
   cells: Mapping[str, Mapping[float, pathlib.Path]],
 ) -> tuple[dict[str, comparison.Result], tuple[float, float]]:
-  """({variant: result} on a task, with the start; scores that count as 0, 1).
+  """({variant: result} on a task, scores that count as 0 and as 1).
 
   The rate is the one that did best on validation problems.
   """
-  results = {}
-  for name, by_rate in cells.items():
-    found = {
-      rate: json.loads((cell / "summary.json").read_text())
-      for rate, cell in by_rate.items()
-    }
-    # A rate at which a seed stopped is none to choose: it was not trained.
-    usable = {
-      rate: summary
-      for rate, summary in found.items()
-      if summary["final_correct"]["mean"] is not None
-    }
-    if not usable:
-      raise command_line.ScriptError(
-        f"{next(iter(by_rate.values())).parent}: seeds stopped at every rate",
-        command_line.FAILED,
-      )
-    rate = max(usable, key=lambda r: usable[r]["validation"]["greedy"])
-    best = usable[rate]
-    if not results:
-      start = _language_scores(best["before"])
-      unknown = np.full_like(start["greedy"], np.nan)
-      results[_START] = comparison.Result((), start | {"entropy": unknown})
-    results[name] = comparison.Result(
-      (rate,),
-      _language_scores(best["evaluation"])
-      | {"entropy": np.array(best["final_entropy"]["per_seed"])},
-    )
-  return results, (0.0, 1.0)
-
-
-def _language_scores(evaluation: Mapping) -> dict[str, np.ndarray]:
-  return {"greedy": np.array(evaluation["per_seed"])} | {
-    f"pass@{k}": np.array(scores["per_seed"])
-    for k, scores in evaluation["pass_at_k"].items()
-    if k in ("1", "8")
-  }
+  return {
+    name: comparison.tuned_on_validation(by_rate)
+    for name, by_rate in cells.items()
+  }, (0.0, 1.0)
 
 
 def _write_csv(
@@ -257,12 +243,15 @@ def _write_csv(
   """A line for each score of each seed."""
   with open(path, "w", newline="") as file:
     writer = csv.writer(file)
-    writer.writerow(["task", "algorithm", "seed_index", "score", "value"])
+    writer.writerow(
+      ["task", "algorithm", "seed_index", "learning_rate", "score", "value"]
+    )
     for task, own in results.items():
       for name, result in own.items():
         for score, values in result.scores.items():
-          for seed, value in enumerate(values):
-            writer.writerow([task, name, seed, score, f"{value:.7g}"])
+          rates = result.rates or ("",) * len(values)
+          for seed, (rate, value) in enumerate(zip(rates, values, strict=True)):
+            writer.writerow([task, name, seed, rate, score, f"{value:.7g}"])
 
 
 if __name__ == "__main__":

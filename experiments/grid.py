@@ -11,6 +11,7 @@ import math
 import os
 import pathlib
 import re
+import runpy
 import signal
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from experiments import command_line
-from lco_jax import run_directory
+from lco_jax import environments, run_directory, tasks
 
 _RUNNING: set[subprocess.Popen] = set()
 _STOPPING = threading.Event()
@@ -106,13 +107,41 @@ def split_settings(text: str) -> list[str]:
   Raises:
     ScriptError: if the text is not of that form.
   """
-  settings = [x for x in re.split(r",(?=\w+=)", text) if x]
+  settings = [x.strip() for x in re.split(r",\s*(?=\w+=)", text) if x.strip()]
   for setting in settings:
     if not re.match(r"\w+=", setting):
       raise command_line.ScriptError(
         f"settings: want NAME=VALUE, got {setting!r}"
       )
   return settings
+
+
+def check_run(base: str, task: str, settings: Sequence[str]) -> None:
+  """Checks what can be told of a run before it starts.
+
+  Args:
+    base: configuration file of a training script.
+    task: environment or task.
+    settings: NAME=VALUE each.
+
+  Raises:
+    ScriptError: naming the task, setting or algorithm that is unknown.
+  """
+  language = script_of(base) == "train_language"
+  try:
+    config = runpy.run_path(base)["get_config"](task)
+    (tasks if language else environments).make(task)
+  except (OSError, ValueError) as error:
+    raise command_line.ScriptError(error) from error
+  for setting in settings:
+    name, _, value = setting.partition("=")
+    if name not in config:
+      raise command_line.ScriptError(f"{setting}: {base} has no {name}")
+    if name == "algorithm" and value not in config.tuned:
+      known = ", ".join(x for x in config.tuned if x != "chosen")
+      raise command_line.ScriptError(
+        f"algorithm: unknown {value!r}; known: {known}"
+      )
 
 
 def check(rates: Sequence[float], jobs: int) -> None:

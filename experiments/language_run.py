@@ -144,6 +144,8 @@ def build(settings: Mapping) -> Run:
   if algorithm in preference.ALGORITHMS:
     if settings["diagnostics"]:
       raise ValueError(f"diagnostics: {algorithm}'s loss is of pairs")
+    if settings["max_kl"] is not None:
+      raise ValueError(f"max_kl: {algorithm} has no KL that it could stop by")
     if settings["num_samples"] % 2:
       raise ValueError(
         f"num_samples must be even for {algorithm}, got"

@@ -56,8 +56,12 @@ def _check(settings: dict) -> None:
     values = [str(value) for value in settings[name]]
     if not values or len(set(values)) < len(values):
       raise command_line.ScriptError(f"{name} must hold things, each once")
-  grid.script_of(settings["base"])
-  grid.split_settings(settings["settings"])
+  file, _, task = settings["base"].partition(":")
+  common = grid.split_settings(settings["settings"])
+  for algorithm in settings["algorithms"]:
+    for value in settings["values"]:
+      own = [f"algorithm={algorithm}", f"{settings['rows']}={value}"]
+      grid.check_run(file, task, [*common, *own])
 
 
 def _row(workdir: pathlib.Path, settings: dict, algorithm: str, value):

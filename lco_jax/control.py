@@ -165,7 +165,7 @@ def make_training(
     init_actor=init_actor,
     collect=collect,
     prepare=prepare,
-    update=update.make_update(objective, dict(optimizers), max_kl=max_kl),
+    update=update.make_update(objective, dict(optimizers)),
     assess=assess,
     optimizers=dict(optimizers),
     headline="episode_return_mean",
@@ -173,6 +173,7 @@ def make_training(
     num_steps=num_steps,
     num_epochs=num_epochs,
     num_minibatches=num_minibatches,
+    max_kl=max_kl,
   )
 
 

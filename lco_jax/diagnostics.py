@@ -213,15 +213,17 @@ def ratio_quantiles(
     counts.
   """
   ratio = jnp.exp(log_ratio)
+  counts = jnp.bool_(True)
   if where is not None:
     ratio = jnp.where(where, ratio, jnp.nan)
+    counts = jnp.any(where)
   if axis_name is not None:
-    ratio = jax.lax.all_gather(ratio, axis_name)
+    ratio, counts = jax.lax.all_gather((ratio, counts), axis_name)
   found = {
     f"ratio_q{percent:02}": jnp.nanquantile(ratio, percent / 100)
     for percent in (5, 50, 95)
   }
-  return {k: jnp.where(jnp.isnan(v), 1.0, v) for k, v in found.items()}
+  return {k: jnp.where(jnp.any(counts), v, 1.0) for k, v in found.items()}
 
 
 def effective_sample_size(

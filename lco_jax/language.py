@@ -243,7 +243,6 @@ def make_training(
       objective,
       dict(optimizers),
       {"attention_gradient_norm": lambda g: networks.attention_of(g["policy"])},
-      max_kl,
     ),
     assess=assess,
     optimizers=dict(optimizers),
@@ -252,6 +251,7 @@ def make_training(
     num_steps=num_samples,
     num_epochs=num_epochs,
     num_minibatches=num_minibatches,
+    max_kl=max_kl,
     long_reductions=True,
   )
 

@@ -99,8 +99,9 @@ def of_loss(
   most = jax.lax.pmax(most, update.DEVICE_AXIS)
   names = ("direction_cosine", "direction_against", "stalled")
   return {
-    "curvature_min": jnp.where(jnp.isfinite(least), least, 0.0),
-    "convexity_violation": jnp.where(jnp.isfinite(most), most, 0.0),
+    # Where no state counts, anywhere, nothing bends.
+    "curvature_min": jnp.where(jnp.isposinf(least), 0.0, least),
+    "convexity_violation": jnp.where(jnp.isneginf(most), 0.0, most),
     "effective_samples": effective,
     **spread,
   } | update.across_devices(
@@ -146,16 +147,22 @@ def of_gradients(
   )
 
   def gradient(params, part):
+    """(mean gradient, what it is a mean of) over all devices."""
+
     def loss(policy):
       own = objective(params | {"policy": policy}, part)[0]["policy"]
       count = jax.lax.psum(own.count, update.DEVICE_AXIS)
-      return numerics.Average(own.total, count).mean
+      return numerics.Average(own.total, count).mean, count
 
-    return jax.lax.psum(jax.grad(loss)(params["policy"]), update.DEVICE_AXIS)
+    found, count = jax.grad(loss, has_aux=True)(params["policy"])
+    return jax.lax.psum(found, update.DEVICE_AXIS), count
 
-  gradients = jax.lax.map(lambda part: gradient(params, part), parts)
+  gradients, _ = jax.lax.map(lambda part: gradient(params, part), parts)
+  firsts, counts = jax.lax.map(lambda part: gradient(before, part), parts)
+  # Their sum is as long as it likes: an angle is asked for.
+  first = jax.tree.map(lambda g: jnp.tensordot(counts, g, axes=1), firsts)
   _, cosine = diagnostics.directionality(
-    gradient(before, batch), before["policy"], params["policy"]
+    first, before["policy"], params["policy"]
   )
   return {
     "gradient_signal_to_noise": diagnostics.gradient_signal_to_noise(gradients),

@@ -48,7 +48,7 @@ def lco_mse(
     support: `full` regresses every action's logit, `sampled` the sampled one's.
     centred: whether the mean of the logits is left free; None means for `full`
       support only. A centred residual of one action pulls on all of them.
-    clip: ε > 0, for steps without loss where PPO's clip at ε leaves none: those
+    clip: ε > 0, for no gradient where PPO's clip at ε leaves none: at steps
       whose probability ratio has gone that far to where the advantage points;
       None for none.
   """
@@ -372,14 +372,14 @@ def _check_clip(clip: float | None) -> None:
 def _where_unclipped(
   clip: float | None, loss: Array, logits: Array, batch: types.Batch
 ) -> Array:
-  """A loss that is 0 where PPO's clip at this ε leaves no gradient."""
+  """A loss without gradient where PPO's clip at this ε leaves none."""
   if clip is None:
     return loss
   log_prob = numerics.action_log_prob(logits, batch.action)
   outside = diagnostics.on_plateau(
     log_prob, batch.old_log_prob, batch.advantage, clip, clip
   )
-  return jnp.where(outside, 0.0, loss)
+  return jnp.where(outside, jax.lax.stop_gradient(loss), loss)
 
 
 def _anchored_target(anchor: str, logits: Array, batch: types.Batch) -> Array:

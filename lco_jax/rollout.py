@@ -102,9 +102,10 @@ def make_collect(
 
     actor, trajectory = jax.lax.scan(step, actor, randomness)
     if reward_noise:
-      # A key apart, so that all else is as it is without noise.
+      # A key apart, so that all else is as it is without noise: the three of
+      # `draw` are those of 0, 1 and 2.
       error = jax.vmap(
-        lambda key: jax.random.normal(jax.random.fold_in(key, 0), (num_steps,)),
+        lambda key: jax.random.normal(jax.random.fold_in(key, 3), (num_steps,)),
         out_axes=1,
       )(keys)
       trajectory = dataclasses.replace(

@@ -52,6 +52,8 @@ class Training:
     num_steps: T.
     num_epochs: passes over each rollout.
     num_minibatches: minibatches of each pass, a divisor of T.
+    max_kl: KL of a minibatch at which the policy's epochs stop, > 0, nats; see
+      `update.run_epochs`. None for none.
     long_reductions: whether an update sums over thousands of rows, as that of a
       transformer does.
   """
@@ -70,12 +72,17 @@ class Training:
   num_steps: int
   num_epochs: int
   num_minibatches: int
+  max_kl: float | None = None
   long_reductions: bool = False
 
   def __post_init__(self):
     for name in ("num_streams", "num_steps", "num_epochs", "num_minibatches"):
       if getattr(self, name) < 1:
         raise ValueError(f"{name} must be ≥ 1, got {getattr(self, name)}")
+    if self.max_kl is not None and not 0 < self.max_kl < float("inf"):
+      raise ValueError(f"max_kl must be positive and finite, got {self.max_kl}")
+    if self.max_kl is not None and self.num_epochs * self.num_minibatches == 1:
+      raise ValueError("max_kl: one step on a batch leaves nothing to stop")
     if self.num_steps % self.num_minibatches:
       raise ValueError(
         f"num_minibatches {self.num_minibatches} does not divide"
@@ -216,7 +223,12 @@ def learn(
     training.num_minibatches,
   )
   params, opt_state, minibatches = update_lib.run_epochs(
-    training.update, state.params, state.opt_state, batch, indices
+    training.update,
+    state.params,
+    state.opt_state,
+    batch,
+    indices,
+    training.max_kl,
   )
   after = training.assess(state.params, params, batch)
   return (

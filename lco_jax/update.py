@@ -30,7 +30,6 @@ def make_update(
   objective: objectives.Objective,
   optimizers: dict[str, optax.GradientTransformation],
   watch: Mapping[str, Callable[[dict[str, types.Params]], Any]] | None = None,
-  max_kl: float | None = None,
 ) -> Update:
   """Builds the step: gradient → sum over devices → optax, part by part.
 
@@ -39,19 +38,11 @@ def make_update(
     optimizers: an optax chain for each part that is trained, so that one part's
       gradient norm never clips another's. Other parts stay as they are.
     watch: {name: gradients by part → those whose norm is a metric}.
-    max_kl: for early stopping, > 0, nats: the policy stays as it is in a
-      minibatch where KL(π_old ‖ π), which the objective must measure, is more,
-      and so, but for sampling error, in the rest of its epochs. None for none.
 
   Returns:
     (params, opt_state, batch) → (params, opt_state, metrics). To be called
     under an axis named DEVICE_AXIS.
-
-  Raises:
-    ValueError: if max_kl is out of range.
   """
-  if max_kl is not None:
-    objectives.check_number("max_kl", max_kl, above=0.0)
 
   def total_loss(trained, frozen, batch):
     parts, metrics = objective(trained | frozen, batch)
@@ -86,14 +77,6 @@ def make_update(
       metrics[f"{name}_update_norm"] = numerics.average(
         optax.tree.norm(updates)
       )
-    if max_kl is not None:
-      stopped = jax.lax.psum(metrics[objectives.KL], DEVICE_AXIS).mean > max_kl
-      new_params["policy"], new_opt_state["policy"] = jax.tree.map(
-        lambda new, old: jnp.where(stopped, old, new),
-        (new_params["policy"], new_opt_state["policy"]),
-        (params["policy"], opt_state["policy"]),
-      )
-      metrics["early_stopped"] = numerics.average(stopped.astype(jnp.float32))
     return new_params, new_opt_state, metrics
 
   return update
@@ -173,6 +156,7 @@ def run_epochs(
   opt_state: dict[str, Any],
   batch: types.Batch,
   indices: Array,
+  max_kl: float | None = None,
 ) -> tuple[
   dict[str, types.Params], dict[str, Any], dict[str, numerics.Average]
 ]:
@@ -184,6 +168,10 @@ def run_epochs(
     opt_state: by part.
     batch: pytree of [T, N, ...], this device's share.
     indices: int32[E · M, T / M, N], from `minibatch_indices`.
+    max_kl: for early stopping, nats: from the first minibatch on in which
+      KL(π_old ‖ π), which the objective must measure, is more, the policy stays
+      as it is. Its optimizer's state goes on, so that schedules end where they
+      should, and so does the value. None for none.
 
   Returns:
     params, opt_state, and the metrics of each minibatch, summed and counted
@@ -191,11 +179,31 @@ def run_epochs(
   """
 
   def step(carry, times):
-    *carry, metrics = update(*carry, take_steps(batch, times))
-    return tuple(carry), metrics
+    params, opt_state, stopped = carry
+    new, opt_state, metrics = update(
+      params, opt_state, take_steps(batch, times)
+    )
+    if max_kl is not None:
+      kl = jax.lax.psum(metrics[objectives.KL], DEVICE_AXIS).mean
+      stopped = stopped | (kl > max_kl)
+      new = new | {
+        "policy": jax.tree.map(
+          lambda old, new: jnp.where(stopped, old, new),
+          params["policy"],
+          new["policy"],
+        )
+      }
+      norm = metrics["policy_update_norm"]
+      metrics |= {
+        "policy_update_norm": numerics.Average(
+          jnp.where(stopped, 0.0, norm.total), norm.count
+        ),
+        "early_stopped": numerics.average(stopped.astype(jnp.float32)),
+      }
+    return (new, opt_state, stopped), metrics
 
-  (params, opt_state), metrics = jax.lax.scan(
-    step, (params, opt_state), indices
+  (params, opt_state, _), metrics = jax.lax.scan(
+    step, (params, opt_state, jnp.bool_(False)), indices
   )
   return params, opt_state, jax.lax.psum(metrics, DEVICE_AXIS)
 

@@ -30,7 +30,8 @@ _LANGUAGE = (
 
 
 def _compare(workdir, *flags):
-  return scripts.run("compare", f"--workdir={workdir}", *flags)
+  own = scripts.overridden(*flags)
+  return scripts.run("compare", f"--workdir={workdir}", *own)
 
 
 def _rows(workdir):
@@ -96,6 +97,10 @@ def test_language_is_tuned_on_validation_problems(tmp_path):
     ("--config.tasks=('CartPole-v1','CartPole-v1')", "tasks"),
     ("--config.variants=('ppo','ppo')", "variants"),
     ("--config.variants=('x: beta',)", "beta"),
+    ("--config.variants=('ppo','b: algorithm=ppo')", "variants"),
+    ("--config.variants=('ppo','nope')", "nope"),
+    ("--config.tasks=('nope',)", "nope"),
+    ("--config.against=nope", "nope"),
     ("--config.base=nope.py", "nope.py"),
     ("--config.policy_learning_rates=(0.0,)", "policy_learning_rates"),
     ("--jobs=0", "jobs"),
@@ -108,5 +113,6 @@ def test_bad_input_is_one_line(tmp_path, flag, named):
 
 
 def test_a_run_that_fails_is_named(tmp_path):
-  done = _compare(tmp_path / "x", *_CONTROL, "--config.variants=('nope',)")
-  assert done.returncode == 1 and "nope" in done.complaint
+  wrong = "--config.variants=('ppo','x: algorithm=ppo, clip_low=-1.0')"
+  done = _compare(tmp_path / "x", *_CONTROL, wrong)
+  assert done.returncode == 1 and "clip_low" in done.complaint

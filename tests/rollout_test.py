@@ -70,6 +70,14 @@ def test_noise_is_on_recorded_rewards_alone():
   error = np.asarray(noisy.reward - plain.reward)
   assert abs(error.mean()) < 0.2 and abs(error.std() - 2.0) < 0.15
   assert len(np.unique(error)) > 0.99 * error.size
+  # Apart from what actions are drawn with.
+  noise = jax.vmap(
+    lambda n: jax.random.gumbel(
+      jax.random.split(jax.random.fold_in(jax.random.key(0), n), 3)[0], (200, 2)
+    )
+  )(jnp.arange(8))
+  drawn = np.asarray(noise.reshape(8, -1)[:, :200]).T
+  assert abs(np.corrcoef(drawn.ravel(), error.ravel())[0, 1]) < 0.1
   restored = dataclasses.replace(noisy, reward=plain.reward)
   jax.tree.map(np.testing.assert_array_equal, plain, restored)
 

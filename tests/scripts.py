@@ -73,7 +73,9 @@ class Process:
     ]
     self._texts = [pathlib.Path(path) for path in paths]
     self._process = _CONTEXT.Process(
-      target=_main, args=(module, flags, devices, file_limit, *paths)
+      target=_main,
+      args=(module, flags, devices, file_limit, *paths),
+      daemon=True,  # It ends with the tests, whatever they do.
     )
     self._done = None
     self._process.start()
@@ -95,8 +97,9 @@ class Process:
     """
     self._process.join(timeout)
     if self.poll() is None:
+      said = self._texts[1].read_text()[-1000:]
       self.end()
-      raise TimeoutError(f"{self.name} took more than {timeout} s")
+      raise TimeoutError(f"{self.name} took more than {timeout} s: {said}")
     if self._done is None:
       texts = [path.read_text() for path in self._texts]
       self._done = Done(self.poll(), *texts)
@@ -113,6 +116,11 @@ class Process:
 def run(module: str, *flags: str, devices: int = 1, timeout: int = 300) -> Done:
   """Runs experiments.MODULE with flags, on so many CPU devices."""
   return Process(module, *flags, devices=devices).finish(timeout)
+
+
+def overridden(*flags: str) -> list[str]:
+  """Flags of which the last one of a name counts; tuples would add up."""
+  return list({flag.partition("=")[0]: flag for flag in flags}.values())
 
 
 def _main(module, flags, devices, file_limit, out, err):

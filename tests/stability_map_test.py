@@ -17,7 +17,8 @@ _SMALL = (
 
 
 def _map(workdir, *flags):
-  return scripts.run("stability_map", f"--workdir={workdir}", *_SMALL, *flags)
+  own = scripts.overridden(*_SMALL, *flags)
+  return scripts.run("stability_map", f"--workdir={workdir}", *own)
 
 
 def test_a_map_tells_what_became_of_every_run(tmp_path):
@@ -60,6 +61,8 @@ def test_a_map_tells_what_became_of_every_run(tmp_path):
     ("--config.settings=x", "settings"),
     ("--config.policy_learning_rates=(0.0,)", "policy_learning_rates"),
     ("--jobs=0", "jobs"),
+    ("--config.rows=nope", "nope"),
+    ("--config.algorithms=('nope',)", "nope"),
     ("--config=experiments/configs/stability_map.py:nope", "nope"),
   ],
 )
@@ -70,8 +73,8 @@ def test_bad_input_is_one_line(tmp_path, flag, named):
 
 
 def test_a_row_that_cannot_be_is_named(tmp_path):
-  done = _map(tmp_path / "map", "--config.rows=nope")
-  assert done.returncode == 1 and "nope" in done.complaint
+  done = _map(tmp_path / "map", "--config.values=(0,)")
+  assert done.returncode == 1 and "num_epochs" in done.complaint
 
 
 def test_the_exact_laboratory(tmp_path):

@@ -73,31 +73,47 @@ def test_parts_are_clipped_apart():
   )
 
 
-@pytest.mark.parametrize("max_kl", [0.4, 0.6])
-def test_the_policy_stops_where_it_has_gone_too_far(max_kl):
-  """By the KL of all shards, .25 and .75; the value goes on."""
+def test_the_policy_stops_where_it_has_gone_too_far():
+  """By the KL of all shards, and for good; schedules and value go on."""
 
   def objective(params, batch):
     errors = {name: (params[name]["w"] - batch) ** 2 for name in params}
     parts = {name: numerics.average(error) for name, error in errors.items()}
     return parts, {objectives.KL: numerics.average(batch)}
 
-  optimizer = optax.sgd(0.1, momentum=0.9)
+  rate = optax.linear_schedule(0.5, 0.1, 4)
+  optimizer = optax.scale_by_schedule(lambda count: -rate(count))
   params = {name: {"w": jnp.float32(0.0)} for name in ("policy", "value")}
   state = {name: optimizer.init(params[name]) for name in params}
-  step = update.make_update(
-    objective, dict.fromkeys(params, optimizer), max_kl=max_kl
+  step = update.make_update(objective, dict.fromkeys(params, optimizer))
+  # Two shards, four minibatches of one: their KL is .2, .5, .6 and .1.
+  shards = jnp.array([[0.1, 0.75, 0.9, 0.0], [0.3, 0.25, 0.3, 0.2]])
+
+  def run(max_kl):
+    return jax.vmap(
+      lambda shard: update.run_epochs(
+        step,
+        params,
+        state,
+        shard[:, None],
+        jnp.arange(4)[:, None, None],
+        max_kl,
+      ),
+      axis_name=update.DEVICE_AXIS,
+    )(shards)
+
+  new_params, new_state, metrics = run(0.4)
+  free_params, free_state, free_metrics = run(None)
+  # One step at a rate of ½ to the mean of the first minibatch.
+  np.testing.assert_allclose(new_params["policy"]["w"], 0.2, rtol=1e-6)
+  np.testing.assert_array_equal(
+    new_params["value"]["w"], free_params["value"]["w"]
   )
-  new_params, new_state, metrics = jax.vmap(
-    lambda shard: step(params, state, shard), axis_name=update.DEVICE_AXIS
-  )(jnp.array([[0.25], [0.75]]))
-  moved = max_kl > 0.5
-  assert (new_params["policy"]["w"][0] != 0) == moved
-  assert (new_state["policy"][0].trace["w"][0] != 0) == moved
-  assert new_params["value"]["w"][0] != 0
-  assert metrics["early_stopped"].mean[0] == 1 - moved
-  with pytest.raises(ValueError, match="max_kl"):
-    update.make_update(objective, {}, max_kl=-1.0)
+  jax.tree.map(np.testing.assert_array_equal, new_state, free_state)
+  np.testing.assert_array_equal(metrics["early_stopped"].mean[0], [0, 1, 1, 1])
+  norms = np.asarray(metrics["policy_update_norm"].mean[0])
+  free = np.asarray(free_metrics["policy_update_norm"].mean[0])
+  assert (free > 0).all() and norms[0] == free[0] and (norms[1:] == 0).all()
 
 
 def test_norms_are_reported():

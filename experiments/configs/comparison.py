@@ -104,7 +104,9 @@ def _language_ablations() -> dict:
   return _language() | {
     "title": "Reversal, one thing changed at a time",
     "tasks": ("reversal",),
-    "settings": _LANGUAGE_SETTINGS.replace("=200", "=100"),
+    # More than one step on each batch, or no clip would ever act.
+    "settings": _LANGUAGE_SETTINGS.replace("num_updates=200", "num_updates=100")
+    + ",num_epochs=2,num_minibatches=2",
     "variants": (
       "grpo",
       *(f"grpo, {x}: algorithm=grpo,advantage={x}" for x in signals),

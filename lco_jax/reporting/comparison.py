@@ -4,6 +4,8 @@ A result is what one algorithm came to on one task: scores of its seeds. Seeds
 are shared: the same number is the same seed for every algorithm.
 """
 
+import json
+import pathlib
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -16,7 +18,7 @@ class Result(NamedTuple):
   """What an algorithm came to on a task.
 
   Attributes:
-    rates: the learning rates that its scores are of.
+    rates: the learning rate that each seed's scores are of; empty for none.
     scores: {name: float[seeds]}; the first is what is compared.
   """
 
@@ -54,7 +56,7 @@ def cross_fitted(
       statistics.interquartile_mean(deciding[:, ~half]), axis=0
     )
   return Result(
-    tuple(rates[i] for i in dict.fromkeys(chosen.tolist())),
+    tuple(rates[i] for i in chosen),
     {
       name: np.take_along_axis(own, chosen[None], axis=0)[0]
       for name, own in scores.items()
@@ -62,49 +64,65 @@ def cross_fitted(
   )
 
 
+def tuned_on_validation(runs: Mapping[float, pathlib.Path]) -> Result:
+  """A language run at the rate that did best on validation problems.
+
+  Args:
+    runs: {learning rate: run directory}; one at which a seed stopped is none to
+      choose.
+
+  Raises:
+    ValueError: if seeds stopped at every rate.
+  """
+  summaries = {rate: _summary(path) for rate, path in runs.items()}
+  usable = {
+    rate: summary["validation"]["greedy"]
+    for rate, summary in summaries.items()
+    if summary["final_correct"]["mean"] is not None
+  }
+  if not usable:
+    path = next(iter(runs.values())).parent
+    raise ValueError(f"{path}: seeds stopped at every rate")
+  rate = max(usable, key=usable.get)
+  found = of_language(runs[rate])
+  return Result((rate,) * len(found.score), found.scores)
+
+
+def of_language(path: pathlib.Path) -> Result:
+  """What a language run came to on test problems, at whatever rate it has."""
+  summary = _summary(path)
+  found = {"greedy": summary["evaluation"]} | {
+    f"pass@{k}": scores
+    for k, scores in summary["evaluation"]["pass_at_k"].items()
+    if k in ("1", "8")
+  }
+  found["entropy"] = summary["final_entropy"]
+  scores = {name: np.array(own["per_seed"]) for name, own in found.items()}
+  return Result((), scores)
+
+
+def _summary(path: pathlib.Path) -> dict:
+  return json.loads((path / "summary.json").read_text())
+
+
 def task_rows(
-  results: Mapping[str, Mapping[str, Result]], against: str | None
+  results: Mapping[str, Mapping[str, Result]],
 ) -> list[dict[str, object]]:
   """A line for each task and algorithm, as IQM [95% interval].
 
+  Intervals are those of the seeds at the rates that were chosen.
+
   Args:
     results: {task: {algorithm: result}}.
-    against: the algorithm that the others are tested against, seed by seed; p
-      is corrected for the number of tests. None for no tests.
   """
-  pairs = [
-    (task, name)
-    for task, own in results.items()
-    for name in own
-    if against in own and name != against
-  ]
-  p_values = {}
-  if pairs:
-    found = statistics.adjusted_p_values(
-      np.array(
-        [
-          statistics.paired_p_value(
-            results[task][name].score, results[task][against].score
-          )
-          for task, name in pairs
-        ]
-      )
-    )
-    p_values = dict(zip(pairs, found, strict=True))
   rows = []
   for task, own in results.items():
     for name, result in own.items():
-      row = {
-        "task": task,
-        "algorithm": name,
-        "rate": ", ".join(f"{rate:g}" for rate in result.rates),
-      }
+      rates = dict.fromkeys(f"{rate:g}" for rate in result.rates)
+      row = {"task": task, "algorithm": name, "rate": ", ".join(rates)}
       for column, scores in result.scores.items():
         summary = statistics.summarize(scores)
         row[column] = tables.interval(summary["iqm"], *summary["ci95"])
-      if p_values:
-        p_value = p_values.get((task, name))
-        row["p"] = "" if p_value is None else f"{p_value:.2g}"
       rows.append(row)
   return rows
 
@@ -118,17 +136,23 @@ def normalized(
   Args:
     results: {task: {algorithm: result}}, the same algorithms and number of
       seeds on every task.
-    bounds: {task: (score that is 0, score that is 1)}.
+    bounds: {task: (score that is 0, score that is 1)}. A task where the two are
+      the same tells nothing and is left out.
 
   Returns:
     {algorithm: float[tasks, seeds]}.
+
+  Raises:
+    ValueError: if no task is left.
   """
-  scale = {task: max(high - low, 1e-12) for task, (low, high) in bounds.items()}
+  scale = {t: high - low for t, (low, high) in bounds.items() if high > low}
+  if not scale:
+    raise ValueError(f"no algorithm learned anything on {', '.join(bounds)}")
   return {
     name: np.stack(
       [
-        (own[name].score - bounds[task][0]) / scale[task]
-        for task, own in results.items()
+        (results[task][name].score - bounds[task][0]) / gain
+        for task, gain in scale.items()
       ]
     )
     for name in next(iter(results.values()))
@@ -142,25 +166,36 @@ def overall_rows(
 
   Args:
     scores: {algorithm: float[tasks, seeds]}, from `normalized`.
-    against: the algorithm that the others' runs are compared with.
+    against: the algorithm that the others' runs are compared with: by the
+      probability that a run is better, and by a permutation test of the mean
+      difference, paired by task and seed and corrected for the number of
+      algorithms. None for no comparison.
   """
 
   def improvement(x, y):
     return np.float64(statistics.probability_of_improvement(x, y))
 
+  others = [name for name in scores if against in scores and name != against]
+  p_values = {}
+  if others:
+    found = [
+      statistics.paired_p_value(scores[name].ravel(), scores[against].ravel())
+      for name in others
+    ]
+    adjusted = statistics.adjusted_p_values(np.array(found))
+    p_values = dict(zip(others, adjusted, strict=True))
   rows = []
   for name, own in scores.items():
     row = {"algorithm": name, "all tasks": tables.interval(*_overall(own))}
-    if against in scores:
+    if others:
+      row |= {f"beats {against}": "", "p": ""}
+    if name in others:
       pair = own, scores[against]
-      row[f"beats {against}"] = (
-        ""
-        if name == against
-        else tables.interval(
-          improvement(*pair),
-          *statistics.stratified_interval(improvement, *pair),
-        )
+      row[f"beats {against}"] = tables.interval(
+        improvement(*pair),
+        *statistics.stratified_interval(improvement, *pair),
       )
+      row["p"] = f"{p_values[name]:.2g}"
     rows.append(row)
   return rows
 

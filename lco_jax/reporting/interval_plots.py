@@ -28,7 +28,7 @@ def save_intervals(
     title: above all.
   """
   names = list(scores)
-  colors = plt.colormaps["tab20"](np.linspace(0, 1, max(len(names), 2)))
+  colors = plt.colormaps["turbo"](np.linspace(0, 1, max(len(names), 2)))
   width = 3.2 * (len(results) + 1)
   figure, axes = plt.subplots(
     1,
