@@ -11,6 +11,7 @@ from lco_jax import (
   checkpointing,
   generation,
   language,
+  losses,
   networks,
   optimizers,
   placement,
@@ -222,6 +223,21 @@ def test_dropped_groups_ask_for_nothing():
     np.testing.assert_array_equal(counted, ~even if dropped else counted | True)
     np.testing.assert_array_equal(batch.advantage[:, even], 0)
     np.testing.assert_allclose(metrics["even_groups"], even.mean(), rtol=1e-6)
+
+
+def test_vmpo_weighs_the_better_half():
+  """And its weights take the place of advantages alone, not of targets."""
+  plain, weighted = _make("mdpo"), _make("vmpo", dual_bound=0.05)
+  params, samples = _sampled(plain)
+  (batch, _), (own, _) = (
+    jax.jit(placement.alone(task.prepare))(params, samples)
+    for task in (plain, weighted)
+  )
+  mask = np.asarray(batch.mask)
+  expected = losses.vmpo_weights(batch.advantage, 0.05, batch.mask)
+  np.testing.assert_allclose(own.advantage, expected, rtol=1e-5)
+  np.testing.assert_allclose(own.advantage[mask].mean(), 1.0, rtol=1e-5)
+  np.testing.assert_array_equal(own.target_logits, batch.target_logits)
 
 
 @pytest.mark.parametrize("name", signals.FROM_REWARDS)

@@ -122,26 +122,6 @@ def _cell(value: float | None) -> str:
   return "–" if value is None else f"{value:.4g}"
 
 
-def comparison(
-  columns: Sequence[str],
-  rows: Sequence[tuple[str, str, str, Sequence[Mapping]]],
-) -> str:
-  """A Markdown table of algorithms on tasks, as IQM [95% interval].
-
-  Args:
-    columns: names of the scores.
-    rows: (task, algorithm, learning rate, statistics over seeds by column).
-  """
-  lines = []
-  for task, algorithm, rate, scores in rows:
-    values = [interval(score["iqm"], *score["ci95"]) for score in scores]
-    lines.append(
-      {"task": task, "algorithm": algorithm, "rate": rate}
-      | dict(zip(columns, values, strict=True))
-    )
-  return markdown(lines)
-
-
 def markdown(rows: Sequence[Mapping[str, object]]) -> str:
   """A Markdown table; the columns are the keys of the first row."""
   columns = list(rows[0])

@@ -9,23 +9,19 @@ def _scores(*per_seed):
   return statistics.summarize(np.array(per_seed))
 
 
-def test_a_comparison_is_a_markdown_table():
-  row = ("sorting", "grpo", "1e-3", [_scores(0.5, 0.5), _scores(10.25, 10.25)])
-  missing = (
-    "sorting",
-    "ppo",
-    "1e-3",
-    [_scores(-0.5, -0.5), _scores(np.nan, 1)],
-  )
-  lines = tables.comparison(("greedy", "entropy"), [row, missing]).splitlines()
-  assert lines[0] == "| task | algorithm | rate | greedy | entropy |"
-  assert lines[1] == "| --- | --- | --- | --- | --- |"
-  assert lines[2] == (
-    "| sorting | grpo | 1e-3 | .500 [.500, .500] | 10.250 [10.250, 10.250] |"
-  )
-  assert lines[3] == (
-    "| sorting | ppo | 1e-3 | -.500 [-.500, -.500] | – [–, –] |"
-  )
+def test_rows_are_a_markdown_table():
+  lines = tables.markdown(
+    [
+      {"algorithm": "grpo", "score": tables.interval(10.25, -0.5, 1234.56)},
+      {"algorithm": "ppo", "score": tables.interval(None, None, None)},
+    ]
+  ).splitlines()
+  assert lines == [
+    "| algorithm | score |",
+    "| --- | --- |",
+    "| grpo | 10.250 [-.500, 1,234.6] |",
+    "| ppo | – [–, –] |",
+  ]
 
 
 def test_a_language_run_fits_a_terminal():
