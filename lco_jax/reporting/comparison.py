@@ -186,7 +186,11 @@ def overall_rows(
     p_values = dict(zip(others, adjusted, strict=True))
   rows = []
   for name, own in scores.items():
-    row = {"algorithm": name, "all tasks": tables.interval(*_overall(own))}
+    row = {
+      "algorithm": name,
+      "all tasks": tables.interval(*_overall(own)),
+      "worst run": tables.short(float(own.min())),
+    }
     if others:
       row |= {f"beats {against}": "", "p": ""}
     if name in others:

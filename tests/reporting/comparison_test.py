@@ -61,6 +61,7 @@ def test_lines_over_tasks():
   # 16 pairs, all better by as much: the least of 5,000 draws, of two tests.
   assert float(rows[1]["p"]) < 0.01
   assert rows[1]["all tasks"].startswith(".750 [")
+  assert rows[1]["worst run"] == ".500"
   assert "beats base" not in comparison.overall_rows(scores, None)[0]
 
 
