@@ -13,7 +13,6 @@ table, a picture and a CSV file. Called again, it goes on with what is not done
 yet; more variants and tasks can be asked for later.
 """
 
-import contextlib
 import csv
 import json
 import pathlib
@@ -21,7 +20,6 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 import jax
-import numpy as np
 from absl import flags
 from ml_collections import config_flags
 
@@ -62,21 +60,9 @@ def main() -> None:
   variants = _check(settings)
   workdir = pathlib.Path(_WORKDIR.value)
   fixed = ("base", "settings", "policy_learning_rates")
-  with (
-    grid.held(workdir, {name: settings[name] for name in fixed}),
-    _explained(),
-  ):
+  with grid.held(workdir, {name: settings[name] for name in fixed}):
     _run(workdir, settings, variants)
     _report(workdir, settings, variants)
-
-
-@contextlib.contextmanager
-def _explained():
-  """Turns what runs came to, and cannot be compared, into one line."""
-  try:
-    yield
-  except ValueError as error:
-    raise command_line.ScriptError(error, command_line.FAILED) from error
 
 
 def _check(settings: Mapping) -> list[_Variant]:
@@ -196,16 +182,9 @@ def _read_control(
   0 is what the worst run had come to in a tenth of training, 1 the best
   variant's score.
   """
-  first = [
-    stability.first_score(cell)
-    for by_rate in cells.values()
-    for cell in by_rate.values()
-  ]
-  if np.isnan(first).all():
-    raise command_line.ScriptError(
-      "no episode ended in a tenth of training", command_line.FAILED
-    )
-  floor = float(np.nanmin(first))
+  floor = stability.floor_of(
+    [cell for by_rate in cells.values() for cell in by_rate.values()]
+  )
   results = {}
   for name, by_rate in cells.items():
     own = stability.stacked(

@@ -60,7 +60,7 @@ def held(workdir: pathlib.Path, settings: Mapping) -> Iterator[None]:
 
   Raises:
     ScriptError: if it was made with other settings, is held, cannot be written
-      to; or if the process is told to stop.
+      to; if the process is told to stop; or with what went wrong on the way.
   """
 
   def stop(number, frame):
@@ -81,7 +81,7 @@ def held(workdir: pathlib.Path, settings: Mapping) -> Iterator[None]:
       raise command_line.ScriptError(error) from error
     try:
       yield
-    except OSError as error:
+    except (OSError, ValueError) as error:
       raise command_line.ScriptError(error, command_line.FAILED) from error
 
 

@@ -156,13 +156,7 @@ def _read(workdir: pathlib.Path, settings: dict) -> _Map:
   in_language = stability.score_of(every[0]) == "correct"
   floor = 0.0
   if not in_language:
-    first = np.array([stability.first_score(cell) for cell in every])
-    if np.isnan(first).all():
-      raise command_line.ScriptError(
-        f"{workdir}: no episode ended in a tenth of training",
-        command_line.FAILED,
-      )
-    floor = float(np.nanmin(first))
+    floor = stability.floor_of(every)
   scores = {
     algorithm: stability.stacked(
       [[stability.read_scores(cell, floor) for cell in row] for row in rows]

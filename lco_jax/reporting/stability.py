@@ -5,8 +5,8 @@ a cell has several seeds. Arrays of a map: [rows, rates, seeds].
 """
 
 import dataclasses
-import math
 import pathlib
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -83,13 +83,27 @@ def read_scores(workdir: pathlib.Path, floor: float) -> Scores:
   )
 
 
-def first_score(workdir: pathlib.Path) -> float:
-  """Mean score over the first tenth of training, NaN if there is none."""
-  score = score_of(workdir)
-  values = run_directory.read_metrics(workdir, [score])[score]
-  first = values[: -(-len(values) // 10)]
-  known = first[~np.isnan(first)]
-  return float(known.mean()) if known.size else math.nan
+def floor_of(workdirs: Sequence[pathlib.Path]) -> float:
+  """Score of a policy that knows nothing: the least mean of a first tenth.
+
+  Args:
+    workdirs: of runs on the same problem.
+
+  Raises:
+    ValueError: if no run has a score in its first tenth.
+  """
+  found = []
+  for workdir in workdirs:
+    score = score_of(workdir)
+    values = run_directory.read_metrics(workdir, [score])[score]
+    first = values[: -(-len(values) // 10)]
+    if not np.isnan(first).all():
+      found.append(float(np.nanmean(first)))
+  if not found:
+    raise ValueError(
+      f"{workdirs[0]} and others: no episode ended in a tenth of training"
+    )
+  return min(found)
 
 
 def score_of(workdir: pathlib.Path) -> str:

@@ -46,7 +46,7 @@ def test_scores_of_a_run(tmp_path):
   np.testing.assert_allclose(found.max_gradient_norm, [1.4, 0.2])
   np.testing.assert_allclose(found.entropy, [0.2, np.nan])
   np.testing.assert_allclose(
-    stability.first_score(tmp_path / "run"), (0.05 + 0.1 + 0.6 + 0.6) / 4
+    stability.floor_of([tmp_path / "run"]), (0.05 + 0.1 + 0.6 + 0.6) / 4
   )
   assert stability.score_of(tmp_path / "run") == "correct"
 
@@ -60,7 +60,8 @@ def test_windows_without_an_episode_keep_the_last_known_return(tmp_path):
   windows = [-1, -1, 10, 10, 10, 10, 10, 40, 40, 40]
   np.testing.assert_allclose(found.area, np.mean(windows))
   assert found.final == 40 and not found.faulted
-  assert np.isnan(stability.first_score(tmp_path / "run"))
+  with pytest.raises(ValueError, match="no episode ended"):
+    stability.floor_of([tmp_path / "run"])
 
 
 def test_what_has_no_score_is_named(tmp_path):
