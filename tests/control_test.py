@@ -10,6 +10,7 @@ from lco_jax import (
   environments,
   evaluation,
   finiteness,
+  losses,
   networks,
   objectives,
   optimizers,
@@ -248,6 +249,22 @@ def test_metrics_mean_what_they_say():
   assert first["target_residual_after"] < first["target_residual_before"]
   assert first["policy_gradient_norm"] > 0
   assert 0 <= metrics["clip_fraction"].min() < metrics["clip_fraction"].max()
+
+
+def test_vmpo_takes_weights_in_place_of_advantages():
+  """Of the whole rollout; targets are made of advantages all the same."""
+  environment = environments.make("probe:credit")
+  batches = []
+  for bound in (None, 0.05):
+    net, task = _make(environment, "vmpo", dual_bound=bound)
+    params = net.init(jax.random.key(0))
+    keys = jax.random.split(jax.random.key(1), task.num_streams)
+    _, trajectory = task.collect(params, task.init_actor(keys), keys)
+    batches.append(placement.alone(task.prepare)(params, trajectory)[0])
+  plain, weighted = batches
+  expected = losses.vmpo_weights(plain.advantage, 0.05)
+  np.testing.assert_allclose(weighted.advantage, expected, rtol=1e-4)
+  np.testing.assert_array_equal(weighted.target_logits, plain.target_logits)
 
 
 def test_updates_without_a_finished_episode_have_no_return():

@@ -48,6 +48,9 @@ def test_scores_of_a_run(tmp_path):
   np.testing.assert_allclose(
     stability.floor_of([tmp_path / "run"]), (0.05 + 0.1 + 0.6 + 0.6) / 4
   )
+  _write(tmp_path / "better", score + 1.0, kl, entropy)
+  both = [tmp_path / "better", tmp_path / "run"]
+  assert stability.floor_of(both) == stability.floor_of(both[1:])
   assert stability.score_of(tmp_path / "run") == "correct"
 
 
