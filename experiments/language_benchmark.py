@@ -90,8 +90,7 @@ def decoding(settings: dict) -> dict:
 
   def cached(params):
     return generation.generate(
-      model.apply,
-      model.empty_cache,
+      model,
       params,
       prompt,
       padding,

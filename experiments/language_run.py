@@ -167,8 +167,10 @@ def build(settings: Mapping) -> Run:
       settings, token_objectives.ALGORITHMS, token_objectives.options_of
     )
   )
-  if settings["diagnostics"] and algorithm == "gspo":
-    raise ValueError("diagnostics: gspo's loss is of sequences, not of tokens")
+  if settings["diagnostics"] and row.of_sequences:
+    raise ValueError(
+      f"diagnostics: {algorithm}'s loss is of sequences, not of tokens"
+    )
   parts, value_model = ["policy"], None
   if (settings["advantage"] or row.advantage) == "learned":
     parts, value_model = ["policy", "value"], networks.make_value_model(config)

@@ -128,10 +128,10 @@ def make_training(
   ):
     if not 0 < number < float("inf"):
       raise ValueError(f"{name} must be positive and finite, got {number}")
-  policy = generation.completion_outputs(model.apply)
+  policy = generation.completion_outputs(model)
   value = None
   if advantage == "learned":
-    outputs = generation.completion_outputs(value_model.apply)
+    outputs = generation.completion_outputs(value_model)
 
     def value(params, batch):
       return outputs(params, batch)[..., 0]
@@ -290,8 +290,7 @@ def make_sampler(
       lambda key: jax.random.split(key, num_samples), out_axes=1
     )(sample_keys)
     completion = generation.generate(
-      model.apply,
-      model.empty_cache,
+      model,
       params["policy"],
       asked.prompt,
       asked.padding,
@@ -322,7 +321,7 @@ def make_sampler(
       action=completion.tokens,
       mask=completion.mask,
       answer=problems.answer,
-      logits=completion.logits,
+      logits=completion.observed,
       reward=value,
       correct=correct,
       truncated=completion.truncated,

@@ -113,8 +113,7 @@ def evaluate(
 
   def complete(own, asked, keys, sampling):
     completion = generation.generate(
-      model.apply,
-      model.empty_cache,
+      model,
       own,
       asked.prompt,
       asked.padding,

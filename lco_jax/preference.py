@@ -132,7 +132,7 @@ def make_training(
     "dpo": ("reference", dpo, "preference_accuracy"),
     "rebel": ("policy", rebel, "correct"),
   }[algorithm]
-  outputs = generation.completion_outputs(model.apply)
+  outputs = generation.completion_outputs(model)
 
   def log_prob(params, batch):
     """Log-probabilities of whole completions [..., 2]."""

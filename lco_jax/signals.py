@@ -226,7 +226,7 @@ def exact(
     # The answer is the prompt's: the same for all of its samples.
     answer = samples.answer[0]
     logits = generation.completion_logits(
-      model.apply, params, samples.prompt[0], samples.padding[0], answer
+      model, params, samples.prompt[0], samples.padding[0], answer
     )
     log_prob = jnp.where(
       answer != 0, numerics.action_log_prob(logits, answer), 0.0
@@ -297,7 +297,7 @@ def from_log_probs(
 
 def verifier(model: networks.LanguageModel, num_known: int) -> Estimate:
   """log π_v of a better policy, the part "verifier" of the parameters."""
-  outputs = generation.completion_outputs(model.apply)
+  outputs = generation.completion_outputs(model)
   return from_log_probs(
     lambda params, samples: jax.nn.log_softmax(
       outputs(params["verifier"], samples)
@@ -316,7 +316,7 @@ def preference(model: networks.LanguageModel, num_known: int) -> Estimate:
 
   Source: Rafailov et al. 2024, arXiv:2404.12358.
   """
-  outputs = generation.completion_outputs(model.apply)
+  outputs = generation.completion_outputs(model)
 
   def scores(params, samples):
     better, reference = (

@@ -74,6 +74,7 @@ class Algorithm:
     drops_even_groups: whether groups whose samples all have the same reward are
       left out, rather than counted with an advantage of 0.
     takes_weights: whether it takes `losses.vmpo_weights` for advantages.
+    of_sequences: whether a token's loss depends on others of its sequence.
   """
 
   policy_loss: Callable[..., objectives.PolicyLoss]
@@ -81,6 +82,7 @@ class Algorithm:
   weighting: str
   drops_even_groups: bool = False
   takes_weights: bool = False
+  of_sequences: bool = False
 
 
 ALGORITHMS = {
@@ -94,7 +96,7 @@ ALGORITHMS = {
   "dr_grpo": Algorithm(objectives.ppo, "group_centred", "constant"),
   "dapo": Algorithm(dapo, "group_relative", "token", drops_even_groups=True),
   "cispo": Algorithm(objectives.cispo, "group_relative", "token"),
-  "gspo": Algorithm(gspo, "group_relative", "sequence"),
+  "gspo": Algorithm(gspo, "group_relative", "sequence", of_sequences=True),
   "mdpo": Algorithm(objectives.mdpo, "group_relative", "token"),
   "awr": Algorithm(objectives.awr, "group_relative", "token"),
   "apa": Algorithm(objectives.apa, "group_relative", "token"),

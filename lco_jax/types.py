@@ -216,6 +216,66 @@ class TokenBatch:
 
 
 @_pytree
+class TextSamples:
+  """Completions of texts, scored on the host: G of each of N, in P and C slots.
+
+  Attributes:
+    prompt: int32[G, N, P], padded on the left.
+    padding: int32[G, N], slots of the prompt that hold no token.
+    action: int32[G, N, C], the completion's tokens.
+    mask: bool[G, N, C], those that were chosen, the end included.
+    hidden: float[G, N, C, W], final hidden states that chose them.
+    log_prob: float[G, N, C], log π of the token by the policy that sampled,
+      before temperature and cuts; 0 outside the mask.
+    reward: float[G, N].
+    correct: bool[G, N], whether the completion solves the problem.
+    truncated: bool[G, N], whether it was cut off before its end.
+  """
+
+  prompt: Array
+  padding: Array
+  action: Array
+  mask: Array
+  hidden: Array
+  log_prob: Array
+  reward: Array
+  correct: Array
+  truncated: Array
+
+
+@_pytree
+class LeanBatch:
+  """A TokenBatch that holds nothing over the vocabulary, but can make it.
+
+  Advantages are known of K tokens, and one for all the others.
+
+  Attributes:
+    prompt, padding, action, mask, weight, share, advantage, old_log_prob,
+      reference_log_prob: as of TokenBatch.
+    old_hidden: float[..., C, W], the behaviour policy's final hidden states.
+    beta: float[..., C], KL strength of the token's target.
+    known: int32[..., C, K], tokens whose advantages are known.
+    known_advantage: float[..., C, K].
+    rest_advantage: float[..., C], of every other token.
+  """
+
+  prompt: Array
+  padding: Array
+  action: Array
+  mask: Array
+  weight: Array
+  share: Array
+  advantage: Array
+  old_log_prob: Array
+  reference_log_prob: Array
+  old_hidden: Array
+  beta: Array
+  known: Array
+  known_advantage: Array
+  rest_advantage: Array
+
+
+@_pytree
 class LearnerState:
   """All that training carries: saving this pytree saves the run.
 

@@ -43,7 +43,7 @@ def make_training(
     problems = language.repeated(jax.vmap(draw)(keys), 1)
     mask = problems.answer != tasks.PADDING
     logits = generation.completion_logits(
-      model.apply,
+      model,
       params["policy"],
       problems.prompt,
       problems.padding,
@@ -81,7 +81,7 @@ def make_training(
     return batch, metrics
 
   objective = token_objectives.make_token_objective(
-    generation.completion_outputs(model.apply), objectives.reinforce()
+    generation.completion_outputs(model), objectives.reinforce()
   )
   return training.Training(
     init_params=lambda key, given=(): {"policy": model.init(key)} | dict(given),

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from lco_jax import generation
+from lco_jax import generation, networks
 from lco_jax.networks import transformer
 
 _END = 1
@@ -27,16 +27,12 @@ def _model(num_kv_heads=2):
     num_kv_heads=num_kv_heads,
     mlp_width=32,
   )
-  model = transformer.Transformer(config)
+  model = networks.make_language_model(config)
   prompt = jax.random.randint(
     jax.random.key(3), (4, _PROMPT_LENGTH), 2, _VOCABULARY, jnp.int32
   )
-  params = model.init(jax.random.key(0), prompt, _PADDING)
-  generate = functools.partial(
-    generation.generate,
-    model.apply,
-    functools.partial(transformer.empty_cache, config),
-  )
+  params = model.init(jax.random.key(0))
+  generate = functools.partial(generation.generate, model)
   return model, params, prompt, generate
 
 
@@ -59,7 +55,7 @@ def test_against_the_uncached_model(num_kv_heads, sampling):
   assert done.mask[:, 0].all() and (np.asarray(done.mask).sum(1) > 1).any()
   for row, time in np.argwhere(done.mask):
     np.testing.assert_allclose(
-      done.logits[row, time], whole[row, time], rtol=1e-5, atol=1e-5
+      done.observed[row, time], whole[row, time], rtol=1e-5, atol=1e-5
     )
     np.testing.assert_allclose(
       done.behaviour_log_prob[row, time],
@@ -91,17 +87,24 @@ def test_stops_when_all_have_ended():
   """Steps are counted by a model that ends every sequence at the third."""
   calls = []
 
-  def model(params, tokens, padding, cache, start):
+  def read(tokens, padding, cache, start):
     jax.debug.callback(lambda at: calls.append(int(at)), jnp.asarray(start))
     token = jnp.where(start >= _PROMPT_LENGTH + 1, _END, 4)
     logits = 50.0 * jax.nn.one_hot(token, _VOCABULARY)
     return jnp.broadcast_to(logits, (*tokens.shape, _VOCABULARY)), cache
 
   _, _, prompt, _ = _model()
+  model = networks.LanguageModel(
+    init=None,
+    hidden=None,
+    head=lambda params, outputs: outputs,
+    apply=None,
+    empty_cache=None,
+    reader=lambda *_: (read, ()),
+  )
   done = jax.jit(
     lambda: generation.generate(
       model,
-      lambda *_: (),
       {},
       prompt,
       _PADDING,
@@ -222,7 +225,7 @@ def _compilations(caplog):
 def test_generation_compiles_once_per_shape(caplog):
   """Other weights, prompts, paddings and keys need no other program."""
   model, params, prompt, generate = _model()
-  other = model.init(jax.random.key(9), prompt, _PADDING)
+  other = model.init(jax.random.key(9))
   run = jax.jit(
     lambda p, asked, padding, keys: generate(
       p, asked, padding, keys, 6, _END, _PLAIN
@@ -259,6 +262,6 @@ def test_samples_of_a_prompt_are_as_if_it_was_read_for_each():
     _PLAIN,
   )
   np.testing.assert_array_equal(shared.tokens, apart.tokens)
-  np.testing.assert_allclose(shared.logits, apart.logits, atol=1e-6)
+  np.testing.assert_allclose(shared.observed, apart.observed, atol=1e-6)
   with pytest.raises(ValueError, match="11 keys"):
     generate(params, prompt, _PADDING, keys[:11], 6, _END, _PLAIN)

@@ -1,5 +1,6 @@
 """Accuracy and pass@k, against enumeration and a policy that is known."""
 
+import functools
 import itertools
 
 import jax
@@ -42,14 +43,21 @@ def test_k_that_cannot_be(k):
 def _guesser(task, probabilities):
   """A model that answers one digit of parity, with probabilities, and ends."""
 
-  def apply(params, tokens, padding, cache, start):
+  def read(params, tokens, padding, cache, start):
     digit = jnp.log(jnp.array([1e-9, 1e-9, *probabilities, 1e-9])) + params
     end = 50.0 * jax.nn.one_hot(tasks.END, task.vocab_size)
     first = jnp.asarray(start) == 0
     logits = jnp.where(first, digit, end)
     return jnp.broadcast_to(logits, (*tokens.shape, task.vocab_size)), cache
 
-  return networks.LanguageModel(None, apply, lambda *_: ())
+  return networks.LanguageModel(
+    init=None,
+    hidden=None,
+    head=lambda params, outputs: outputs,
+    apply=None,
+    empty_cache=None,
+    reader=lambda params, *_: (functools.partial(read, params), ()),
+  )
 
 
 def test_against_a_policy_that_is_known():

@@ -162,7 +162,7 @@ def test_samples_are_what_the_metrics_say():
     assert samples.correct[g, n] == right
     assert samples.reward[g, n] == float(right)
   logits = generation.completion_logits(
-    model.apply,
+    model,
     params["policy"],
     samples.prompt,
     samples.padding,

@@ -12,14 +12,14 @@ _PACKAGE = _ROOT / "lco_jax"
 
 # A unit (module or package of lco_jax) imports only units of earlier lines.
 _LAYERS = (
-  {"types", "numerics", "cpu_backend", "peers"},
+  {"types", "numerics", "chunking", "cpu_backend", "peers"},
   {"targets", "advantages", "losses", "distributed"},
   {"diagnostics"},
   {"networks", "environments", "tasks", "optimizers"},
-  {"rollout", "generation"},
+  {"rollout", "generation", "pretrained"},
   {"objectives"},
   {"token_objectives"},
-  {"update"},
+  {"lean_objectives", "text_generation", "update"},
   {"placement", "loss_geometry", "laboratory", "finiteness"},
   {"training", "evaluation", "language_evaluation", "signals", "learner_state"},
   {"language_metrics"},

@@ -85,7 +85,7 @@ def test_the_loss_against_a_loop():
     metrics["even_pairs"], 1 - spread.mean(), rtol=1e-6
   )
   logits = generation.completion_logits(
-    model.apply,
+    model,
     params["policy"],
     samples.prompt,
     samples.padding,

@@ -4,6 +4,7 @@ from lco_jax.networks.actor_critic import ActorCritic, make_actor_critic
 from lco_jax.networks.language_model import (
   LanguageModel,
   attention_of,
+  head_of,
   make_language_model,
   make_value_model,
   with_body_of,
@@ -15,6 +16,7 @@ __all__ = [
   "LanguageModel",
   "TransformerConfig",
   "attention_of",
+  "head_of",
   "make_actor_critic",
   "make_language_model",
   "make_value_model",

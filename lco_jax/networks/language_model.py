@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,15 +20,23 @@ class LanguageModel:
 
   Attributes:
     init: key → parameters.
-    apply: (parameters, tokens [B, L], padding [B], cache, start) → (logits
-      float32[B, L, V], cache); cache and start may be left out; V is 1 for a
+    hidden: (parameters, tokens [B, L], padding [B], cache, start) → (final
+      hidden states float[B, L, W], cache); cache and start may be left out.
+    head: (parameters, float[..., W]) → logits float32[..., V]; V is 1 for a
       model of values.
-    empty_cache: (B, slots) → cache.
+    apply: `hidden`, then `head`.
+    empty_cache: (B, slots) → cache for `hidden`.
+    reader: (parameters, B, slots) → (read, cache): `hidden` of these parameters
+      for calls in a loop, (tokens, padding, cache, start) → (float[B, L, W],
+      cache); its cache is a pytree of arrays [B, ...].
   """
 
   init: Callable[[types.PRNGKey], types.Params]
+  hidden: Callable
+  head: Callable[[types.Params, Array], Array]
   apply: Callable
   empty_cache: Callable[[int, int], transformer.KVCache]
+  reader: Callable[[types.Params, int, int], tuple[Callable, Any]]
 
 
 def make_language_model(config: transformer.TransformerConfig) -> LanguageModel:
@@ -51,10 +60,20 @@ def attention_of(params: types.Params) -> types.Params:
   return params["params"]["blocks"]["attention"]
 
 
+def head_of(params: types.Params) -> types.Params:
+  """The part of a model's parameters that its `head` needs."""
+  own = params["params"]
+  name = "output" if "output" in own else "embed"
+  return {"params": {name: own[name]}}
+
+
 def _make(config, module) -> LanguageModel:
   tokens, padding = jnp.zeros((1, 1), jnp.int32), jnp.zeros(1, jnp.int32)
   return LanguageModel(
     init=lambda key: module.init(key, tokens, padding),
+    hidden=functools.partial(module.apply, method="hidden"),
+    head=functools.partial(module.apply, method="head"),
     apply=module.apply,
     empty_cache=functools.partial(transformer.empty_cache, config),
+    reader=functools.partial(transformer.make_reader, config),
   )

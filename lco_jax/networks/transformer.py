@@ -12,6 +12,7 @@ arXiv:2305.13245 (grouped queries); Su et al. 2021, arXiv:2104.09864 (rotary).
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -22,9 +23,10 @@ Array = jax.Array
 
 # What no attention weight survives, and no arithmetic turns into NaN.
 _FORBIDDEN = -1e30
-# Blocks written out in a row: what a loop keeps of each for the backward pass
-# is copied, which costs a small model more than its matrix products.
-_UNROLLED = 4
+# Models of so many layers have them written out: what a loop keeps of each for
+# the backward pass is copied, which costs a small model more than its matrix
+# products. A large one is faster as a loop, and compiles faster.
+_WRITTEN_OUT = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,8 +93,8 @@ class KVCache(NamedTuple):
   """Keys and values of what was read so far.
 
   Attributes:
-    keys: float[layers, B, S, K, D], rotated.
-    values: float[layers, B, S, K, D].
+    keys: float[layers, B, K, S, D], rotated; of one layer without that axis.
+    values: float[layers, B, K, S, D].
   """
 
   keys: Array
@@ -118,16 +120,62 @@ def empty_cache(
   shape = (
     config.num_layers,
     batch_size,
-    num_slots,
     config.num_kv_heads,
+    num_slots,
     config.head_features,
   )
   zeros = jnp.zeros(shape, config.dtype)
   return KVCache(zeros, zeros)
 
 
+def make_reader(
+  config: TransformerConfig,
+  params: Any,
+  batch_size: int,
+  num_slots: int,
+) -> tuple[Callable[..., Any], tuple[KVCache, ...]]:
+  """`Transformer.hidden` for reading piece by piece, many times over.
+
+  A loop over stacked layers copies the weights and the cache of each out of the
+  stack and back. Here they are taken apart once.
+
+  Args:
+    config: of the transformer.
+    params: of the transformer.
+    batch_size: B.
+    num_slots: S.
+
+  Returns:
+    ((tokens, padding, cache, start) → (hidden, cache), and an empty cache: a
+    KVCache for each layer).
+  """
+  own = params["params"]
+  layers = [
+    jax.tree.map(lambda leaf, layer=layer: leaf[layer], own["blocks"])
+    for layer in range(config.num_layers)
+  ]
+  block, norm = Block(config), _norm(config)
+  embed = own["embed"]["embedding"]
+  whole = empty_cache(config, batch_size, num_slots)
+
+  def read(tokens, padding, cache, start):
+    slots = Slots(jnp.asarray(start, jnp.int32), padding)
+    hidden = embed[tokens.reshape(-1)].astype(config.dtype)
+    written = []
+    for layer, before in zip(layers, cache, strict=True):
+      hidden, after = block.apply({"params": layer}, hidden, slots, before)
+      written.append(after)
+    hidden = norm.apply({"params": own["final_norm"]}, hidden)
+    return hidden.reshape(*tokens.shape, -1), tuple(written)
+
+  return read, tuple(
+    KVCache(keys, values)
+    for keys, values in zip(whole.keys, whole.values, strict=True)
+  )
+
+
 class Transformer(nn.Module):
-  """Tokens to logits, or to values.
+  """Tokens to logits, or to values: `hidden`, then `head`.
 
   Attributes:
     config: sizes and options.
@@ -137,7 +185,32 @@ class Transformer(nn.Module):
   config: TransformerConfig
   num_outputs: int | None = None
 
-  @nn.compact
+  def setup(self):
+    """Makes the layers; their names are those of the parameters."""
+    config = self.config
+    self.embed = nn.Embed(
+      config.vocab_size,
+      config.width,
+      dtype=config.dtype,
+      embedding_init=nn.initializers.normal(config.width**-0.5),
+    )
+    block = (
+      nn.remat(Block, prevent_cse=False) if config.rematerialize else Block
+    )
+    # One block, its parameters and cache stacked over the layers.
+    layers = nn.scan(
+      block,
+      variable_axes={"params": 0},
+      split_rngs={"params": True},
+      in_axes=(nn.broadcast, 0),
+      length=config.num_layers,
+      unroll=config.num_layers if config.num_layers <= _WRITTEN_OUT else 1,
+    )
+    self.blocks = layers(config)
+    self.final_norm = _norm(config)
+    if self.num_outputs is not None or not config.tied_embeddings:
+      self.output = _dense(config, self.num_outputs or config.vocab_size)
+
   def __call__(
     self, tokens: Array, padding: Array, cache: KVCache | None = None, start=0
   ) -> tuple[Array, KVCache | None]:
@@ -152,39 +225,25 @@ class Transformer(nn.Module):
     Returns:
       (float32[B, L, V], or [B, L, num_outputs]; the cache with these tokens).
     """
-    config = self.config
-    embed = nn.Embed(
-      config.vocab_size,
-      config.width,
-      dtype=config.dtype,
-      embedding_init=nn.initializers.normal(config.width**-0.5),
-      name="embed",
-    )
+    hidden, cache = self.hidden(tokens, padding, cache, start)
+    return self.head(hidden), cache
+
+  def hidden(
+    self, tokens: Array, padding: Array, cache: KVCache | None = None, start=0
+  ) -> tuple[Array, KVCache | None]:
+    """What `head` makes outputs of: (float[B, L, width], the cache)."""
     slots = Slots(jnp.asarray(start, jnp.int32), padding)
-    block = (
-      nn.remat(Block, prevent_cse=False) if config.rematerialize else Block
-    )
-    # One block, its parameters and cache stacked over the layers.
-    layers = nn.scan(
-      block,
-      variable_axes={"params": 0},
-      split_rngs={"params": True},
-      in_axes=(nn.broadcast, 0),
-      length=config.num_layers,
-      unroll=min(config.num_layers, _UNROLLED),
-    )
     # Tokens lie in one axis between attentions: matrices multiply fastest so.
-    hidden = embed(tokens.reshape(-1))
-    hidden, cache = layers(config, name="blocks")(hidden, slots, cache)
-    hidden = _norm(config, "final_norm")(hidden)
-    if self.num_outputs is not None:
-      outputs = _dense(config, self.num_outputs, "output")(hidden)
-    elif config.tied_embeddings:
-      outputs = embed.attend(hidden)
-    else:
-      outputs = _dense(config, config.vocab_size, "output")(hidden)
-    outputs = outputs.reshape(*tokens.shape, -1)
-    return outputs.astype(jnp.float32), cache
+    hidden = self.embed(tokens.reshape(-1))
+    hidden, cache = self.blocks(hidden, slots, cache)
+    hidden = self.final_norm(hidden)
+    return hidden.reshape(*tokens.shape, -1), cache
+
+  def head(self, hidden: Array) -> Array:
+    """Outputs of final hidden states: float[..., width] → float32[..., V]."""
+    if self.num_outputs is not None or not self.config.tied_embeddings:
+      return self.output(hidden).astype(jnp.float32)
+    return self.embed.attend(hidden).astype(jnp.float32)
 
 
 class Block(nn.Module):
@@ -231,25 +290,39 @@ class Attention(nn.Module):
     positions = own_slots[None] - slots.padding[:, None]  # [B, L]
     query = _rotated(project("query", config.num_heads), positions, config)
     key = _rotated(project("key", num_kv), positions, config)
-    value = project("value", num_kv)
+    # Heads before slots: so a head's keys lie side by side in the cache.
+    key, value = (
+      jnp.swapaxes(x, 1, 2) for x in (key, project("value", num_kv))
+    )
     if cache is not None:
-      at = (0, slots.start, 0, 0)
+      at = (0, 0, slots.start, 0)
       key = jax.lax.dynamic_update_slice(cache.keys, key, at)
       value = jax.lax.dynamic_update_slice(cache.values, value, at)
       cache = KVCache(key, value)
-    read = jnp.arange(key.shape[1])  # [S]
+    read = jnp.arange(key.shape[2])  # [S]
     allowed = (read[None, None] <= own_slots[None, :, None]) & (
       read[None, None] >= slots.padding[:, None, None]
     )  # [B, L, S]
+    # A group's queries, of all tokens, in one axis: one product for each head.
     query = query.reshape(batch, length, num_kv, -1, features)
+    query = query.transpose(0, 2, 3, 1, 4)  # [B, K, group, L, D]
+    grouped = query.shape
     scores = jnp.einsum(
-      "blkgd,bskd->bkgls", query, key, preferred_element_type=jnp.float32
-    )
+      "bkmd,bksd->bkms",
+      query.reshape(batch, num_kv, -1, features),
+      key,
+      preferred_element_type=jnp.float32,
+    ).reshape(*grouped[:-1], -1)
     scores = jnp.where(
       allowed[:, None, None], scores * features**-0.5, _FORBIDDEN
     )
     weights = jax.nn.softmax(scores).astype(value.dtype)
-    mixed = jnp.einsum("bkgls,bskd->blkgd", weights, value)
+    mixed = jnp.einsum(
+      "bkms,bksd->bkmd",
+      weights.reshape(batch, num_kv, -1, weights.shape[-1]),
+      value,
+    )
+    mixed = mixed.reshape(grouped).transpose(0, 3, 1, 2, 4)
     output = _dense(config, config.width, "output", residual=True)
     return output(mixed.reshape(batch * length, -1)), cache
 
@@ -268,7 +341,7 @@ def _rotated(x: Array, positions: Array, config: TransformerConfig) -> Array:
   return rotated.astype(x.dtype)
 
 
-def _norm(config: TransformerConfig, name: str) -> nn.Module:
+def _norm(config: TransformerConfig, name: str | None = None) -> nn.Module:
   """x / rms(x) times a learned scale, computed in float32."""
   return nn.RMSNorm(config.norm_epsilon, dtype=config.dtype, name=name)
 
@@ -276,7 +349,7 @@ def _norm(config: TransformerConfig, name: str) -> nn.Module:
 def _dense(
   config: TransformerConfig,
   features: int,
-  name: str,
+  name: str | None = None,
   bias: bool = False,
   residual: bool = False,
 ) -> Any:

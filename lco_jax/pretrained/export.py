@@ -1,0 +1,73 @@
+"""Writing a model as transformers reads it: config, weights, tokenizer."""
+
+import json
+import os
+import pathlib
+import shutil
+
+from safetensors import numpy as safetensors_numpy
+
+from lco_jax import types
+from lco_jax.pretrained import architecture, model, weights
+
+
+def export(
+  pretrained: model.Pretrained, params: types.Params, folder: pathlib.Path
+) -> None:
+  """Writes a folder that `load`, and transformers, read.
+
+  It is written beside its place and renamed when complete.
+
+  Args:
+    pretrained: the model; its tokenizer and configuration are written.
+    params: of it, on the host; written as float32.
+    folder: new.
+
+  Raises:
+    FileExistsError: if the folder exists.
+    OSError: if it cannot be written.
+  """
+  if folder.exists():
+    raise FileExistsError(f"{folder} exists")
+  folder.parent.mkdir(parents=True, exist_ok=True)
+  partial = folder.with_name(f".{folder.name}.partial-{os.getpid()}")
+  partial.mkdir()
+  try:
+    _write(pretrained, params, partial)
+    partial.rename(folder)
+  except BaseException:
+    shutil.rmtree(partial, ignore_errors=True)
+    raise
+
+
+def _write(pretrained, params, folder):
+  tokenizer = pretrained.tokenizer
+  config = architecture.to_transformers(pretrained.config)
+  ends = {
+    "eos_token_id": list(tokenizer.end),
+    "bos_token_id": tokenizer.begin,
+    "pad_token_id": tokenizer.end[0],
+  }
+  config |= ends | {"max_position_embeddings": pretrained.context_length}
+  safetensors_numpy.save_file(
+    dict(weights.from_params(pretrained.config, params)),
+    folder / "model.safetensors",
+    metadata={"format": "pt"},
+  )
+  begin = None if tokenizer.begin is None else tokenizer.token(tokenizer.begin)
+  files = {
+    "config.json": config,
+    "generation_config.json": ends,
+    "tokenizer_config.json": {
+      "tokenizer_class": "PreTrainedTokenizerFast",
+      "eos_token": tokenizer.token(tokenizer.end[0]),
+      "bos_token": begin,
+      "chat_template": tokenizer.template,
+      "clean_up_tokenization_spaces": False,
+      "model_max_length": pretrained.context_length,
+    },
+  }
+  for name, values in files.items():
+    text = json.dumps(values, indent=2, ensure_ascii=False)
+    (folder / name).write_text(text + "\n", encoding="utf-8")
+  tokenizer.rules.save(str(folder / "tokenizer.json"))

@@ -1,0 +1,181 @@
+"""Reading GGUF, the format of llama.cpp: metadata, then quantised tensors.
+
+The header is parsed here, since a file is not trusted: whatever it says of
+counts and places is held against its size before anything is made of it. What
+the blocks of a quantised tensor mean, the `gguf` package knows.
+
+Source: github.com/ggml-org/ggml, docs/gguf.md.
+"""
+
+import math
+import mmap
+import pathlib
+import struct
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from gguf import constants, quants
+
+from lco_jax.pretrained import model_file
+
+_MAGIC = b"GGUF"
+_VERSIONS = (2, 3)
+_SCALARS = {
+  0: "<u1",
+  1: "<i1",
+  2: "<u2",
+  3: "<i2",
+  4: "<u4",
+  5: "<i4",
+  6: "<f4",
+  7: "<?",
+  10: "<u8",
+  11: "<i8",
+  12: "<f8",
+}
+_STRING, _ARRAY = 8, 9
+_MOST_DIMENSIONS = 4
+
+
+class GgufFile(NamedTuple):
+  """What a file holds.
+
+  Attributes:
+    path: of the file.
+    metadata: {key: number, bool, str, array of numbers or list of str}.
+    tensors: {name: Tensor}, shapes outermost axis first.
+  """
+
+  path: pathlib.Path
+  metadata: Mapping[str, Any]
+  tensors: Mapping[str, model_file.Tensor]
+
+
+def read(path: pathlib.Path) -> GgufFile:
+  """Reads the header of a file; tensors are read when asked for.
+
+  Raises:
+    ModelFileError: if it is not a whole and well-formed GGUF file.
+  """
+  try:
+    with path.open("rb") as file:
+      data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+  except (OSError, ValueError) as error:  # ValueError: an empty file.
+    raise model_file.ModelFileError(path, f"cannot be read: {error}") from error
+  return _Header(path, data).parse()
+
+
+class _Header:
+  """A cursor over the file's bytes."""
+
+  def __init__(self, path: pathlib.Path, data: mmap.mmap):
+    self._path, self._data, self._at = path, data, 0
+
+  def parse(self) -> GgufFile:
+    if self._take(4) != _MAGIC:
+      raise self._error("not a GGUF file")
+    version = self._number("<u4")
+    if version not in _VERSIONS:
+      raise self._error(f"GGUF version {version} is not among {_VERSIONS}")
+    num_tensors, num_keys = self._number("<u8"), self._number("<u8")
+    metadata = {}
+    for _ in range(num_keys):
+      key = self._string()
+      if key in metadata:
+        raise self._error(f"key {key!r} comes twice")
+      metadata[key] = self._value(self._number("<u4"))
+    described = {}
+    for _ in range(num_tensors):
+      name = self._string()
+      if name in described:
+        raise self._error(f"tensor {name!r} comes twice")
+      described[name] = self._description(name)
+    return GgufFile(self._path, metadata, self._placed(metadata, described))
+
+  def _error(self, what: str) -> model_file.ModelFileError:
+    return model_file.ModelFileError(self._path, what)
+
+  def _take(self, size: int) -> bytes:
+    if size > len(self._data) - self._at:
+      raise self._error(f"ends in its header, at byte {len(self._data)}")
+    self._at += size
+    return self._data[self._at - size : self._at]
+
+  def _number(self, dtype: str) -> Any:
+    dtype = np.dtype(dtype)
+    return np.frombuffer(self._take(dtype.itemsize), dtype)[0].item()
+
+  def _string(self) -> str:
+    (size,) = struct.unpack("<Q", self._take(8))
+    try:
+      return str(self._take(size), "utf-8")
+    except UnicodeDecodeError as error:
+      raise self._error(f"a text of its header is not UTF-8: {error}") from None
+
+  def _value(self, kind: int) -> Any:
+    if kind in _SCALARS:
+      return self._number(_SCALARS[kind])
+    if kind == _STRING:
+      return self._string()
+    if kind != _ARRAY:
+      raise self._error(f"metadata of an unknown type, {kind}")
+    kind, count = self._number("<u4"), self._number("<u8")
+    if kind in _SCALARS:
+      dtype = np.dtype(_SCALARS[kind])
+      return np.frombuffer(self._take(count * dtype.itemsize), dtype)
+    if kind == _STRING:
+      # The shortest text takes 8 bytes: no list grows past the file's end.
+      return [self._string() for _ in range(count)]
+    raise self._error(f"metadata of arrays of type {kind} are not supported")
+
+  def _description(self, name: str) -> tuple[tuple, Any, tuple, int]:
+    """(shape, type, shape in bytes, offset) of a tensor."""
+    rank = self._number("<u4")
+    if not 1 <= rank <= _MOST_DIMENSIONS:
+      raise self._error(f"tensor {name!r} has {rank} dimensions")
+    # The innermost comes first in the file.
+    shape = tuple(self._number("<u8") for _ in range(rank))[::-1]
+    number = self._number("<u4")
+    try:
+      kind = constants.GGMLQuantizationType(number)
+      byte_shape = quants.quant_shape_to_byte_shape(shape, kind)
+    except (ValueError, KeyError) as error:
+      raise self._error(f"tensor {name!r}: {error}") from None
+    return shape, kind, byte_shape, self._number("<u8")
+
+  def _placed(self, metadata, described) -> dict[str, model_file.Tensor]:
+    """Tensors where the data begins, none past the end or over another."""
+    alignment = metadata.get("general.alignment", 32)
+    if not isinstance(alignment, int) or alignment < 1 or alignment % 8:
+      raise self._error(f"general.alignment {alignment!r} is no multiple of 8")
+    begin = -(-self._at // alignment) * alignment
+    tensors, used = {}, 0
+    by_place = sorted(described.items(), key=lambda item: item[1][3])
+    for name, (shape, kind, byte_shape, offset) in by_place:
+      size = math.prod(byte_shape)
+      if offset % alignment or offset < used:
+        raise self._error(f"tensor {name!r} has a wrong place, {offset}")
+      used = offset + size
+      if begin + used > len(self._data):
+        raise self._error(
+          f"ends at byte {len(self._data)}, but tensor {name!r} at"
+          f" {begin + used}"
+        )
+      tensors[name] = self._tensor(
+        name, shape, kind, byte_shape, begin + offset
+      )
+    return tensors
+
+  def _tensor(self, name, shape, kind, byte_shape, at) -> model_file.Tensor:
+    def read():
+      flat = np.frombuffer(
+        self._data, np.uint8, count=math.prod(byte_shape), offset=at
+      )
+      try:
+        values = quants.dequantize(flat.reshape(byte_shape), kind)
+      except NotImplementedError as error:
+        raise self._error(f"tensor {name!r}: {error}") from None
+      return np.asarray(values, np.float32).reshape(shape)
+
+    return model_file.Tensor(shape, read)

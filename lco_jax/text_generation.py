@@ -1,0 +1,173 @@
+"""Completing texts with a pretrained model, many at a time.
+
+Prompts of about the same length are padded to one of a few, so that only a few
+programs are ever compiled.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lco_jax import generation, networks, numerics, types
+
+Array = jax.Array
+
+_SHORTEST = 16
+
+
+class Reading(NamedTuple):
+  """What a model makes of a text.
+
+  Attributes:
+    token_nll: float32[tokens − 1], −log π of each but the first, in nats.
+    top_tokens: int32[K], likeliest next tokens, best first.
+    top_logits: float32[K], theirs.
+  """
+
+  token_nll: np.ndarray
+  top_tokens: np.ndarray
+  top_logits: np.ndarray
+
+
+def bucket(length: int) -> int:
+  """The length that prompts of up to so many tokens are padded to.
+
+  One of 16, 24, 32, 48, 64, and so on: at most a third of it stays empty.
+  """
+  size = _SHORTEST
+  while size < length:
+    size += size // 2 if size & (size - 1) == 0 else size // 3
+  return size
+
+
+def padded(
+  prompts: Sequence[Sequence[int]], length: int | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+  """Prompts as arrays, padded on the left.
+
+  Args:
+    prompts: tokens of N prompts.
+    length: P; None for the bucket of the longest.
+
+  Returns:
+    (int32[N, P], slots without a token int32[N]).
+
+  Raises:
+    ValueError: if one is empty, or longer than `length`.
+  """
+  longest = max(map(len, prompts))
+  length = bucket(longest) if length is None else length
+  if longest > length:
+    raise ValueError(f"a prompt of {longest} tokens for {length} slots")
+  if not min(map(len, prompts)):
+    raise ValueError("a prompt has no tokens")
+  array = np.zeros((len(prompts), length), np.int32)
+  for row, prompt in zip(array, prompts, strict=True):
+    row[length - len(prompt) :] = prompt
+  return array, np.array([length - len(p) for p in prompts], np.int32)
+
+
+@dataclasses.dataclass(frozen=True)
+class Completer:
+  """Completes prompts with one model; compiles a program for each bucket.
+
+  Attributes:
+    model: to sample from.
+    end: tokens that end a completion.
+    num_tokens: of a completion, at most.
+    batch_size: sequences side by side.
+  """
+
+  model: networks.LanguageModel
+  end: tuple[int, ...]
+  num_tokens: int
+  batch_size: int
+
+  def complete(
+    self,
+    params: types.Params,
+    prompts: Sequence[Sequence[int]],
+    keys: types.PRNGKey,
+    sampling: generation.Sampling,
+  ) -> list[list[int]]:
+    """Completions, the end included, of each prompt.
+
+    Args:
+      params: of the model.
+      prompts: tokens.
+      keys: PRNG keys [prompts].
+      sampling: the distribution to sample from.
+    """
+    completions: list[list[int]] = [[] for _ in prompts]
+    for rows in _batches(prompts, self.batch_size):
+      asked = padded([prompts[row] for row in rows])
+      done = self._generate(params, *asked, keys[np.array(rows)], sampling)
+      tokens, mask = np.asarray(done.tokens), np.asarray(done.mask)
+      for row, own, chosen in zip(rows, tokens, mask, strict=True):
+        completions[row] = own[chosen].tolist()
+    return completions
+
+  def read(
+    self, params: types.Params, texts: Sequence[Sequence[int]], top_k: int
+  ) -> list[Reading]:
+    """What the model makes of texts of at least one token.
+
+    Args:
+      params: of the model.
+      texts: tokens.
+      top_k: K.
+    """
+    readings = {}
+    for rows in _batches(texts, self.batch_size):
+      tokens, padding = padded([texts[row] for row in rows])
+      found = jax.tree.map(
+        np.asarray, self._read(params, tokens, padding, top_k)
+      )
+      for index, row in enumerate(rows):
+        own = Reading(*(leaf[index] for leaf in found))
+        readings[row] = own._replace(
+          token_nll=own.token_nll[int(padding[index]) :]
+        )
+    return [readings[row] for row in range(len(texts))]
+
+  @functools.partial(jax.jit, static_argnums=(0, 5))
+  def _generate(self, params, prompt, padding, keys, sampling):
+    return generation.generate(
+      self.model,
+      params,
+      prompt,
+      padding,
+      keys,
+      self.num_tokens,
+      self.end,
+      sampling,
+      observe=lambda *_: (),
+    )
+
+  @functools.partial(jax.jit, static_argnums=(0, 4))
+  def _read(self, params, tokens, padding, top_k):
+    hidden, _ = self.model.hidden(params, tokens, padding)
+
+    def one(row):  # Logits of one text at a time.
+      own, hidden = row
+      logits = self.model.head(params, hidden)
+      nll = -numerics.action_log_prob(logits[:-1], own[1:])
+      values, likeliest = jax.lax.top_k(logits[-1], top_k)
+      return Reading(nll, likeliest, values)
+
+    return jax.lax.map(one, (jnp.asarray(tokens), hidden))
+
+
+def _batches(
+  prompts: Sequence[Sequence[int]], batch_size: int
+) -> list[list[int]]:
+  """Rows of prompts, those of about one length together."""
+  order = sorted(range(len(prompts)), key=lambda row: len(prompts[row]))
+  return [
+    order[at : at + batch_size] for at in range(0, len(order), batch_size)
+  ]
