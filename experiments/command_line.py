@@ -63,12 +63,23 @@ class StopSignal:
     return self._received
 
 
-def define_config() -> flags.FlagHolder:
-  """Defines --config, --workdir, --resume, --resume_update, --profile."""
+def define_config(or_else: str | None = None) -> flags.FlagHolder:
+  """Defines --config, --workdir, --resume, --resume_update, --profile.
+
+  Args:
+    or_else: a boolean flag with which --workdir may be left out.
+  """
   flags.DEFINE_string(
     "workdir", None, "New or empty directory of the run; or the run to resume."
   )
-  flags.mark_flag_as_required("workdir")
+  if or_else is None:
+    flags.mark_flag_as_required("workdir")
+  else:
+    flags.register_multi_flags_validator(
+      ["workdir", or_else],
+      lambda values: values["workdir"] is not None or values[or_else],
+      message="Flag --workdir must have a value other than None.",
+    )
   flags.DEFINE_bool(
     "resume",
     False,

@@ -43,6 +43,8 @@ def check(settings: Mapping, counts: Sequence[str]) -> None:
     raise ValueError(f"seed must be in [0, 2³¹), got {settings['seed']}")
   for part in ("policy", "value"):
     name = f"{part}_learning_rate"
+    if name not in settings:
+      continue
     if not 0 < settings[name] < math.inf:
       raise ValueError(
         f"{name} must be positive and finite, got {settings[name]}"

@@ -152,7 +152,7 @@ def train(
   should_stop: Callable[[], bool],
   given: Mapping[str, Any] | None = None,
   resume_update: int | None = None,
-  make_collector: Callable[..., host_rollout.HostCollector] | None = None,
+  make_collector: Callable[..., host_rollout.Collector] | None = None,
   profile: bool = False,
 ) -> runner.Result:
   """Trains to the end, from the start or from the last checkpoint.

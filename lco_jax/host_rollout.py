@@ -7,6 +7,7 @@ are not part of the learner's state: a run that is resumed begins new ones.
 
 import functools
 from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -151,8 +152,26 @@ class HostCollector:
     self._copies.close()
 
 
+class Collector(Protocol):
+  """What collects on the host.
+
+  Attributes:
+    rollout: the last one, [devices, seeds, T, N, ...].
+  """
+
+  rollout: Any
+
+  def collect(self, state: types.LearnerState) -> Any:
+    """The rollout of the update that follows a state [devices, seeds, ...]."""
+    ...
+
+  def close(self) -> None:
+    """Ends what runs beside."""
+    ...
+
+
 def make_programs(
-  collector: HostCollector,
+  collector: Collector,
   task: training.Training,
   placement: placement_lib.Placement,
   lengths: Sequence[int],
@@ -176,16 +195,22 @@ def make_programs(
     state, metrics = jax.vmap(step)(state, state.actor, rollout)
     return state, placement.all_seeds(metrics, axis=0)
 
-  step = None
+  steps = {}  # By the rollout's shapes.
 
   def run(length, state):
-    nonlocal step
     chunk = []
     for _ in range(length):
       rollout = collector.collect(state)
-      if step is None:
-        step = placement.compile(learn, state, rollout, donate_argnums=0)
-      state, metrics = step(state, rollout)
+      shapes = tuple(leaf.shape for leaf in jax.tree.leaves(rollout))
+      if shapes not in steps:
+        steps[shapes] = placement.compile(
+          learn,
+          state,
+          rollout,
+          donate_argnums=0,
+          long_reductions=task.long_reductions,
+        )
+      state, metrics = steps[shapes](state, rollout)
       chunk.append(placement.common(metrics))
       required = finiteness.always_finite(chunk[-1])
       if not all(np.isfinite(values).all() for values in required.values()):

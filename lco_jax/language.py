@@ -180,12 +180,15 @@ def make_training(
     metrics |= language_metrics.of_target(batch, signal, samples)
     metrics |= update.across_devices(
       {
+        "entropy": numerics.average(
+          losses.entropy(samples.logits), samples.mask
+        ),
         "kl_reference": numerics.average(
           losses.kl_divergence(
             looked_at.logits, reference_logits[: len(looked_at.reward)]
           ),
           looked_at.mask,
-        )
+        ),
       }
     )
     if value is not None:

@@ -11,8 +11,10 @@ from lco_jax import diagnostics, losses, numerics, signals, types, update
 Array = jax.Array
 
 
-def of_samples(samples: types.Samples, even: Array) -> types.Metrics:
-  """What was sampled.
+def of_samples(
+  samples: types.Samples | types.TextSamples, even: Array
+) -> types.Metrics:
+  """What was sampled, but for its entropy.
 
   Args:
     samples: [G, N], this device's share.
@@ -32,10 +34,7 @@ def of_samples(samples: types.Samples, even: Array) -> types.Metrics:
     "tokens": jax.lax.psum(jnp.sum(length), update.DEVICE_AXIS),
   } | update.across_devices(
     {k: numerics.average(v.astype(jnp.float32)) for k, v in shares.items()}
-    | {
-      "completion_length_mean": numerics.average(length),
-      "entropy": numerics.average(losses.entropy(samples.logits), samples.mask),
-    }
+    | {"completion_length_mean": numerics.average(length)}
   )
 
 

@@ -6,6 +6,8 @@ and dropped when their loss and its gradient are known.
 """
 
 import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -101,7 +103,10 @@ def make_objective(
       hidden, batch = _as_tokens(hidden, batch)
     length = batch.action.shape[1]
     size = max(1, chunk_tokens // length) if chunk_tokens else len(hidden)
-    hidden, batch, size = _divisible(hidden, batch, size)
+    (hidden, batch), size = _grown((hidden, batch), size)
+    # β is divided by, also where nothing counts.
+    beta = jnp.where(batch.mask, batch.beta, 1.0)
+    batch = dataclasses.replace(batch, beta=beta)
     total, (count, metrics) = chunking.chunked_sum(
       summand,
       networks.head_of(params["policy"]),
@@ -147,6 +152,130 @@ def token_batch(batch: types.LeanBatch, old_logits: Array) -> types.TokenBatch:
   )
 
 
+class Reading(NamedTuple):
+  """What a policy makes of completions, token by token.
+
+  Attributes:
+    log_prob: float[G, N, C], log π of the tokens.
+    kl: float[G, N, C], KL from the policy that sampled; None if not asked.
+    asked_log_prob: float[G, N, C, K], log π of others; None if not asked.
+  """
+
+  log_prob: Array
+  kl: Array | None
+  asked_log_prob: Array | None
+
+
+def of_completions(
+  model: networks.LanguageModel,
+  params: types.Params,
+  samples: types.TextSamples | types.LeanBatch,
+  chunk_tokens: int,
+  behaviour: types.Params | None = None,
+  asked: Array | None = None,
+) -> Reading:
+  """Reads completions with a policy, without a gradient.
+
+  Args:
+    model: the policy's.
+    params: the policy's.
+    samples: completions [G, N]; a LeanBatch for its old hidden states.
+    chunk_tokens: tokens whose logits are held at a time; 0 for all.
+    behaviour: output layer that sampled, for the KL from it.
+    asked: int32[G, N, C, K], tokens whose log-probabilities are wanted.
+  """
+  shape = samples.action.shape
+  hidden = generation.completion_hidden(
+    model,
+    params,
+    samples.prompt[0],
+    samples.padding[0],
+    samples.action.reshape(-1, shape[-1]),
+  )
+  old_hidden = samples.old_hidden if behaviour is not None else None
+
+  def read(rows):
+    hidden, old_hidden, action, asked = rows
+    logits = model.head(params, hidden)
+    kl, others = None, None
+    if old_hidden is not None:
+      old_logits = model.head(behaviour, old_hidden)
+      kl = losses.kl_divergence(old_logits, logits)
+    log_probs = jax.nn.log_softmax(logits)
+    if asked is not None:
+      others = jnp.take_along_axis(log_probs, asked, axis=-1)
+    return Reading(numerics.select_action(log_probs, action), kl, others)
+
+  return _by_chunks(
+    read,
+    (hidden.reshape(*shape, -1), old_hidden, samples.action, asked),
+    chunk_tokens,
+  )
+
+
+class Likeliest(NamedTuple):
+  """Tokens that a policy thinks of, the sampled one first.
+
+  Attributes:
+    tokens: int32[G, N, C, 1 + K], of which the first may come again.
+    log_prob: float[G, N, C, 1 + K], the policy's.
+  """
+
+  tokens: Array
+  log_prob: Array
+
+
+def likeliest(
+  model: networks.LanguageModel,
+  params: types.Params,
+  samples: types.TextSamples,
+  count: int,
+  chunk_tokens: int,
+) -> Likeliest:
+  """The sampled tokens and the K likeliest, by the policy that sampled.
+
+  Args:
+    model: the policy's.
+    params: the policy's.
+    samples: completions [G, N].
+    count: K.
+    chunk_tokens: tokens whose logits are held at a time; 0 for all.
+  """
+
+  def find(rows):
+    hidden, action = rows
+    log_probs = jax.nn.log_softmax(model.head(params, hidden))
+    values, tokens = jax.lax.top_k(log_probs, min(count, log_probs.shape[-1]))
+    own = numerics.select_action(log_probs, action)
+    return Likeliest(
+      jnp.concatenate([action[:, None], tokens], axis=-1),
+      jnp.concatenate([own[:, None], values], axis=-1),
+    )
+
+  return _by_chunks(find, (samples.hidden, samples.action), chunk_tokens)
+
+
+def _by_chunks(
+  function: Callable[[Any], Any], tree: Any, chunk_tokens: int
+) -> Any:
+  """Maps a function of tokens [T, ...] over arrays [G, N, C, ...]."""
+  shape = jax.tree.leaves(tree)[0].shape[:3]
+  rows = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[3:]), tree)
+  rows, size = _grown(rows, chunk_tokens or shape[0] * shape[1] * shape[2])
+  chunks = jax.tree.map(
+    lambda leaf: leaf.reshape(-1, size, *leaf.shape[1:]), rows
+  )
+  found = jax.lax.map(function, chunks)
+
+  def whole(leaf):
+    leaf = leaf.reshape(-1, *leaf.shape[2:])
+    return leaf[: shape[0] * shape[1] * shape[2]].reshape(
+      *shape, *leaf.shape[1:]
+    )
+
+  return jax.tree.map(whole, found)
+
+
 def _known_places(batch: types.LeanBatch, vocab_size: int) -> list[Array]:
   """Where each of the K known tokens is: bool[..., C, V], one by one."""
   return [
@@ -190,11 +319,9 @@ def _as_tokens(
   return apart(hidden), dataclasses.replace(tokens, share=share.reshape(-1))
 
 
-def _divisible(
-  hidden: Array, batch: types.LeanBatch, size: int
-) -> tuple[Array, types.LeanBatch, int]:
-  """Adds rows under the mask until chunks of at most `size` are equal."""
-  num_rows = len(hidden)
+def _grown(tree: Any, size: int) -> tuple[Any, int]:
+  """Adds rows of zeros until chunks of at most `size` rows are equal."""
+  num_rows = len(jax.tree.leaves(tree)[0])
   num_chunks = -(-num_rows // size)
   size = -(-num_rows // num_chunks)
   missing = num_chunks * size - num_rows
@@ -202,7 +329,4 @@ def _divisible(
   def grown(leaf):
     return jnp.pad(leaf, [(0, missing)] + [(0, 0)] * (leaf.ndim - 1))
 
-  batch = jax.tree.map(grown, batch)
-  # β is divided by, also where nothing counts.
-  beta = jnp.where(batch.mask, batch.beta, 1.0)
-  return grown(hidden), dataclasses.replace(batch, beta=beta), size
+  return jax.tree.map(grown, tree), size

@@ -139,7 +139,7 @@ def run(
   num_updates: int,
   writers: Sequence[metric_writer.MetricWriter],
   *,
-  collector: host_rollout.HostCollector | None = None,
+  collector: host_rollout.Collector | None = None,
   checkpoints: checkpointing.Checkpoints | None = None,
   checkpoint_seconds: float = 30.0,
   faults: checkpointing.Checkpoints | None = None,
@@ -160,7 +160,7 @@ def run(
     num_updates: updates of each seed.
     writers: take the metrics of each chunk; closed at the end. Empty in all
       processes but the first.
-    collector: steps the environments if they are on the host.
+    collector: what collects, if that is on the host.
     checkpoints: where states are saved; None, in all processes, for nowhere.
     checkpoint_seconds: from one save to the next, at least.
     faults: where an update that is not finite is saved, for `load_fault`.
@@ -288,7 +288,7 @@ def _explained(
   task: training.Training,
   where: placement.Placement,
   state: types.LearnerState,
-  collector: host_rollout.HostCollector | None,
+  collector: host_rollout.Collector | None,
   faults: checkpointing.Checkpoints | None,
 ) -> finiteness.NonFiniteError:
   """Runs the failed update again, to say what of it is not finite first.

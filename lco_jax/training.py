@@ -56,6 +56,8 @@ class Training:
       `update.run_epochs`. None for none.
     long_reductions: whether an update sums over thousands of rows, as that of a
       transformer does.
+    hold: parameters by part → parts that the epochs need of them as they were;
+      None for none.
   """
 
   init_params: Callable[..., dict[str, types.Params]]
@@ -74,6 +76,7 @@ class Training:
   num_minibatches: int
   max_kl: float | None = None
   long_reductions: bool = False
+  hold: Callable[[dict[str, types.Params]], dict[str, Any]] | None = None
 
   def __post_init__(self):
     for name in ("num_streams", "num_steps", "num_epochs", "num_minibatches"):
@@ -222,14 +225,16 @@ def learn(
     training.num_epochs,
     training.num_minibatches,
   )
+  held = training.hold(state.params) if training.hold else {}
   params, opt_state, minibatches = update_lib.run_epochs(
     training.update,
-    state.params,
+    state.params | held,
     state.opt_state,
     batch,
     indices,
     training.max_kl,
   )
+  params = {part: params[part] for part in state.params}
   after = training.assess(state.params, params, batch)
   return (
     params,

@@ -230,6 +230,7 @@ class TextSamples:
     reward: float[G, N].
     correct: bool[G, N], whether the completion solves the problem.
     truncated: bool[G, N], whether it was cut off before its end.
+    failed: bool[G, N], whether its verifier took too long, or failed.
   """
 
   prompt: Array
@@ -241,6 +242,7 @@ class TextSamples:
   reward: Array
   correct: Array
   truncated: Array
+  failed: Array
 
 
 @_pytree

@@ -30,14 +30,19 @@ def make_update(
   objective: objectives.Objective,
   optimizers: dict[str, optax.GradientTransformation],
   watch: Mapping[str, Callable[[dict[str, types.Params]], Any]] | None = None,
+  split: Callable[[types.Batch], types.Batch] | None = None,
 ) -> Update:
   """Builds the step: gradient → sum over devices → optax, part by part.
 
   Args:
-    objective: (params, batch) → (losses by part, metrics).
+    objective: (params, batch) → (losses by part, metrics). The loss of a part
+      depends on the parameters of that part, and of parts that are not trained.
     optimizers: an optax chain for each part that is trained, so that one part's
       gradient norm never clips another's. Other parts stay as they are.
     watch: {name: gradients by part → those whose norm is a metric}.
+    split: minibatch → microbatches [parts, ...] whose gradients are added up
+      one after the other, to the gradient of the minibatch; None for the
+      minibatch at once.
 
   Returns:
     (params, opt_state, batch) → (params, opt_state, metrics). To be called
@@ -46,22 +51,42 @@ def make_update(
 
   def total_loss(trained, frozen, batch):
     parts, metrics = objective(trained | frozen, batch)
-    counts = jax.lax.psum(
-      {name: part.count for name, part in parts.items()}, DEVICE_AXIS
+    return sum(part.total for part in parts.values()), (parts, metrics)
+
+  def summed(trained, frozen, batch):
+    """Gradients of the sums of losses; the sums and metrics."""
+    gradient = jax.grad(total_loss, has_aux=True)
+    if split is None:
+      return gradient(trained, frozen, batch)
+
+    def add(sums, microbatch):
+      own = gradient(trained, frozen, microbatch)
+      return jax.tree.map(jnp.add, sums, own), None
+
+    microbatches = split(batch)
+    first = jax.tree.map(lambda leaf: leaf[0], microbatches)
+    blank = jax.tree.map(
+      lambda leaf: jnp.zeros(leaf.shape, leaf.dtype),
+      jax.eval_shape(gradient, trained, frozen, first),
     )
-    shares = [
-      numerics.Average(part.total, counts[name]).mean
-      for name, part in parts.items()
-    ]
-    return sum(shares), (parts, metrics)
+    return jax.lax.scan(add, blank, microbatches)[0]
 
   def update(params, opt_state, batch):
     trained = {name: params[name] for name in optimizers}
     frozen = {name: params[name] for name in params.keys() - optimizers.keys()}
-    gradients, (parts, metrics) = jax.grad(total_loss, has_aux=True)(
-      trained, frozen, batch
+    gradients, (parts, metrics) = summed(trained, frozen, batch)
+    # Sums and counts add up, over microbatches and devices; then one division.
+    gradients, counts = jax.lax.psum(
+      (gradients, {name: parts[name].count for name in optimizers}),
+      DEVICE_AXIS,
     )
-    gradients = jax.lax.psum(gradients, DEVICE_AXIS)
+    gradients = {
+      name: jax.tree.map(
+        lambda total, count=counts[name]: numerics.Average(total, count).mean,
+        gradients[name],
+      )
+      for name in optimizers
+    }
     for name, select in (watch or {}).items():
       metrics[name] = numerics.average(optax.tree.norm(select(gradients)))
     new_params, new_opt_state = dict(frozen), {}

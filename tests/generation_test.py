@@ -101,6 +101,7 @@ def test_stops_when_all_have_ended():
     apply=None,
     empty_cache=None,
     reader=lambda *_: (read, ()),
+    vocab_size=_VOCABULARY,
   )
   done = jax.jit(
     lambda: generation.generate(

@@ -57,6 +57,7 @@ def _guesser(task, probabilities):
     apply=None,
     empty_cache=None,
     reader=lambda params, *_: (functools.partial(read, params), ()),
+    vocab_size=task.vocab_size,
   )
 
 

@@ -51,6 +51,7 @@ def _bigrams():
     apply=None,
     empty_cache=lambda *_: (),
     reader=None,
+    vocab_size=_VOCABULARY,
   )
 
 

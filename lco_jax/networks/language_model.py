@@ -29,6 +29,7 @@ class LanguageModel:
     reader: (parameters, B, slots) → (read, cache): `hidden` of these parameters
       for calls in a loop, (tokens, padding, cache, start) → (float[B, L, W],
       cache); its cache is a pytree of arrays [B, ...].
+    vocab_size: V.
   """
 
   init: Callable[[types.PRNGKey], types.Params]
@@ -37,6 +38,7 @@ class LanguageModel:
   apply: Callable
   empty_cache: Callable[[int, int], transformer.KVCache]
   reader: Callable[[types.Params, int, int], tuple[Callable, Any]]
+  vocab_size: int
 
 
 def make_language_model(config: transformer.TransformerConfig) -> LanguageModel:
@@ -76,4 +78,5 @@ def _make(config, module) -> LanguageModel:
     apply=module.apply,
     empty_cache=functools.partial(transformer.empty_cache, config),
     reader=functools.partial(transformer.make_reader, config),
+    vocab_size=config.vocab_size,
   )

@@ -62,7 +62,7 @@ def language_summary(summary: Mapping) -> str:
       "",
       "greedy by difficulty: " + ", ".join(f"{k}: {v:.2f}" for k, v in levels),
       "",
-      *_completions(found["examples"]),
+      completions(found["examples"]),
       "",
     ]
   )
@@ -95,8 +95,12 @@ def _scores(what: str, rows: Sequence[tuple[str, Mapping]]) -> list[str]:
   return lines
 
 
-def _completions(examples: Sequence[tuple[str, str, str, bool]]) -> list[str]:
-  """Completions beside the right answers, of the first seed."""
+def completions(examples: Sequence[tuple[str, str, str, bool]]) -> str:
+  """Completions beside the right answers.
+
+  Args:
+    examples: (prompt, right answer, completion, whether it is right).
+  """
   shown = [
     [_cut(text) for text in (prompt, completion, answer)]
     + ["right" if right else "wrong"]
@@ -104,12 +108,12 @@ def _completions(examples: Sequence[tuple[str, str, str, bool]]) -> list[str]:
   ]
   table = [["prompt", "completion", "an answer", ""], *shown]
   widths = [max(len(row[i]) for row in table) for i in range(4)]
-  return [
+  return "\n".join(
     "  ".join(
       cell.ljust(w) for cell, w in zip(row, widths, strict=True)
     ).rstrip()
     for row in table
-  ]
+  )
 
 
 def _cut(text: str) -> str:

@@ -20,6 +20,12 @@ from lco_jax.tasks.problem import (
   check_splits,
   draw_from,
 )
+from lco_jax.tasks.text_task import (
+  EXTRACTIONS,
+  TextTask,
+  make_text_task,
+  split_of,
+)
 
 TASKS: dict[str, Callable[..., Task]] = {
   "addition": arithmetic.addition,
@@ -34,15 +40,19 @@ TASKS: dict[str, Callable[..., Task]] = {
 
 __all__ = [
   "END",
+  "EXTRACTIONS",
   "PADDING",
   "SPLITS",
   "TASKS",
   "Problem",
   "Task",
+  "TextTask",
   "agreement",
   "check_splits",
   "draw_from",
   "make",
+  "make_text_task",
+  "split_of",
 ]
 
 

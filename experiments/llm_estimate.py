@@ -1,0 +1,182 @@
+"""What a run on a pretrained model would take, before it begins."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from experiments import llm_run, stage
+from lco_jax import (
+  lean_objectives,
+  signals,
+  text_generation,
+  token_objectives,
+)
+
+# Arrays of a chunk's logits that are held side by side: of the policy, of the
+# behaviour policy, the target, and their gradient.
+_LOGIT_ARRAYS = 4
+_PROMPTS_LOOKED_AT = 32
+
+
+def estimate(settings: Mapping, run: llm_run.Run) -> str:
+  """Batch arithmetic, parameters, memory, and what does nothing: a page.
+
+  Args:
+    settings: of the run.
+    run: built from them.
+  """
+  config, training = run.model_config, run.training
+  where = stage.placed(settings, training)
+  learners = stage.num_learners(settings)
+  here = learners // len(where.devices) if where.divides_seeds else learners
+  prompts = settings["num_prompts"] // where.num_shards
+  samples = settings["num_samples"]
+  steps = settings["num_epochs"] * settings["num_minibatches"]
+  length = text_generation.bucket(
+    max(
+      len(run.asking.prompt(run.asking.task.problem("train", n)["question"]))
+      for n in range(_PROMPTS_LOOKED_AT)
+    )
+  )
+  answer = settings["completion_length"]
+  microbatch = (
+    prompts
+    * samples
+    // (settings["num_minibatches"] * settings["num_microbatches"])
+  )
+  shared = samples // settings["num_minibatches"]
+  tokens = microbatch // shared * length + microbatch * answer
+  lines = [
+    f"model {settings['model']}: {_count(run.pretrained.params):,} parameters,"
+    f" {config.num_layers} layers of width {config.width}, vocabulary"
+    f" {config.vocab_size:,}, {settings['dtype']}",
+    f"task {settings['task']}: prompts of up to {length} tokens,"
+    f" completions of up to {answer}",
+    "",
+    "each seed, each update:",
+    f"  {settings['num_prompts']} prompts × {samples} samples ="
+    f" {settings['num_prompts'] * samples} completions, at most"
+    f" {settings['num_prompts'] * samples * answer:,} tokens",
+    f"  {steps} optimizer step{'s' * (steps > 1)} of"
+    f" {settings['num_prompts'] * samples // settings['num_minibatches']}"
+    f" completions, gradients added up over {settings['num_microbatches']} of"
+    f" {microbatch} on each of {where.num_shards} device(s): {tokens:,} tokens"
+    " read at a time",
+    f"in all: {settings['num_updates']} updates,"
+    f" {settings['num_updates'] * training.steps_per_update:,} completions,"
+    f" {settings['num_updates'] * steps:,} optimizer steps,"
+    f" {learners} learner(s)",
+    "",
+    f"memory on each of {len(where.devices)} device(s), {here} learner(s):",
+  ]
+  memory = _memory(settings, run, tokens, prompts * samples * (length + answer))
+  for name, size in memory.items():
+    lines.append(f"  {name:<44}{_size(here * size):>10}")
+  lines.append(f"  {'about':<44}{_size(here * sum(memory.values())):>10}")
+  idle = inactive(settings)
+  lines += ["", "without effect under these settings:" if idle else ""]
+  lines += [f"  {reason}" for reason in idle]
+  return "\n".join(lines).rstrip()
+
+
+def _memory(
+  settings: Mapping, run: llm_run.Run, tokens: int, slots: int
+) -> dict[str, int]:
+  """Bytes of one learner on one device, by what they are for."""
+  config = run.model_config
+  params = jax.eval_shape(lambda tree: tree, run.pretrained.params)
+  state = jax.eval_shape(run.training.optimizers["policy"].init, params)
+  weights = _bytes(params)
+  copies = ["policy"]
+  if settings["reference_coefficient"]:
+    copies.append("reference")
+  copies += [
+    part
+    for part in ("verifier", "verifier_reference")
+    if part in _parts(settings)
+  ]
+  item = 2 if config.dtype == "bfloat16" else 4
+  # What a block keeps for the backward pass: its norms, queries, keys, values,
+  # attention's output and the SwiGLU; or only what it read.
+  width = config.num_heads * config.head_features
+  kept = config.width
+  if not config.rematerialize:
+    kept = 6 * config.width + 4 * width + 4 * config.mlp_width
+  chunk = settings["chunk_tokens"]
+  if chunk is None:
+    chunk = lean_objectives.default_chunk(config.vocab_size)
+  return {
+    f"parameters ({', '.join(copies)})": weights * len(copies),
+    "gradients": weights,
+    "optimizer state": _bytes(state),
+    # An update that is not finite is not applied: the state before is kept.
+    "parameters and state before the update": weights + _bytes(state),
+    "keys and values while generating": (
+      2 * config.num_layers * config.num_kv_heads * config.head_features
+    )
+    * slots
+    * item,
+    "activations": tokens * config.num_layers * kept * item,
+    "logits at a time": _LOGIT_ARRAYS
+    * 4
+    * config.vocab_size
+    * min(chunk or tokens, tokens),
+  }
+
+
+def inactive(settings: Mapping) -> list[str]:
+  """What of the settings does nothing, and why."""
+  algorithm = settings["algorithm"]
+  row = token_objectives.ALGORITHMS[algorithm]
+  one_step = settings["num_epochs"] * settings["num_minibatches"] == 1
+  advantage = settings["advantage"] or row.advantage
+  found = []
+  takes = token_objectives.options_of(algorithm)
+  if one_step:
+    clips = [name for name in ("clip_low", "clip_high") if name in takes]
+    clips += ["clip"] * (settings["clip"] is not None)
+    found += [
+      f"{name}: no ratio leaves 1 in one on-policy step" for name in clips
+    ]
+    if settings["anchor"] == "current":
+      found.append("anchor: old and current are one in one on-policy step")
+  if not algorithm.startswith("lco_"):
+    found.append(f"beta: {algorithm} has no optimal target")
+  if advantage not in signals.OF_VERIFIERS:
+    found.append(f"num_known: {advantage} advantages ask no verifier")
+    if settings["agreement_beta_multiple"] != 1:
+      found.append(
+        f"agreement_beta_multiple: {advantage} advantages ask no verifier"
+      )
+  if not row.takes_weights:
+    found.append(f"dual_bound: {algorithm} takes no weights")
+  return found
+
+
+def _parts(settings: Mapping) -> tuple[str, ...]:
+  return {
+    "verifier": ("verifier",),
+    "preference": ("verifier", "verifier_reference"),
+  }.get(settings["advantage"] or "", ())
+
+
+def _count(tree: Any) -> int:
+  return sum(leaf.size for leaf in jax.tree.leaves(tree))
+
+
+def _bytes(tree: Any) -> int:
+  return sum(
+    int(np.prod(leaf.shape)) * leaf.dtype.itemsize
+    for leaf in jax.tree.leaves(tree)
+  )
+
+
+def _size(number: float) -> str:
+  """Bytes as a person reads them."""
+  for unit in ("B", "KiB", "MiB"):
+    if number < 1024:
+      return f"{number:.0f} {unit}"
+    number /= 1024
+  return f"{number:.1f} GiB"

@@ -1,0 +1,174 @@
+"""A run on a pretrained model from its settings: what the scripts share.
+
+Settings are plain values, from `command_line.read_settings`.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from experiments import settings as settings_lib
+from lco_jax import (
+  generation,
+  llm,
+  networks,
+  pretrained,
+  tasks,
+  text_rollout,
+  token_objectives,
+  training,
+)
+
+REWARDS = ("exact", "score")
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+  """What a run consists of.
+
+  Attributes:
+    pretrained: what it begins with.
+    model_config: of the policy's network.
+    model: the policy's network.
+    asking: how the model is asked.
+    training: of the policy.
+    num_updates: of each seed.
+  """
+
+  pretrained: pretrained.Pretrained
+  model_config: networks.TransformerConfig
+  model: networks.LanguageModel
+  asking: text_rollout.Asking
+  training: training.Training
+  num_updates: int
+
+
+def build(settings: Mapping) -> Run:
+  """Builds a run.
+
+  Args:
+    settings: plain values, from `command_line.read_settings`.
+
+  Raises:
+    ValueError: naming the setting, or the file, that is wrong.
+  """
+  settings_lib.check(
+    settings,
+    (
+      "num_updates",
+      "num_prompts",
+      "num_samples",
+      "completion_length",
+      "scoring_workers",
+      "eval_problems",
+      "eval_samples",
+      "eval_batch",
+    ),
+  )
+  if settings["reward"] not in REWARDS:
+    raise ValueError(
+      f"reward: unknown {settings['reward']!r}; known: {', '.join(REWARDS)}"
+    )
+  for name in ("scoring_seconds", "temperature"):
+    if not 0 < settings[name] < float("inf"):
+      raise ValueError(
+        f"{name} must be positive and finite, got {settings[name]}"
+      )
+  task = tasks.make_text_task(
+    settings["task"],
+    task_options(settings["task_options"]),
+    settings["extraction"],
+  )
+  row = token_objectives.ALGORITHMS[settings["algorithm"]]
+  policy_loss = row.policy_loss(
+    **settings_lib.options(
+      settings, token_objectives.ALGORITHMS, token_objectives.options_of
+    )
+  )
+  sampling = generation.Sampling(
+    settings["temperature"], settings["top_k"], settings["top_p"]
+  )
+  own = pretrained.load(settings["model"])
+  asking = text_rollout.Asking(
+    task=task,
+    tokenizer=own.tokenizer,
+    instruction=settings["instruction"],
+    chat=settings["chat"],
+    completion_length=settings["completion_length"],
+    sampling=sampling,
+    exact=settings["reward"] == "exact",
+  )
+  asked = len(asking.prompt(task.problem("train", 0)["question"]))
+  if asked + settings["completion_length"] > own.context_length:
+    raise ValueError(
+      f"completion_length {settings['completion_length']} after a prompt of"
+      f" {asked} tokens is more than the model's {own.context_length}"
+    )
+  config = own.config_with(
+    dtype=settings["dtype"], rematerialize=settings["rematerialize"]
+  )
+  model = networks.make_language_model(config)
+  num_steps = (
+    settings["num_updates"]
+    * settings["num_epochs"]
+    * settings["num_minibatches"]
+  )
+  return Run(
+    own,
+    config,
+    model,
+    asking,
+    llm.make_training(
+      model,
+      row,
+      policy_loss,
+      settings_lib.make_optimizer(settings, "policy", num_steps),
+      **{
+        name: settings[name]
+        for name in (
+          "num_prompts",
+          "num_samples",
+          "num_epochs",
+          "num_minibatches",
+          "num_microbatches",
+          "chunk_tokens",
+          "beta",
+          "nonpositive_beta_multiple",
+          "agreement_beta_multiple",
+          "advantage",
+          "num_known",
+          "dual_bound",
+          "entropy_coefficient",
+          "reference_coefficient",
+          "max_kl",
+        )
+      },
+    ),
+    settings["num_updates"],
+  )
+
+
+def task_options(text: str) -> dict[str, Any]:
+  """Options of a task from "name=value,...": numbers, true, false, or words.
+
+  Raises:
+    ValueError: if the text is not of that form.
+  """
+  found = {}
+  for item in filter(None, text.split(",")):
+    name, equals, value = (part.strip() for part in item.partition("="))
+    if not (name and equals and value):
+      raise ValueError(f'task_options: want "name=value,...", got {text!r}')
+    found[name] = _value(value)
+  return found
+
+
+def _value(text: str) -> Any:
+  if text in ("true", "false"):
+    return text == "true"
+  for kind in (int, float):
+    try:
+      return kind(text)
+    except ValueError:
+      continue
+  return text

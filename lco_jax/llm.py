@@ -1,0 +1,253 @@
+"""Language models of large vocabularies: the functions that make a `Training`.
+
+As in `language`, a stream is a prompt and its steps are G samples. What differs
+is where things are: the host asks, scores and decodes, and nothing over the
+vocabulary is kept, but the hidden states that make it.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from lco_jax import (
+  diagnostics,
+  language_metrics,
+  lean_objectives,
+  lean_signals,
+  losses,
+  networks,
+  numerics,
+  objectives,
+  signals,
+  targets,
+  token_objectives,
+  training,
+  types,
+  update,
+)
+
+Array = jax.Array
+
+# What is only looked at after an update, is looked at in so many samples of
+# each prompt.
+_LOOKED_AT = 4
+
+
+def make_training(
+  model: networks.LanguageModel,
+  algorithm: token_objectives.Algorithm,
+  policy_loss: objectives.PolicyLoss,
+  optimizer: optax.GradientTransformation,
+  *,
+  num_prompts: int,
+  num_samples: int,
+  num_epochs: int = 1,
+  num_minibatches: int = 1,
+  num_microbatches: int = 1,
+  chunk_tokens: int | None = None,
+  beta: float = 1.0,
+  nonpositive_beta_multiple: float = 1.0,
+  agreement_beta_multiple: float = 1.0,
+  advantage: str | None = None,
+  num_known: int = 5,
+  dual_bound: float = 0.1,
+  entropy_coefficient: float = 0.0,
+  reference_coefficient: float = 0.0,
+  max_kl: float | None = None,
+) -> training.Training:
+  """Builds the training of a policy on rewards that the host gives.
+
+  Args:
+    model: the policy; the parameters that training begins with are given.
+    algorithm: from `token_objectives.ALGORITHMS`.
+    policy_loss: the algorithm's, with its options.
+    optimizer: of the policy.
+    num_prompts: N over all devices.
+    num_samples: G.
+    num_epochs: passes over each batch.
+    num_minibatches: minibatches of each pass, a divisor of G.
+    num_microbatches: parts that the gradient of a minibatch is added up of, a
+      divisor of the prompts of a device.
+    chunk_tokens: tokens whose logits are held at a time; 0 for all, None for
+      `lean_objectives.default_chunk`.
+    beta: KL strength of the optimal target, positive and finite.
+    nonpositive_beta_multiple: factor on β where the advantage is ≤ 0.
+    agreement_beta_multiple: factor on β where policy and verifier are both all
+      but sure of the sampled token; for advantages of verifiers.
+    advantage: a key of `signals.FROM_REWARDS`, or one of
+      `signals.OF_VERIFIERS`; None for the algorithm's own.
+    num_known: of a verifier's advantages, tokens that it is asked about.
+    dual_bound: ε of V-MPO's weights, > 0, nats, where they are taken.
+    entropy_coefficient: weight of the entropy bonus, ≥ 0.
+    reference_coefficient: weight of the KL to the policy at the start, ≥ 0.
+    max_kl: KL of a minibatch at which the policy's epochs stop, > 0, nats; None
+      for none.
+
+  Raises:
+    ValueError: if a number or a name is out of range.
+  """
+  advantage = advantage or algorithm.advantage
+  known = (*signals.FROM_REWARDS, *signals.OF_VERIFIERS)
+  if advantage not in known:
+    raise ValueError(
+      f"advantage: {advantage!r} is not among {', '.join(known)}"
+    )
+  in_groups = advantage in signals.IN_GROUPS or algorithm.drops_even_groups
+  if num_samples < 2 and in_groups:
+    raise ValueError(
+      f"num_samples must be ≥ 2 for {advantage} advantages in groups, got"
+      f" {num_samples}"
+    )
+  for name, number in (
+    ("beta", beta),
+    ("nonpositive_beta_multiple", nonpositive_beta_multiple),
+    ("agreement_beta_multiple", agreement_beta_multiple),
+    ("dual_bound", dual_bound),
+  ):
+    objectives.check_number(name, number, above=0.0)
+  if num_known < 1:
+    raise ValueError(f"num_known must be ≥ 1, got {num_known}")
+  if chunk_tokens is None:
+    chunk_tokens = lean_objectives.default_chunk(model.vocab_size)
+  if chunk_tokens < 0:
+    raise ValueError(f"chunk_tokens must be ≥ 0, got {chunk_tokens}")
+  if num_microbatches < 1 or num_prompts % num_microbatches:
+    raise ValueError(
+      f"num_microbatches {num_microbatches} does not divide num_prompts"
+      f" {num_prompts}"
+    )
+  on_policy = num_epochs * num_minibatches == 1
+
+  def prepare(params, samples):
+    signal = lean_signals.estimate(
+      advantage, model, params, samples, num_known, chunk_tokens
+    )
+    even = jnp.broadcast_to(
+      jnp.ptp(samples.reward, axis=0, keepdims=True) == 0, samples.reward.shape
+    )
+    counted = samples.mask
+    if algorithm.drops_even_groups:
+      counted = counted & ~even[..., None]
+    counting = jnp.where(counted, signal.advantage, 0.0)
+    if algorithm.takes_weights:
+      counting = losses.vmpo_weights(
+        counting, dual_bound, counted, update.DEVICE_AXIS
+      )
+    reference_log_prob = jnp.zeros_like(samples.log_prob)
+    if reference_coefficient:
+      reference_log_prob = lean_objectives.of_completions(
+        model, params["reference"], samples, chunk_tokens
+      ).log_prob
+    weight, share = token_objectives.token_weights(counted, algorithm.weighting)
+    own_beta = targets.sign_dependent_beta(
+      signal.advantage, beta, nonpositive_beta_multiple
+    )[..., 0]
+    batch = types.LeanBatch(
+      prompt=samples.prompt,
+      padding=samples.padding,
+      action=samples.action,
+      mask=counted,
+      weight=weight,
+      share=share,
+      advantage=counting,
+      old_log_prob=samples.log_prob,
+      reference_log_prob=reference_log_prob,
+      old_hidden=samples.hidden,
+      beta=jnp.where(
+        signal.agreed, own_beta * agreement_beta_multiple, own_beta
+      ),
+      known=signal.known,
+      known_advantage=signal.known_advantage,
+      rest_advantage=signal.rest_advantage,
+    )
+    metrics = language_metrics.of_samples(samples, even)
+    metrics |= update.across_devices(
+      {
+        "counted_tokens": numerics.average(
+          counted.astype(jnp.float32), samples.mask
+        ),
+        "scoring_failed": numerics.average(samples.failed.astype(jnp.float32)),
+      }
+    )
+    return batch, metrics
+
+  def assess(before, params, batch):
+    some = jax.tree.map(lambda x: x[: -(-len(x) // _LOOKED_AT)], batch)
+    now = lean_objectives.of_completions(
+      model,
+      params["policy"],
+      some,
+      chunk_tokens,
+      behaviour=networks.head_of(before["policy"]),
+    )
+    metrics = diagnostics.ratio_quantiles(
+      now.log_prob - some.old_log_prob, some.mask, update.DEVICE_AXIS
+    )
+    return metrics | update.across_devices(
+      {"kl_old_new": numerics.average(now.kl, some.mask)}
+    )
+
+  objective = lean_objectives.make_objective(
+    model,
+    policy_loss,
+    num_samples=num_samples // num_minibatches,
+    chunk_tokens=chunk_tokens,
+    on_policy=on_policy,
+    of_sequences=algorithm.of_sequences,
+    entropy_coefficient=entropy_coefficient,
+    reference_coefficient=reference_coefficient,
+    measures_kl=max_kl is not None,
+  )
+  parts = ["reference"] if reference_coefficient else []
+
+  def init_params(key, given):
+    del key
+    given = dict(given)
+    return given | dict.fromkeys(parts, given["policy"])
+
+  return training.Training(
+    init_params=init_params,
+    init_actor=lambda keys: (),
+    collect=None,
+    prepare=prepare,
+    update=update.make_update(
+      objective,
+      {"policy": optimizer},
+      split=_by_prompts(num_samples // num_minibatches, num_microbatches),
+    ),
+    assess=assess,
+    optimizers={"policy": optimizer},
+    headline="correct",
+    num_streams=num_prompts,
+    num_steps=num_samples,
+    num_epochs=num_epochs,
+    num_minibatches=num_minibatches,
+    max_kl=max_kl,
+    long_reductions=True,
+    hold=None if on_policy else _behaviour,
+  )
+
+
+def _behaviour(params: Mapping[str, Any]) -> dict[str, Any]:
+  """What the epochs need of the policy that sampled."""
+  return {lean_objectives.BEHAVIOUR: networks.head_of(params["policy"])}
+
+
+def _by_prompts(
+  num_samples: int, num_parts: int
+) -> Callable[[Any], Any] | None:
+  """Divides batches [samples · prompts, ...]: [parts, samples · fewer, ...].
+
+  All samples of a prompt stay together: they are read with it.
+  """
+  if num_parts == 1:
+    return None
+
+  def split(leaf):
+    apart = leaf.reshape(num_samples, num_parts, -1, *leaf.shape[1:])
+    return jnp.moveaxis(apart, 1, 0).reshape(num_parts, -1, *leaf.shape[1:])
+
+  return lambda batch: jax.tree.map(split, batch)

@@ -1,0 +1,242 @@
+"""Collecting completions of texts, which the host asks for and scores.
+
+Devices generate; the host draws problems, decodes and has them scored. What is
+collected depends on the seed, the stream and the update alone, so a run that is
+resumed meets the same problems.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lco_jax import (
+  generation,
+  networks,
+  numerics,
+  pretrained,
+  scoring,
+  tasks,
+  text_generation,
+  training,
+  types,
+)
+from lco_jax import placement as placement_lib
+
+Array = jax.Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Asking:
+  """How a model is asked.
+
+  Attributes:
+    task: what is asked.
+    tokenizer: the model's.
+    instruction: text after every question; may be empty.
+    chat: whether the question is a user's message of a chat.
+    completion_length: C, tokens of an answer at most.
+    sampling: the distribution that answers are sampled from.
+    exact: whether a reward is 1 for a solution and 0 otherwise, rather than
+      what the task's verifier gives.
+  """
+
+  task: tasks.TextTask
+  tokenizer: pretrained.Tokenizer
+  instruction: str
+  chat: bool
+  completion_length: int
+  sampling: generation.Sampling
+  exact: bool = True
+
+  def prompt(self, question: str) -> list[int]:
+    """Tokens of a question, up to where the answer begins."""
+    text = question + self.instruction
+    if self.chat:
+      text = self.tokenizer.chat([{"role": "user", "content": text}])
+    return self.tokenizer.encode(text)
+
+
+@dataclasses.dataclass(frozen=True)
+class Example:
+  """A completion, to be looked at.
+
+  Attributes:
+    question: the problem's.
+    completion: text.
+    reward: what it got.
+  """
+
+  question: str
+  completion: str
+  reward: float
+
+
+class TextCollector:
+  """Draws problems, has them completed, and scores the completions.
+
+  D is the number of the process' devices, S and N are the seeds and streams on
+  each, G the samples of a prompt.
+
+  Attributes:
+    rollout: the last one, TextSamples [devices, S, G, N, ...].
+  """
+
+  def __init__(
+    self,
+    asking: Asking,
+    model: networks.LanguageModel,
+    task: training.Training,
+    placement: placement_lib.Placement,
+    seeds: Sequence[int],
+    scorer: scoring.Scorer,
+    first_update: int = 0,
+    show: Callable[[int, list[Example]], None] = lambda update, examples: None,
+  ):
+    """Prepares to collect.
+
+    Args:
+      asking: how the model is asked.
+      model: that is asked.
+      task: what is trained; its streams are prompts, its steps samples.
+      placement: of seeds and streams on devices.
+      seeds: of the run.
+      scorer: of completions; closed with the collector.
+      first_update: completed updates.
+      show: takes (update, examples) of each update.
+    """
+    self._asking, self._model, self._task = asking, model, task
+    self._placement, self._scorer, self._show = placement, scorer, show
+    self._update = first_update
+    self._seeds, self._streams = (
+      placement.deal_streams(index)
+      for index in np.meshgrid(
+        np.asarray(seeds), np.arange(task.num_streams), indexing="ij"
+      )
+    )
+    self._programs = {}
+    self.rollout = None
+
+  def collect(self, state: types.LearnerState) -> types.TextSamples:
+    """Samples and scores G completions of every prompt.
+
+    Args:
+      state: learner state [devices, seeds, ...].
+
+    Returns:
+      TextSamples [devices, S, G, N, ...], on the devices.
+    """
+    where, asking = self._placement, self._asking
+    problems = [
+      asking.task.problem("train", _number(seed, stream, self._update))
+      for seed, stream in zip(self._seeds.flat, self._streams.flat, strict=True)
+    ]
+    # All processes pad to the longest of all.
+    prompt, padding = text_generation.padded(
+      [asking.prompt(problem["question"]) for problem in problems]
+    )
+    shape, own = self._seeds.shape, where.local_devices
+    asked = where.put_local(
+      (
+        prompt.reshape(*shape, -1)[own],
+        padding.reshape(shape)[own],
+      )
+    )
+    length = prompt.shape[1]
+    if length not in self._programs:
+      self._programs[length] = where.compile(
+        jax.vmap(self._generate), state, *asked, long_reductions=True
+      )
+    samples = self._programs[length](state, *asked)
+    tokens, mask = where.local((samples.action, samples.mask))
+    entries = np.empty(len(problems), object)
+    entries[:] = problems
+    scores = self._scored(entries.reshape(shape)[own], tokens, mask)
+    value, failed = scores[..., 0].astype(np.float32), scores[..., 1] > 0
+    correct = value >= 1
+    reward = correct.astype(np.float32) if asking.exact else value
+    self.rollout = dataclasses.replace(
+      samples,
+      reward=where.put_local(reward),
+      correct=where.put_local(correct),
+      failed=where.put_local(failed),
+    )
+    self._update += 1
+    return self.rollout
+
+  def _generate(self, state, prompt, padding):
+    """One seed's completions: TextSamples [G, N], without rewards."""
+    asking, task = self._asking, self._task
+    keys = jax.vmap(
+      lambda key: jax.random.split(key, task.num_steps), out_axes=1
+    )(training.collection_keys(task, self._placement.num_shards, state))
+
+    def observe(params, hidden, logits, token):
+      del params
+      return hidden, numerics.action_log_prob(logits, token)
+
+    done = generation.generate(
+      self._model,
+      state.params["policy"],
+      prompt,
+      padding,
+      keys.reshape(-1),
+      asking.completion_length,
+      asking.tokenizer.end,
+      asking.sampling,
+      observe,
+    )
+    done = jax.tree.map(
+      lambda leaf: leaf.reshape(task.num_steps, -1, *leaf.shape[1:]), done
+    )
+    hidden, log_prob = done.observed
+    shape = done.truncated.shape
+    blank = jnp.zeros(shape, bool)
+    return types.TextSamples(
+      prompt=jnp.broadcast_to(prompt[None], (*shape, prompt.shape[-1])),
+      padding=jnp.broadcast_to(padding[None], shape),
+      action=done.tokens,
+      mask=done.mask,
+      hidden=hidden,
+      log_prob=jnp.where(done.mask, log_prob, 0.0),
+      reward=jnp.zeros(shape),
+      correct=blank,
+      truncated=done.truncated,
+      failed=blank,
+    )
+
+  def _scored(
+    self, entries: np.ndarray, tokens: np.ndarray, mask: np.ndarray
+  ) -> np.ndarray:
+    """(value, failed) of each completion: float[D, S, G, N, 2]."""
+    waiting, texts = [], []
+    for place in np.ndindex(tokens.shape[:-1]):
+      device, seed, _, stream = place
+      text = self._asking.tokenizer.decode(tokens[place][mask[place]].tolist())
+      entry = entries[device, seed, stream]
+      waiting.append(self._scorer.submit(entry, text))
+      texts.append((entry["question"], text))
+    scores = self._scorer.collect(waiting)
+    # Samples of the first prompt: their first axis but one is the sample.
+    number = len(texts) // tokens.shape[0] // tokens.shape[1]
+    per_sample = number // tokens.shape[2]
+    self._show(
+      self._update + 1,
+      [
+        Example(*texts[index], scores[index].value)
+        for index in range(0, number, per_sample)
+      ],
+    )
+    return np.array(scores, np.float64).reshape(*tokens.shape[:-1], 2)
+
+  def close(self) -> None:
+    """Ends the processes that score."""
+    self._scorer.close()
+
+
+def _number(seed: int, stream: int, update: int) -> int:
+  """The problem that a stream of a seed meets in an update."""
+  words = np.random.SeedSequence([int(seed), int(stream), update])
+  return int(words.generate_state(1, np.uint64)[0] >> 1)
