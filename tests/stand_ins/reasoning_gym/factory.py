@@ -1,0 +1,3 @@
+"""The tasks by name."""
+
+DATASETS = {}

@@ -1,0 +1,279 @@
+"""The scripts of pretrained models as a user runs them, on a tiny one."""
+
+import csv
+import json
+import pathlib
+import shutil
+
+import jax
+import numpy as np
+import pytest
+import scipy.special
+
+from lco_jax import pretrained
+from tests import scripts, tiny_model
+
+pytestmark = pytest.mark.xdist_group("train_llm")
+
+_CONFIG = "--config=experiments/configs/llm.py:chain_sum"
+# So that no test needs reasoning-gym, whose parts have to be compiled.
+_STAND_INS = str(pathlib.Path(__file__).parent / "stand_ins")
+_SMALL = (
+  "--config.task_options=",
+  "--config.extraction=whole",
+  "--config.reward=score",
+  "--config.num_updates=4",
+  "--config.num_epochs=2",
+  "--config.reference_coefficient=0.1",
+  "--config.num_prompts=4",
+  "--config.num_samples=4",
+  "--config.completion_length=5",
+  "--config.eval_problems=4",
+  "--config.eval_samples=2",
+  "--config.eval_batch=4",
+  "--config.learning_rate_warmup=0",
+  "--config.policy_learning_rate=0.01",
+  "--config.checkpoint_seconds=0",
+  "--config.keep_checkpoints=4",
+)
+
+
+@pytest.fixture(scope="module")
+def model_path(tmp_path_factory):
+  path = tmp_path_factory.mktemp("tiny") / "tiny.gguf"
+  tiny_model.write_gguf(path, tiny_model.weights())
+  return path
+
+
+def _train(model_path, *flags, **options):
+  return scripts.run(
+    "train_llm",
+    *scripts.overridden(
+      _CONFIG, f"--config.model={model_path}", *_SMALL, *flags
+    ),
+    path=_STAND_INS,
+    **options,
+  )
+
+
+@pytest.fixture(scope="module")
+def finished(model_path, tmp_path_factory):
+  """A run, and what it said."""
+  workdir = tmp_path_factory.mktemp("llm") / "run"
+  done = _train(model_path, f"--workdir={workdir}", "--config.export=True")
+  assert done.returncode == 0, done.stderr
+  return workdir, done
+
+
+def _completions(workdir):
+  with open(workdir / "completions.jsonl") as file:
+    return [json.loads(line) for line in file]
+
+
+def test_a_run_leaves_a_whole_directory(finished):
+  workdir, done = finished
+  files = {"config.json", "metrics.csv", "tensorboard", "checkpoints", ".lock"}
+  files |= {"summary.json", "learning_curve.png", "completions.jsonl"}
+  assert {path.name for path in workdir.iterdir()} == files | {
+    "before.json",
+    "model_0",
+  }
+  summary = json.loads((workdir / "summary.json").read_text())
+  assert summary["total_samples"] == 4 * 4 * 4
+  assert summary["evaluation"]["split"] == "test"
+  with open(workdir / "metrics.csv") as file:
+    rows = list(csv.DictReader(file))
+  assert [row["update"] for row in rows] == ["1", "2", "3", "4"]
+  assert {"correct", "kl_old_new", "target_tail_mass"} <= set(rows[0])
+  shown = _completions(workdir)
+  assert [line["update"] for line in shown] == [1] * 4 + [2] * 4 + [3] * 4 + [
+    4
+  ] * 4
+  assert len({line["completion"] for line in shown[:4]}) > 1
+  assert len({line["question"] for line in shown[:4]}) == 1
+  for said in ("before: test: greedy", "update 4:", "model:"):
+    assert said in done.stdout
+
+
+def test_the_export_is_what_was_trained(finished, model_path):
+  workdir, _ = finished
+  before, after = (
+    pretrained.load(str(path)) for path in (model_path, workdir / "model_0")
+  )
+  moved = jax.tree.map(
+    lambda a, b: float(np.abs(a - b).max()), before.params, after.params
+  )
+  assert max(jax.tree.leaves(moved)) > 1e-3
+  assert after.config == before.config
+
+
+def test_a_resumed_run_is_the_same(finished, model_path, tmp_path):
+  """After the last two checkpoints are lost, as by a crash between saves."""
+  workdir, _ = finished
+  again = tmp_path / "run"
+  shutil.copytree(workdir, again)
+  for step in ("3", "4"):
+    shutil.rmtree(again / "checkpoints" / step)
+  for name in ("summary.json", "model_0"):
+    path = again / name
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+  done = scripts.run(
+    "train_llm", f"--workdir={again}", "--resume", path=_STAND_INS
+  )
+  assert done.returncode == 0, done.stderr
+  for name in ("metrics.csv", "completions.jsonl"):
+    assert (again / name).read_bytes() == (workdir / name).read_bytes()
+  weights = "model_0/model.safetensors"
+  assert (again / weights).read_bytes() == (workdir / weights).read_bytes()
+
+
+def test_devices_do_not_matter(finished, model_path, tmp_path):
+  """Two devices with half of the prompts each, their gradients in two parts."""
+  workdir = tmp_path / "run"
+  done = _train(
+    model_path,
+    f"--workdir={workdir}",
+    "--config.num_microbatches=2",
+    devices=2,
+  )
+  assert done.returncode == 0, done.stderr
+  tables = []
+  for path in (finished[0], workdir):
+    with open(path / "metrics.csv") as file:
+      tables.append(list(csv.DictReader(file)))
+  assert float(tables[0][1]["kl_old_new"]) > 1e-4
+  # What rounding does grows from update to update.
+  for update, tolerance in ((0, 2e-3), (1, 2e-2)):
+    one, two = (table[update] for table in tables)
+    for name, value in one.items():
+      np.testing.assert_allclose(
+        float(two[name]),
+        float(value),
+        rtol=tolerance,
+        atol=2e-4,
+        err_msg=name,
+      )
+
+
+def test_a_dry_run_says_what_it_would_take(model_path):
+  done = _train(model_path, "--dry_run", "--config.algorithm=ppo")
+  assert done.returncode == 2  # ppo needs a value network.
+  done = _train(
+    model_path,
+    "--dry_run",
+    "--config.algorithm=grpo",
+    "--config.num_epochs=1",
+  )
+  assert done.returncode == 0, done.stderr
+  count = sum(weight.size for weight in tiny_model.weights().values())
+  for said in (
+    f"{count:,} parameters",
+    "4 prompts × 4 samples = 16 completions",
+    "clip_high: no ratio leaves 1 in one on-policy step",
+    "beta: grpo has no optimal target",
+    "optimizer state",
+  ):
+    assert said in done.stdout, done.stdout
+
+
+@pytest.mark.parametrize(
+  ("flag", "says"),
+  [
+    ("--config.model=none", "none: no such model"),
+    ("--config.task_options=a", "task_options"),
+    ("--config.task_options=a=1", "chain_sum cannot be made"),
+    ("--config.extraction=x", "extraction: unknown 'x'"),
+    ("--config.num_samples=1", "num_samples must be ≥ 2"),
+    ("--config.num_microbatches=3", "num_microbatches 3 does not divide"),
+    ("--config.completion_length=200", "completion_length 200"),
+    ("--config.temperature=0", "temperature"),
+    ("--config.chunk_tokens=-1", "chunk_tokens"),
+    ("--config.reward=near", "reward: unknown 'near'"),
+    ("--config.advantage=oracle", "advantage: 'oracle'"),
+    ("--config.clip_low=0.1", "clip_low: lco_mse takes"),
+  ],
+)
+def test_wrong_settings(model_path, tmp_path, flag, says):
+  workdir = tmp_path / "run"
+  done = _train(model_path, f"--workdir={workdir}", flag)
+  assert done.returncode == 2
+  assert says in done.complaint
+  assert not workdir.exists()
+
+
+def _generate(model_path, folder, lines, *flags):
+  asked = folder / "in.jsonl"
+  asked.write_text("\n".join(lines))
+  out = folder / "out.jsonl"
+  done = scripts.run(
+    "generate",
+    f"--model={model_path}",
+    f"--prompts={asked}",
+    f"--out={out}",
+    *flags,
+  )
+  if done.returncode:
+    assert not out.exists() and len(list(folder.iterdir())) == 1
+    return done, None
+  return done, [json.loads(line) for line in out.read_text().splitlines()]
+
+
+def test_generate_against_numpy(model_path, tmp_path):
+  """Prompts of several lengths, more than a batch."""
+  texts = ["hello", "hello hello  world 12", "a", "b" * 20, "ünder", "xyz"]
+  done, rows = _generate(
+    model_path,
+    tmp_path,
+    [json.dumps({"text": text}) for text in texts],
+    "--max_new_tokens=5",
+    "--batch_size=4",
+    "--temperature=1",
+    "--num_samples=2",
+  )
+  assert done.returncode == 0, done.stderr
+  model = pretrained.load(str(model_path))
+  for text, row in zip(texts, rows, strict=True):
+    assert row["text"] == text
+    assert row["ids"] == model.tokenizer.encode(text)
+    read = row["ids"] + row["greedy_ids"]
+    logits = tiny_model.logits(tiny_model.weights(), read)
+    log_probs = scipy.special.log_softmax(logits, axis=-1)
+    at, asked = len(row["ids"]), np.array(row["ids"])
+    np.testing.assert_allclose(
+      row["token_nll"],
+      -log_probs[np.arange(at - 1), asked[1:]],
+      atol=1e-4,
+    )
+    best = np.argsort(-logits[at - 1])[:20]
+    assert row["last_top20_ids"] == best.tolist()
+    np.testing.assert_allclose(
+      row["last_top20_logits"], logits[at - 1, best], atol=1e-4
+    )
+    assert row["greedy_ids"] == logits[at - 1 : -1].argmax(-1).tolist()
+    assert len(row["greedy_ids"]) == 5 or row["greedy_ids"][-1] == 2
+    assert len(row["samples"]) == 2
+
+
+def test_generate_by_chat(model_path, tmp_path):
+  done, (row,) = _generate(
+    model_path, tmp_path, ['{"text": "hi"}'], "--chat", "--max_new_tokens=2"
+  )
+  assert done.returncode == 0, done.stderr
+  assert row["text"] == "<|start|>user\nhi<|stop|><|start|>assistant\n"
+
+
+@pytest.mark.parametrize(
+  ("lines", "flag", "says"),
+  [
+    (['{"text": "a"}', "{"], "--seed=0", "line 2"),
+    (['{"text": 1}'], "--seed=0", "line 1"),
+    (['{"text": "a"}'], "--max_new_tokens=128", "--max_new_tokens 128"),
+    (['{"text": "a"}'], "--temperature=-1", "temperature"),
+    (['{"text": "a"}'], "--out=/none/x", "--out /none/x"),
+    (['{"text": "a"}'], "--model=none", "none: no such model"),
+  ],
+)
+def test_generate_refuses(model_path, tmp_path, lines, flag, says):
+  done, _ = _generate(model_path, tmp_path, lines, flag)
+  assert done.returncode == 2
+  assert says in done.complaint
