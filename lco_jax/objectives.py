@@ -187,19 +187,7 @@ def cmpo(regularizer_coefficient: float = 1.0) -> PolicyLoss:
   Args:
     regularizer_coefficient: λ of the KL from the clipped target, ≥ 0.
   """
-  check_number("regularizer_coefficient", regularizer_coefficient, at_least=0.0)
-
-  def policy_loss(logits, batch):
-    loss = losses.cmpo_loss(
-      logits,
-      batch.old_logits,
-      batch.action,
-      batch.advantage,
-      regularizer_coefficient,
-    )
-    return loss, {}
-
-  return policy_loss
+  return _regularized(losses.cmpo_loss, regularizer_coefficient)
 
 
 def vmpo(regularizer_coefficient: float = 1.0) -> PolicyLoss:
@@ -208,19 +196,7 @@ def vmpo(regularizer_coefficient: float = 1.0) -> PolicyLoss:
   Args:
     regularizer_coefficient: λ of KL(π_old ‖ π), ≥ 0.
   """
-  check_number("regularizer_coefficient", regularizer_coefficient, at_least=0.0)
-
-  def policy_loss(logits, batch):
-    loss = losses.vmpo_loss(
-      logits,
-      batch.old_logits,
-      batch.action,
-      batch.advantage,
-      regularizer_coefficient,
-    )
-    return loss, {}
-
-  return policy_loss
+  return _regularized(losses.vmpo_loss, regularizer_coefficient)
 
 
 POLICY_LOSSES: dict[str, Callable[..., PolicyLoss]] = {
@@ -393,6 +369,18 @@ def _anchored_target(anchor: str, logits: Array, batch: types.Batch) -> Array:
 def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
   if value not in choices:
     raise ValueError(f"{name}: unknown {value!r}; known: {', '.join(choices)}")
+
+
+def _regularized(loss: Callable[..., Array], coefficient: float) -> PolicyLoss:
+  """A loss of the sampled action and of all that the old policy says."""
+  check_number("regularizer_coefficient", coefficient, at_least=0.0)
+
+  def policy_loss(logits, batch):
+    return loss(
+      logits, batch.old_logits, batch.action, batch.advantage, coefficient
+    ), {}
+
+  return policy_loss
 
 
 def _sampled(loss, **options) -> PolicyLoss:

@@ -143,7 +143,7 @@ def test_devices_do_not_matter(finished, model_path, tmp_path):
       tables.append(list(csv.DictReader(file)))
   assert float(tables[0][1]["kl_old_new"]) > 1e-4
   # What rounding does grows from update to update.
-  for update, tolerance in ((0, 2e-3), (1, 2e-2)):
+  for update, tolerance in ((0, 1e-2), (1, 3e-2)):
     one, two = (table[update] for table in tables)
     for name, value in one.items():
       np.testing.assert_allclose(

@@ -31,9 +31,9 @@ def _batch(size=8, seed=0):
   }
 
 
-def _step(batch, optimizers, num_shards):
+def _step(batch, optimizers, num_shards, split=None):
   """One update with the batch dealt to shards of a vmapped axis."""
-  step = update.make_update(_objective, optimizers)
+  step = update.make_update(_objective, optimizers, split=split)
   shards = jax.tree.map(lambda leaf: leaf.reshape(num_shards, -1), batch)
   opt_state = {k: o.init(_params()[k]) for k, o in optimizers.items()}
 
@@ -58,6 +58,25 @@ def test_step_is_that_of_the_whole_batch(num_shards):
   np.testing.assert_allclose(metrics["x"], batch["x"].mean(), rtol=1e-5)
   np.testing.assert_allclose(
     metrics["left_loss"], (np.asarray(batch["x"])[kept] ** 2).mean(), rtol=1e-5
+  )
+
+
+@pytest.mark.parametrize("num_shards", [1, 2])
+def test_microbatches_add_up_to_the_batch(num_shards):
+  """Each with a count of its own; before the gradient is clipped."""
+  chain = optax.chain(optax.clip_by_global_norm(0.1), optax.sgd(0.5))
+  optimizers = {"left": chain, "right": chain}
+  batch = _batch(16)
+  kept = np.asarray(batch["kept"]).reshape(4, 4).sum(axis=1)
+  assert len(set(kept.tolist())) > 1
+
+  def split(shard):
+    return jax.tree.map(lambda leaf: leaf.reshape(4, -1), shard)
+
+  whole = _step(batch, optimizers, num_shards)
+  parts = _step(batch, optimizers, num_shards, split)
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), parts, whole
   )
 
 

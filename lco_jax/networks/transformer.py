@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 Array = jax.Array
 
@@ -330,9 +331,11 @@ class Attention(nn.Module):
 def _rotated(x: Array, positions: Array, config: TransformerConfig) -> Array:
   """Rotates pairs (i, i + D/2) of float[B, L, heads, D] by their position."""
   half = x.shape[-1] // 2
-  exponents = jnp.arange(half, dtype=jnp.float32) / half
-  frequencies = jnp.power(config.rope_theta, -exponents)[None, None, None]
-  angles = positions[..., None, None].astype(jnp.float32) * frequencies
+  # In float64 on the host: an error grows with the position.
+  frequencies = config.rope_theta ** -(np.arange(half) / half)
+  angles = positions[..., None, None].astype(jnp.float32) * jnp.asarray(
+    frequencies[None, None, None], jnp.float32
+  )
   cos, sin = jnp.cos(angles), jnp.sin(angles)
   first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
   rotated = jnp.concatenate(
