@@ -2,12 +2,16 @@
 
 python -m experiments.benchmark control
 python -m experiments.benchmark language
+python -m experiments.benchmark llm
 
-prints a JSON line for one learner and one for several. control: at the settings
+prints a JSON line for one learner and one for several, or for each case.
+control: at the settings
 at which PureJaxRL's PPO is timed, CartPole-v1, 4 environments, 128 steps,
 4 epochs, 4 minibatches, two 64×64 tanh networks, 500,000 steps. language:
 addition, 2 layers of width 64, one step on 32 prompts × 8 samples; also tokens
 per second of generation and of learning apart, and what the cache is worth.
+llm: a pretrained model, completions of 24 tokens after prompts of 64; and a
+loss alone, with the logits of all tokens at once or of some at a time.
 """
 
 import json
@@ -24,6 +28,7 @@ from experiments import (
   command_line,
   control_run,
   language_benchmark,
+  llm_benchmark,
   stage,
 )
 from experiments.configs import control as control_config
@@ -52,35 +57,48 @@ flags.DEFINE_integer(
   "num_seeds", None, "Only so many learners; else 1 and 8 or 4."
 )
 flags.DEFINE_string("algorithm", "lco_lch", "As of the training scripts.")
+flags.DEFINE_enum(
+  "case",
+  None,
+  [*llm_benchmark.STEPS, *llm_benchmark.LOSSES],
+  "Only this one of llm.",
+)
+flags.DEFINE_string("model", "smollm2", "Of llm, as of experiments.generate.")
 flags.DEFINE_integer("repeats", 3, "Runs of each; the medians are printed.")
 
 
-def measure(what: str, num_seeds: int, algorithm: str, repeats: int) -> dict:
-  """Trains to the end, repeatedly, in this process.
+def measure(
+  what: str, case: int | str, algorithm: str, repeats: int, model: str
+) -> dict:
+  """Trains to the end, repeatedly, in this process; or steps of it.
 
   Args:
-    what: `control` or `language`.
-    num_seeds: learners side by side.
+    what: `control`, `language` or `llm`.
+    case: learners side by side; of `llm` a case of `llm_benchmark`.
     algorithm: as of the training scripts.
-    repeats: runs.
+    repeats: runs, or steps.
+    model: of `llm`.
 
   Raises:
     ValueError: if a setting is wrong.
   """
-  chosen = {"algorithm": algorithm, "num_seeds": num_seeds}
-  if what == "control":
+  name = "case" if what == "llm" else "num_seeds"
+  chosen = {"algorithm": algorithm, name: case}
+  if what == "llm":
+    figures = llm_benchmark.measure(case, model, algorithm, repeats)
+  elif what == "control":
     config = control_config.get_config("CartPole-v1")
     config.update(_SETTINGS | chosen)
     settings = command_line.resolve(config)
-    cpu_backend.divide_cores(num_seeds)
+    cpu_backend.divide_cores(case)
     figures = _control(settings, repeats)
   else:
     config = language_config.get_config("addition")
     config.update(chosen | _LANGUAGE_SETTINGS)
     settings = command_line.resolve(config)
-    cpu_backend.divide_cores(num_seeds, settings["num_prompts"])
+    cpu_backend.divide_cores(case, settings["num_prompts"])
     figures = language_benchmark.measure(settings, _NUM_UPDATES, repeats)
-    if num_seeds == 1:
+    if case == 1:
       figures |= language_benchmark.decoding(settings)
   device = jax.local_devices()[0]
   used = device.memory_stats() or {}  # None on CPU.
@@ -123,26 +141,30 @@ def _control(settings: dict, repeats: int) -> dict:
 
 
 def main(what: str) -> None:
-  """Prints a line for each number of learners, each from its own process."""
+  """Prints a line for each case, each from a process of its own."""
   values = flags.FLAGS
   for name in ("num_seeds", "repeats"):
     value = getattr(values, name)
     if value is not None and value < 1:
       raise command_line.ScriptError(f"--{name} must be ≥ 1, got {value}")
-  if values.num_seeds is not None:
+  given, cases = "num_seeds", _NUM_SEEDS.get(what)
+  if what == "llm":
+    given, cases = "case", (*llm_benchmark.STEPS, *llm_benchmark.LOSSES)
+  case = getattr(values, given)
+  if case is not None:
     try:
-      line = measure(what, values.num_seeds, values.algorithm, values.repeats)
+      line = measure(what, case, values.algorithm, values.repeats, values.model)
     except ValueError as error:
       raise command_line.ScriptError(error) from error
     print(json.dumps(line), flush=True)
     return
-  for num_seeds in _NUM_SEEDS[what]:
+  for case in cases:
     # A process of its own: peak memory is that of its whole life.
     command = [sys.executable, "-m", "experiments.benchmark", *sys.argv[1:]]
-    done = subprocess.run([*command, f"--num_seeds={num_seeds}"], check=False)
+    done = subprocess.run([*command, f"--{given}={case}"], check=False)
     if done.returncode:
       sys.exit(done.returncode)
 
 
 if __name__ == "__main__":
-  command_line.run(main, choices=tuple(_NUM_SEEDS))
+  command_line.run(main, choices=(*_NUM_SEEDS, "llm"))

@@ -8,9 +8,9 @@ import sys
 
 import pytest
 
-from experiments import command_line, language_benchmark
+from experiments import command_line, language_benchmark, llm_benchmark
 from experiments.configs import language as language_config
-from tests import scripts
+from tests import scripts, tiny_model
 
 _ROOT = pathlib.Path(__file__).parent.parent
 # Main without its process for each number of learners, and much shorter.
@@ -56,6 +56,8 @@ def test_a_line_has_what_was_measured():
     (["control", "--repeats=0"], "repeats"),
     (["control", "--num_seeds=1", "--algorithm=nope"], "algorithm"),
     (["language", "--num_seeds=1", "--algorithm=nope"], "algorithm"),
+    (["llm", "--case=nope"], "case"),
+    (["llm", "--case=8 prompts x 4", "--model=nope"], "no such model"),
   ],
 )
 def test_bad_input_is_one_line(arguments, named):
@@ -93,3 +95,19 @@ def test_what_is_measured_of_language(monkeypatch):
     "cache_speedup",
   ):
     assert figures[name] > 0
+
+
+@pytest.mark.third_party
+@pytest.mark.parametrize("case", ["8 prompts x 4", "loss 49152 chunked"])
+def test_what_is_measured_of_pretrained_models(tmp_path, monkeypatch, case):
+  monkeypatch.setattr(llm_benchmark, "_TOKENS", 64)
+  monkeypatch.setattr(llm_benchmark, "_WIDTH", 8)
+  monkeypatch.setitem(llm_benchmark.STEPS, case, (2, 2))
+  if case in llm_benchmark.LOSSES:
+    monkeypatch.setitem(llm_benchmark.LOSSES, case, (96, 8))
+  path = tmp_path / "tiny.gguf"
+  tiny_model.write_gguf(path, tiny_model.weights())
+  figures = llm_benchmark.measure(case, str(path), "lco_kld", repeats=1)
+  seconds = [value for name, value in figures.items() if "seconds" in name]
+  assert seconds and min(seconds) >= 0
+  assert ("chunk_tokens" in figures) == case.startswith("loss")
