@@ -92,11 +92,7 @@ def _memory(
   copies = ["policy"]
   if settings["reference_coefficient"]:
     copies.append("reference")
-  copies += [
-    part
-    for part in ("verifier", "verifier_reference")
-    if part in _parts(settings)
-  ]
+  others = {part: own for part, own in run.given.items() if part != "policy"}
   item = 2 if config.dtype == "bfloat16" else 4
   # What a block keeps for the backward pass: its norms, queries, keys, values,
   # attention's output and the SwiGLU; or only what it read.
@@ -108,7 +104,8 @@ def _memory(
   if chunk is None:
     chunk = lean_objectives.default_chunk(config.vocab_size)
   return {
-    f"parameters ({', '.join(copies)})": weights * len(copies),
+    f"parameters ({', '.join([*copies, *others])})": weights * len(copies)
+    + _bytes(others),
     "gradients": weights,
     "optimizer state": _bytes(state),
     # An update that is not finite is not applied: the state before is kept.
@@ -153,13 +150,6 @@ def inactive(settings: Mapping) -> list[str]:
   if not row.takes_weights:
     found.append(f"dual_bound: {algorithm} takes no weights")
   return found
-
-
-def _parts(settings: Mapping) -> tuple[str, ...]:
-  return {
-    "verifier": ("verifier",),
-    "preference": ("verifier", "verifier_reference"),
-  }.get(settings["advantage"] or "", ())
 
 
 def _count(tree: Any) -> int:

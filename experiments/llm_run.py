@@ -17,6 +17,7 @@ from lco_jax import (
   text_rollout,
   token_objectives,
   training,
+  types,
 )
 
 REWARDS = ("exact", "score")
@@ -33,6 +34,7 @@ class Run:
     asking: how the model is asked.
     training: of the policy.
     num_updates: of each seed.
+    given: {part: parameters} that training begins with, on the host.
   """
 
   pretrained: pretrained.Pretrained
@@ -41,6 +43,7 @@ class Run:
   asking: text_rollout.Asking
   training: training.Training
   num_updates: int
+  given: Mapping[str, types.Params]
 
 
 def build(settings: Mapping) -> Run:
@@ -108,6 +111,7 @@ def build(settings: Mapping) -> Run:
     dtype=settings["dtype"], rematerialize=settings["rematerialize"]
   )
   model = networks.make_language_model(config)
+  verifier, given = _verifier(settings, row, own)
   num_steps = (
     settings["num_updates"]
     * settings["num_epochs"]
@@ -123,6 +127,7 @@ def build(settings: Mapping) -> Run:
       row,
       policy_loss,
       settings_lib.make_optimizer(settings, "policy", num_steps),
+      verifier_model=verifier,
       **{
         name: settings[name]
         for name in (
@@ -145,7 +150,52 @@ def build(settings: Mapping) -> Run:
       },
     ),
     settings["num_updates"],
+    {"policy": own.params} | given,
   )
+
+
+def _verifier(
+  settings: Mapping,
+  row: token_objectives.Algorithm,
+  own: pretrained.Pretrained,
+) -> tuple[networks.LanguageModel | None, dict[str, types.Params]]:
+  """The model of a verifier's advantages, and its parts of the parameters.
+
+  Raises:
+    ValueError: if one is missing, not asked for, or of other tokens.
+  """
+  advantage = settings["advantage"] or row.advantage
+  names = {
+    "verifier": ("verifier",),
+    "preference": ("verifier", "verifier_reference"),
+  }.get(advantage, ())
+  for name in ("verifier", "verifier_reference"):
+    if settings[name] is not None and name not in names:
+      raise ValueError(f"{name}: {advantage} advantages ask none")
+  if not names:
+    return None, {}
+  if settings["verifier"] is None:
+    raise ValueError(f"verifier must be set for advantage {advantage}")
+  found = {
+    name: pretrained.load(settings[name] or settings["model"]) for name in names
+  }
+  for name, other in found.items():
+    if other.tokenizer.vocabulary != own.tokenizer.vocabulary:
+      raise ValueError(
+        f"{name} {settings[name]}: its tokens are not those of"
+        f" {settings['model']}"
+      )
+    if other.config != found["verifier"].config:
+      raise ValueError(
+        f"{name} {settings[name]}: its sizes are not those of"
+        f" {settings['verifier']}"
+      )
+  config = dataclasses.replace(
+    found["verifier"].config, dtype=settings["dtype"]
+  )
+  return networks.make_language_model(config), {
+    name: other.params for name, other in found.items()
+  }
 
 
 def task_options(text: str) -> dict[str, Any]:

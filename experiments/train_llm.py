@@ -83,12 +83,10 @@ def _train(stack: contextlib.ExitStack) -> None:
       **({"show": log} if first else {}),
     )
 
-  given = {
-    "policy": jax.tree.map(
-      lambda leaf: np.broadcast_to(leaf, (settings["num_seeds"], *leaf.shape)),
-      run.pretrained.params,
-    )
-  }
+  given = jax.tree.map(
+    lambda leaf: np.broadcast_to(leaf, (settings["num_seeds"], *leaf.shape)),
+    dict(run.given),
+  )
   before = None
   if jax.process_index() == 0 and not flags.FLAGS.resume:
     with stage.explained(workdir):

@@ -47,6 +47,7 @@ class LeanSignal(NamedTuple):
 def estimate(
   name: str,
   model: networks.LanguageModel,
+  verifier_model: networks.LanguageModel,
   params: Mapping[str, types.Params],
   samples: types.TextSamples,
   num_known: int,
@@ -56,7 +57,8 @@ def estimate(
 
   Args:
     name: a key of `signals.FROM_REWARDS`, or one of `signals.OF_VERIFIERS`.
-    model: of the policy and of verifiers.
+    model: of the policy.
+    verifier_model: of verifiers, over the same vocabulary.
     params: by part: "policy", "verifier" and "verifier_reference".
     samples: what was sampled, [G, N].
     num_known: of verifiers' signals, the policy's likeliest tokens that they
@@ -69,17 +71,21 @@ def estimate(
   likeliest = lean_objectives.likeliest(
     model, params["policy"], samples, num_known, chunk_tokens
   )
-  asked = likeliest.tokens
-  scores, sure = None, None
-  for part, sign in (("verifier", 1.0), ("verifier_reference", -1.0)):
-    if part == "verifier_reference" and name != "preference":
-      continue
-    found = lean_objectives.of_completions(
-      model, params[part], samples, chunk_tokens, asked=asked
+
+  def scores_of(part):
+    return lean_objectives.of_completions(
+      verifier_model,
+      params[part],
+      samples,
+      chunk_tokens,
+      asked=likeliest.tokens,
     ).asked_log_prob
-    scores = sign * found if scores is None else scores + sign * found
-    sure = found[..., 0] > _SURE if sure is None else sure
-  return of_known(samples, asked, likeliest.log_prob, scores, sure)
+
+  scores = scores_of("verifier")
+  sure = scores[..., 0] > _SURE
+  if name == "preference":
+    scores -= scores_of("verifier_reference")
+  return of_known(samples, likeliest.tokens, likeliest.log_prob, scores, sure)
 
 
 def of_sampled(samples: types.TextSamples, advantage: Array) -> LeanSignal:

@@ -52,6 +52,7 @@ def make_training(
   nonpositive_beta_multiple: float = 1.0,
   agreement_beta_multiple: float = 1.0,
   advantage: str | None = None,
+  verifier_model: networks.LanguageModel | None = None,
   num_known: int = 5,
   dual_bound: float = 0.1,
   entropy_coefficient: float = 0.0,
@@ -79,6 +80,8 @@ def make_training(
       but sure of the sampled token; for advantages of verifiers.
     advantage: a key of `signals.FROM_REWARDS`, or one of
       `signals.OF_VERIFIERS`; None for the algorithm's own.
+    verifier_model: of the parts "verifier" and "verifier_reference", for
+      advantages of verifiers; None for the policy's.
     num_known: of a verifier's advantages, tokens that it is asked about.
     dual_bound: ε of V-MPO's weights, > 0, nats, where they are taken.
     entropy_coefficient: weight of the entropy bonus, ≥ 0.
@@ -123,7 +126,13 @@ def make_training(
 
   def prepare(params, samples):
     signal = lean_signals.estimate(
-      advantage, model, params, samples, num_known, chunk_tokens
+      advantage,
+      model,
+      verifier_model or model,
+      params,
+      samples,
+      num_known,
+      chunk_tokens,
     )
     even = jnp.broadcast_to(
       jnp.ptp(samples.reward, axis=0, keepdims=True) == 0, samples.reward.shape

@@ -155,6 +155,29 @@ def test_devices_do_not_matter(finished, model_path, tmp_path):
       )
 
 
+def test_another_model_as_a_verifier(model_path, tmp_path):
+  """Its log-probabilities, against those of where it began, are advantages."""
+  verifier = tmp_path / "verifier.gguf"
+  tiny_model.write_gguf(verifier, tiny_model.weights(seed=5))
+  workdir = tmp_path / "run"
+  done = _train(
+    model_path,
+    f"--workdir={workdir}",
+    "--config.algorithm=lco_kld",
+    "--config.advantage=preference",
+    f"--config.verifier={verifier}",
+    "--config.num_updates=1",
+    "--config.num_epochs=1",
+    "--config.eval_samples=1",
+  )
+  assert done.returncode == 0, done.stderr
+  with open(workdir / "metrics.csv") as file:
+    (row,) = csv.DictReader(file)
+  assert float(row["policy_gradient_norm"]) > 1e-3
+  # Six tokens are known, at most; the tail is what the target gives others.
+  assert 0.1 < float(row["target_tail_mass"]) < 0.99
+
+
 def test_a_dry_run_says_what_it_would_take(model_path):
   done = _train(model_path, "--dry_run", "--config.algorithm=ppo")
   assert done.returncode == 2  # ppo needs a value network.
@@ -191,6 +214,8 @@ def test_a_dry_run_says_what_it_would_take(model_path):
     ("--config.reward=near", "reward: unknown 'near'"),
     ("--config.advantage=oracle", "advantage: 'oracle'"),
     ("--config.clip_low=0.1", "clip_low: lco_mse takes"),
+    ("--config.verifier=x", "verifier: group_relative advantages ask none"),
+    ("--config.advantage=verifier", "verifier must be set"),
   ],
 )
 def test_wrong_settings(model_path, tmp_path, flag, says):

@@ -60,6 +60,11 @@ def get_config(task: str = "chain_sum") -> ml_collections.ConfigDict:
 
   # Advantages; None for the algorithm's own.
   config.advantage = config_dict.placeholder(str)
+  # verifier: log-probabilities of another model over the same tokens, such as
+  # a stronger one. preference: their ratio to those of verifier_reference, the
+  # one that it was trained from by preferences; None for config.model.
+  config.verifier = config_dict.placeholder(str)
+  config.verifier_reference = config_dict.placeholder(str)
   config.num_known = 5  # Tokens that a verifier is asked about.
   config.dual_bound = 0.1  # vmpo: KL of its weights from equal ones, nats.
 

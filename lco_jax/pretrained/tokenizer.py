@@ -59,6 +59,11 @@ class Tokenizer:
     """Number of tokens, special ones included."""
     return self.rules.get_vocab_size(with_added_tokens=True)
 
+  @property
+  def vocabulary(self) -> dict[str, int]:
+    """{token as it is written: its number}."""
+    return self.rules.get_vocab(with_added_tokens=True)
+
   def encode(self, text: str) -> list[int]:
     """Tokens of a text; special tokens may be written in it."""
     tokens = self.rules.encode(text, add_special_tokens=False).ids
