@@ -18,6 +18,7 @@ from lco_jax import (
   token_objectives,
   training,
   types,
+  verifier,
 )
 
 REWARDS = ("exact", "score")
@@ -35,6 +36,7 @@ class Run:
     training: of the policy.
     num_updates: of each seed.
     given: {part: parameters} that training begins with, on the host.
+    source: part of the parameters that completes.
   """
 
   pretrained: pretrained.Pretrained
@@ -44,10 +46,11 @@ class Run:
   training: training.Training
   num_updates: int
   given: Mapping[str, types.Params]
+  source: str = "policy"
 
 
 def build(settings: Mapping) -> Run:
-  """Builds a run.
+  """Builds the training of a policy.
 
   Args:
     settings: plain values, from `command_line.read_settings`.
@@ -55,6 +58,88 @@ def build(settings: Mapping) -> Run:
   Raises:
     ValueError: naming the setting, or the file, that is wrong.
   """
+  row = token_objectives.ALGORITHMS[settings["algorithm"]]
+  policy_loss = row.policy_loss(
+    **settings_lib.options(
+      settings, token_objectives.ALGORITHMS, token_objectives.options_of
+    )
+  )
+  common = _common(settings)
+  other, given = _verifier(settings, row, common["pretrained"])
+  num_steps = (
+    settings["num_updates"]
+    * settings["num_epochs"]
+    * settings["num_minibatches"]
+  )
+  return Run(
+    **common,
+    training=llm.make_training(
+      common["model"],
+      row,
+      policy_loss,
+      settings_lib.make_optimizer(settings, "policy", num_steps),
+      verifier_model=other,
+      **{
+        name: settings[name]
+        for name in (
+          "num_prompts",
+          "num_samples",
+          "num_epochs",
+          "num_minibatches",
+          "num_microbatches",
+          "chunk_tokens",
+          "beta",
+          "nonpositive_beta_multiple",
+          "agreement_beta_multiple",
+          "advantage",
+          "num_known",
+          "dual_bound",
+          "entropy_coefficient",
+          "reference_coefficient",
+          "max_kl",
+        )
+      },
+    ),
+    given={"policy": common["pretrained"].params} | given,
+  )
+
+
+def build_verifier(settings: Mapping) -> Run:
+  """Builds the training of a verifier.
+
+  Args:
+    settings: plain values, from `command_line.read_settings`.
+
+  Raises:
+    ValueError: naming the setting, or the file, that is wrong.
+  """
+  common = _common(settings)
+  num_steps = settings["num_updates"] * settings["num_epochs"]
+  return Run(
+    **common,
+    training=verifier.make_training(
+      common["model"],
+      settings_lib.make_optimizer(settings, "policy", num_steps),
+      **{
+        name: settings[name]
+        for name in (
+          "algorithm",
+          "num_prompts",
+          "num_samples",
+          "num_epochs",
+          "chunk_tokens",
+          "beta",
+          "cross_entropy_coefficient",
+        )
+      },
+    ),
+    given={"policy": common["pretrained"].params},
+    source=verifier.SOURCE,
+  )
+
+
+def _common(settings: Mapping) -> dict[str, Any]:
+  """What every run consists of, as keyword arguments of Run."""
   settings_lib.check(
     settings,
     (
@@ -82,12 +167,6 @@ def build(settings: Mapping) -> Run:
     task_options(settings["task_options"]),
     settings["extraction"],
   )
-  row = token_objectives.ALGORITHMS[settings["algorithm"]]
-  policy_loss = row.policy_loss(
-    **settings_lib.options(
-      settings, token_objectives.ALGORITHMS, token_objectives.options_of
-    )
-  )
   sampling = generation.Sampling(
     settings["temperature"], settings["top_k"], settings["top_p"]
   )
@@ -111,47 +190,13 @@ def build(settings: Mapping) -> Run:
     dtype=settings["dtype"], rematerialize=settings["rematerialize"]
   )
   model = networks.make_language_model(config)
-  verifier, given = _verifier(settings, row, own)
-  num_steps = (
-    settings["num_updates"]
-    * settings["num_epochs"]
-    * settings["num_minibatches"]
-  )
-  return Run(
-    own,
-    config,
-    model,
-    asking,
-    llm.make_training(
-      model,
-      row,
-      policy_loss,
-      settings_lib.make_optimizer(settings, "policy", num_steps),
-      verifier_model=verifier,
-      **{
-        name: settings[name]
-        for name in (
-          "num_prompts",
-          "num_samples",
-          "num_epochs",
-          "num_minibatches",
-          "num_microbatches",
-          "chunk_tokens",
-          "beta",
-          "nonpositive_beta_multiple",
-          "agreement_beta_multiple",
-          "advantage",
-          "num_known",
-          "dual_bound",
-          "entropy_coefficient",
-          "reference_coefficient",
-          "max_kl",
-        )
-      },
-    ),
-    settings["num_updates"],
-    {"policy": own.params} | given,
-  )
+  return {
+    "pretrained": own,
+    "model_config": config,
+    "model": model,
+    "asking": asking,
+    "num_updates": settings["num_updates"],
+  }
 
 
 def _verifier(

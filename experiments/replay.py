@@ -30,6 +30,10 @@ def main() -> None:
   workdir = pathlib.Path(flags.FLAGS.workdir)
   try:
     settings = run_directory.read_config(workdir)
+    if "model" in settings:
+      raise ValueError(
+        f"workdir {workdir}: runs of pretrained models cannot be replayed"
+      )
     cpu_backend.divide_cores(1)
     blank = None
     if "task" in settings:

@@ -30,7 +30,7 @@ def check(settings: Mapping, counts: Sequence[str]) -> None:
     ValueError: naming the setting that is out of range.
   """
   for name in (*_COUNTS, *counts):
-    if settings[name] < 1:
+    if settings.get(name, 1) < 1:
       raise ValueError(f"{name} must be ≥ 1, got {settings[name]}")
   if not settings["checkpoint_seconds"] >= 0:
     raise ValueError(

@@ -38,6 +38,19 @@ def default_chunk(vocab_size: int) -> int:
   return max(1, _CHUNK_BYTES // (4 * vocab_size))
 
 
+def chunk_of(chunk_tokens: int | None, vocab_size: int) -> int:
+  """Tokens at a time: those asked for, or the default for None.
+
+  Raises:
+    ValueError: if the number is negative.
+  """
+  if chunk_tokens is None:
+    return default_chunk(vocab_size)
+  if chunk_tokens < 0:
+    raise ValueError(f"chunk_tokens must be ≥ 0, got {chunk_tokens}")
+  return chunk_tokens
+
+
 def make_objective(
   model: networks.LanguageModel,
   policy_loss: objectives.PolicyLoss,
@@ -174,12 +187,15 @@ def of_completions(
   behaviour: types.Params | None = None,
   asked: Array | None = None,
 ) -> Reading:
-  """Reads completions with a policy, without a gradient.
+  """Reads completions with a policy.
+
+  Its gradient computes the logits of each chunk again.
 
   Args:
     model: the policy's.
     params: the policy's.
-    samples: completions [G, N]; a LeanBatch for its old hidden states.
+    samples: completions [G, N]; a LeanBatch for its old hidden states. Only
+      the fields of a completion are read otherwise.
     chunk_tokens: tokens whose logits are held at a time; 0 for all.
     behaviour: output layer that sampled, for the KL from it.
     asked: int32[G, N, C, K], tokens whose log-probabilities are wanted.
@@ -207,7 +223,7 @@ def of_completions(
     return Reading(numerics.select_action(log_probs, action), kl, others)
 
   return _by_chunks(
-    read,
+    jax.checkpoint(read),
     (hidden.reshape(*shape, -1), old_hidden, samples.action, asked),
     chunk_tokens,
   )

@@ -113,10 +113,7 @@ def make_training(
     objectives.check_number(name, number, above=0.0)
   if num_known < 1:
     raise ValueError(f"num_known must be ≥ 1, got {num_known}")
-  if chunk_tokens is None:
-    chunk_tokens = lean_objectives.default_chunk(model.vocab_size)
-  if chunk_tokens < 0:
-    raise ValueError(f"chunk_tokens must be ≥ 0, got {chunk_tokens}")
+  chunk_tokens = lean_objectives.chunk_of(chunk_tokens, model.vocab_size)
   if num_microbatches < 1 or num_prompts % num_microbatches:
     raise ValueError(
       f"num_microbatches {num_microbatches} does not divide num_prompts"

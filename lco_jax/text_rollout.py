@@ -94,6 +94,7 @@ class TextCollector:
     scorer: scoring.Scorer,
     first_update: int = 0,
     show: Callable[[int, list[Example]], None] = lambda update, examples: None,
+    source: str = "policy",
   ):
     """Prepares to collect.
 
@@ -106,10 +107,11 @@ class TextCollector:
       scorer: of completions; closed with the collector.
       first_update: completed updates.
       show: takes (update, examples) of each update.
+      source: part of the parameters that completes.
     """
     self._asking, self._model, self._task = asking, model, task
     self._placement, self._scorer, self._show = placement, scorer, show
-    self._update = first_update
+    self._update, self._source = first_update, source
     self._seeds, self._streams = (
       placement.deal_streams(index)
       for index in np.meshgrid(
@@ -179,7 +181,7 @@ class TextCollector:
 
     done = generation.generate(
       self._model,
-      state.params["policy"],
+      state.params[self._source],
       prompt,
       padding,
       keys.reshape(-1),

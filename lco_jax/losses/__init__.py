@@ -21,7 +21,7 @@ from lco_jax.losses.policy_gradient import (
   reinforce_loss,
   sequence_log_prob_ratio,
 )
-from lco_jax.losses.preference import dpo_loss, rebel_loss
+from lco_jax.losses.preference import dpo_loss, qrm_loss, rebel_loss
 from lco_jax.losses.regularizers import (
   entropy,
   kl_divergence,
@@ -50,6 +50,7 @@ __all__ = [
   "lco_mse_loss",
   "mdpo_loss",
   "ppo_clip_loss",
+  "qrm_loss",
   "rebel_loss",
   "reinforce_loss",
   "sequence_log_prob_ratio",

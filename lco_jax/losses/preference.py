@@ -39,6 +39,38 @@ def dpo_loss(
   return loss if where is None else jnp.where(where, loss, 0.0)
 
 
+def qrm_loss(
+  chosen_log_prob: Array,
+  rejected_log_prob: Array,
+  coefficient: float,
+  where: Array | None = None,
+) -> Array:
+  """A verifier by pairs, −log σ(s_w − s_l) − c s_w.
+
+  The margin is between mean log-probabilities of tokens, s; the second term is
+  the cross-entropy of the chosen completion, which keeps it a language model.
+
+  Args:
+    chosen_log_prob: float[...], s_w = mean log π of the chosen completion's
+      tokens, in nats.
+    rejected_log_prob: float[...], s_l, of the one not chosen.
+    coefficient: c ≥ 0.
+    where: bool[...], pairs that count; None means all.
+
+  Returns:
+    float[...], ≥ 0; 0 where masked out.
+
+  Raises:
+    AssertionError: at trace time, if shapes or dtypes differ.
+
+  Source: arXiv:2603.00963, the verifier of its code.
+  """
+  margin = dpo_loss(chosen_log_prob, rejected_log_prob, 1.0, where)
+  (chosen,) = numerics.float_arrays(chosen_log_prob)
+  (chosen,) = numerics.zero_outside(where, chosen)
+  return margin - coefficient * chosen
+
+
 def rebel_loss(
   first_log_ratio: Array,
   second_log_ratio: Array,

@@ -35,6 +35,32 @@ def test_value_and_gradient_against_an_oracle(float64):
   np.testing.assert_allclose(gradients[1], -gradients[0], atol=1e-12)
 
 
+def test_qrm_against_an_oracle(float64):
+  (chosen, rejected), where = _draw()
+
+  def oracle(chosen, rejected):
+    probability = 1 / (1 + np.exp(rejected - chosen))
+    return np.where(where, -np.log(probability) - 0.3 * chosen, 0.0)
+
+  value, pull = jax.vjp(
+    lambda first, second: losses.qrm_loss(first, second, 0.3, where),
+    chosen,
+    rejected,
+  )
+  np.testing.assert_allclose(value, oracle(chosen, rejected), rtol=1e-10)
+  for index, gradient in enumerate(pull(jnp.ones_like(value))):
+
+    def varied(x, index=index):
+      pair = [chosen, rejected]
+      pair[index] = x
+      return oracle(*pair)
+
+    expected = oracles.gradient(varied, (chosen, rejected)[index])
+    np.testing.assert_allclose(gradient, expected, atol=1e-8)
+  nothing = losses.qrm_loss(chosen * np.nan, rejected, 0.3, where & False)
+  assert not np.asarray(nothing).any()
+
+
 def test_nothing_under_the_mask_counts():
   (chosen, rejected), where = _draw()
   clean = [

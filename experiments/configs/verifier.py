@@ -1,0 +1,37 @@
+"""Verifiers, e.g. --config=experiments/configs/verifier.py:chain_sum.
+
+What follows the colon is a task of reasoning-gym. A value of None is filled in
+by what was tuned for the algorithm.
+"""
+
+import ml_collections
+
+from experiments.configs import llm
+from lco_jax import verifier
+
+# What was tuned; BUILD_NOTES.md has the runs.
+_TUNED = {
+  "qrm": {"policy_learning_rate": 1e-5, "beta": 1.0},
+  "dpo": {"policy_learning_rate": 1e-5, "beta": 0.1},
+}
+
+
+def get_config(task: str = "chain_sum") -> ml_collections.ConfigDict:
+  """Settings of the training of a verifier by pairs.
+
+  Args:
+    task: as reasoning-gym has it.
+  """
+  config = llm.common(task)
+  config.algorithm = "qrm"  # Or dpo.
+  # What is learned is for others to be asked: it is written at the end.
+  config.export = True
+  # Pairs are all of a better and a worse sample of a prompt.
+  config.num_updates = 40
+  config.num_samples = 8
+  config.eval_samples = 8
+  config.cross_entropy_coefficient = 1.0  # qrm: of the chosen completion.
+  config.tuned = {"chosen": ("task", task)} | {
+    algorithm: _TUNED[algorithm] for algorithm in verifier.ALGORITHMS
+  }
+  return config

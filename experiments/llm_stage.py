@@ -1,0 +1,232 @@
+"""What the scripts of pretrained models share: training, asking, exporting."""
+
+import contextlib
+import json
+import os
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import jax
+import numpy as np
+import tqdm
+from absl import flags
+
+from experiments import llm_run, stage
+from lco_jax import (
+  generation,
+  pretrained,
+  runner,
+  scoring,
+  text_generation,
+  text_rollout,
+  types,
+)
+
+# Completions are shown in so many of the updates.
+_SHOWN = 20
+# Keeps the samples of an evaluation apart from those of training.
+_EVALUATION_STREAM = 30_000
+
+
+def train(
+  stack: contextlib.ExitStack,
+  workdir: pathlib.Path,
+  settings: Mapping,
+  run: llm_run.Run,
+  should_stop: Callable[[], bool],
+) -> runner.Result:
+  """Trains to the end, from the start or from the last checkpoint.
+
+  Args:
+    stack: holds what the run needs until the script ends.
+    workdir: its directory, from `stage.open_directory`.
+    settings: of the run.
+    run: built from them.
+    should_stop: as of `runner.run`.
+
+  Raises:
+    ScriptError: if it stops before the end.
+  """
+
+  def make_collector(where, seeds, update):
+    show = {}
+    if jax.process_index() == 0:
+      log = CompletionLog(workdir, settings["num_updates"], update)
+      show = {"show": stack.enter_context(log)}
+    return text_rollout.TextCollector(
+      run.asking,
+      run.model,
+      run.training,
+      where,
+      seeds,
+      _scorer(run, settings),
+      update,
+      source=run.source,
+      **show,
+    )
+
+  return stage.train(
+    stack,
+    workdir,
+    settings,
+    run.training,
+    run.num_updates,
+    should_stop=should_stop,
+    given=jax.tree.map(
+      lambda leaf: np.broadcast_to(leaf, (settings["num_seeds"], *leaf.shape)),
+      dict(run.given),
+    ),
+    resume_update=flags.FLAGS.resume_update,
+    make_collector=make_collector,
+    profile=flags.FLAGS.profile,
+  )
+
+
+def policies(cell: stage.Cell, result: runner.Result) -> list[types.Params]:
+  """What each seed of a cell has learned."""
+  whole = jax.tree.map(
+    lambda leaf: leaf[cell.learners], result.params["policy"]
+  )
+  return [
+    jax.tree.map(lambda leaf, seed=seed: leaf[seed], whole)
+    for seed in range(cell.settings["num_seeds"])
+  ]
+
+
+def export(
+  cell: stage.Cell, run: llm_run.Run, learned: list[types.Params]
+) -> None:
+  """Writes what each seed has learned into the run directory, if asked to."""
+  if not cell.settings["export"]:
+    return
+  for seed, own in zip(stage.seeds_of(cell.settings), learned, strict=True):
+    folder = cell.workdir / f"model_{seed}"
+    if not folder.exists():
+      pretrained.export(run.pretrained, own, folder)
+    print(f"model: {folder}")
+
+
+class CompletionLog(contextlib.AbstractContextManager):
+  """Writes the first prompt's completions of each update, and shows some."""
+
+  def __init__(self, workdir: pathlib.Path, num_updates: int, done: int):
+    """Opens WORKDIR/completions.jsonl; what is of later updates is cut off."""
+    path = workdir / "completions.jsonl"
+    lines = []
+    if done and path.exists():
+      lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    with partial.open("w", encoding="utf-8") as file:
+      file.writelines(
+        line
+        for line in lines
+        if line.endswith("\n") and json.loads(line)["update"] <= done
+      )
+    partial.replace(path)
+    # Held open for the whole run; __exit__ ends it.
+    self._file = path.open("a", encoding="utf-8")
+    self._every = max(1, num_updates // _SHOWN)
+
+  def __call__(self, update: int, examples: list[text_rollout.Example]):
+    """Takes the completions of an update."""
+    for example in examples:
+      line = {
+        "update": update,
+        "question": example.question,
+        "completion": example.completion,
+        "reward": example.reward,
+      }
+      self._file.write(json.dumps(line, ensure_ascii=False) + "\n")
+    self._file.flush()
+    if update == 1 or update % self._every == 0:
+      shown = examples[0]
+      tqdm.tqdm.write(
+        f"update {update}: {shown.question!r} → {shown.completion!r}"
+        f" ({shown.reward:g})"
+      )
+
+  def __exit__(self, *_):
+    self._file.close()
+
+
+class Answers(NamedTuple):
+  """Completions of an examination's problems, one of each.
+
+  Attributes:
+    tokens: of the completions, their end included.
+    texts: of the completions.
+    values: float[problems], what they are worth.
+  """
+
+  tokens: list[list[int]]
+  texts: list[str]
+  values: np.ndarray
+
+
+class Examination(contextlib.AbstractContextManager):
+  """The problems of a split, which policies are asked.
+
+  Attributes:
+    problems: as of `TextTask.problem`.
+    prompts: their tokens.
+    completer: of the policies.
+  """
+
+  def __init__(self, run: llm_run.Run, settings: Mapping, split: str):
+    """Draws problems; some may be alike.
+
+    Args:
+      run: whose task and model it is.
+      settings: of the run.
+      split: a key of `tasks.SPLITS`.
+    """
+    self._asking = run.asking
+    self.problems = [
+      run.asking.task.problem(split, number)
+      for number in range(settings["eval_problems"])
+    ]
+    self.prompts = [
+      run.asking.prompt(problem["question"]) for problem in self.problems
+    ]
+    self.completer = text_generation.Completer(
+      run.model,
+      run.asking.tokenizer.end,
+      run.asking.completion_length,
+      settings["eval_batch"],
+    )
+    self._key = jax.random.fold_in(
+      jax.random.key(settings["seed"]), _EVALUATION_STREAM
+    )
+    self._scorer = _scorer(run, settings)
+
+  def ask(
+    self, params: types.Params, sampling: generation.Sampling, index: int
+  ) -> Answers:
+    """Has every problem completed once.
+
+    Args:
+      params: of the policy, on devices.
+      sampling: the distribution to sample from.
+      index: other samples for another one.
+    """
+    keys = jax.random.split(
+      jax.random.fold_in(self._key, index), len(self.prompts)
+    )
+    tokens = self.completer.complete(params, self.prompts, keys, sampling)
+    texts = [self._asking.tokenizer.decode(own) for own in tokens]
+    waiting = [
+      self._scorer.submit(problem, text)
+      for problem, text in zip(self.problems, texts, strict=True)
+    ]
+    values = [score.value for score in self._scorer.collect(waiting)]
+    return Answers(tokens, texts, np.array(values))
+
+  def __exit__(self, *_):
+    self._scorer.close()
+
+
+def _scorer(run: llm_run.Run, settings: Mapping) -> scoring.Scorer:
+  return scoring.Scorer(
+    run.asking.task, settings["scoring_workers"], settings["scoring_seconds"]
+  )

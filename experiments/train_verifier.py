@@ -1,0 +1,141 @@
+"""Trains a verifier by pairs of completions, which a task's own verifier ranks.
+
+python -m experiments.train_verifier --workdir=DIR \
+    --config=experiments/configs/verifier.py:chain_sum
+
+The model completes prompts as it is; a copy of it learns which completions are
+better (--config.algorithm=qrm or dpo). DIR/model_SEED is what train_llm takes
+as --config.verifier.
+"""
+
+import contextlib
+import pathlib
+from collections.abc import Mapping
+
+import jax
+import numpy as np
+from absl import flags
+
+from experiments import command_line, llm_run, llm_stage, stage
+from lco_jax import generation, run_directory, runner, types, verifier
+from lco_jax.reporting import statistics
+
+_CONFIG = command_line.define_config()
+command_line.define_distributed()
+
+
+def main() -> None:
+  """Trains, evaluates, and writes the run directory."""
+  with contextlib.ExitStack() as stack:
+    _train(stack)
+
+
+def _train(stack: contextlib.ExitStack) -> None:
+  """Runs the script; what it holds of the run directory is on the stack."""
+  workdir = pathlib.Path(flags.FLAGS.workdir)
+  with stage.explained(workdir):
+    settings = command_line.read_settings(_CONFIG.value)
+    stack.enter_context(command_line.job(settings))
+    run = llm_run.build_verifier(settings)
+    stage.placed(settings, run.training)  # Raises before anything is written.
+    stage.open_directory(stack, workdir, settings, flags.FLAGS.resume)
+  stop = command_line.StopSignal()
+  result = llm_stage.train(stack, workdir, settings, run, stop)
+  if jax.process_index() == 0:
+    with stage.explained(workdir):
+      for cell in stage.cells(workdir, settings):
+        _report(cell, run, result)
+
+
+def _report(cell: stage.Cell, run: llm_run.Run, result: runner.Result) -> None:
+  """Evaluates a cell's seeds; writes and shows what they came to."""
+  settings = cell.settings
+  learned = llm_stage.policies(cell, result)
+  summary = {
+    "task": settings["task"],
+    "algorithm": settings["algorithm"],
+    "model": settings["model"],
+    "learning_rate": settings["policy_learning_rate"],
+    "num_seeds": settings["num_seeds"],
+    "total_samples": result.total_steps,
+    "compile_seconds": result.compile_seconds,
+    "train_seconds": result.train_seconds,
+  }
+  for split in ("validation", "test"):
+    before, *after = _accuracies(
+      run, settings, [run.pretrained.params, *learned], split
+    )
+    found = [own["accuracy"] for own in after]
+    summary[split] = {
+      "pairs": before["pairs"],
+      "before": before["accuracy"],
+      **statistics.summarize(np.array(found, float)),
+    }
+    if before["pairs"]:
+      print(
+        f"{split}: right about {summary[split]['mean']:.3f} of"
+        f" {before['pairs']} held-out pairs, before {before['accuracy']:.3f}"
+      )
+    else:
+      print(f"{split}: no pairs, all completions are worth the same")
+  run_directory.write_json(cell.workdir / "summary.json", summary)
+  llm_stage.export(cell, run, learned)
+
+
+def _accuracies(
+  run: llm_run.Run,
+  settings: Mapping,
+  policies: list[types.Params],
+  split: str,
+) -> list[dict]:
+  """How often each policy scores the better completion of a pair higher.
+
+  Pairs are of completions of one question by the reference, of which one is
+  worth more by the task's own verifier.
+  """
+  reference = jax.device_put(run.pretrained.params)
+  with llm_stage.Examination(run, settings, split) as examination:
+    answers = [
+      examination.ask(reference, generation.Sampling(), index)
+      for index in range(settings["eval_samples"])
+    ]
+  values = np.stack([answer.values for answer in answers])  # [G, Q]
+  where = values[:, None] > values[None]
+  texts = [
+    prompt + tokens
+    for answer in answers
+    for prompt, tokens in zip(examination.prompts, answer.tokens, strict=True)
+  ]
+  starts = [len(prompt) for prompt in examination.prompts] * len(answers)
+
+  def log_probs(params):
+    """Of completions' tokens, padded: (float[G · Q, C], bool[G · Q, C])."""
+    readings = examination.completer.read(params, texts, top_k=1)
+    found = np.zeros((len(texts), settings["completion_length"]), np.float32)
+    mask = np.zeros(found.shape, bool)
+    for row, (reading, start) in enumerate(zip(readings, starts, strict=True)):
+      own = -reading.token_nll[start - 1 :]
+      found[row, : len(own)], mask[row, : len(own)] = own, True
+    return found, mask
+
+  base, mask = log_probs(reference)
+
+  def accuracy(params):
+    own, _ = log_probs(jax.device_put(params))
+    score = verifier.score(
+      settings["algorithm"], own, base, mask, settings["beta"]
+    )
+    score = np.asarray(score).reshape(values.shape)
+    better = score[:, None] > score[None]
+    level = score[:, None] == score[None]
+    right = better + 0.5 * level  # By chance, where it cannot tell.
+    return float(right[where].mean()) if where.any() else None
+
+  return [
+    {"pairs": int(where.sum()), "accuracy": accuracy(params)}
+    for params in policies
+  ]
+
+
+if __name__ == "__main__":
+  command_line.run(main)
