@@ -85,7 +85,8 @@ def _texts(path: pathlib.Path) -> Iterator[str]:
     ValueError: naming file and line of one that is wrong.
   """
   try:
-    lines = path.read_text(encoding="utf-8").splitlines()
+    # Not splitlines: a text may hold other ends of lines than files do.
+    lines = path.read_text(encoding="utf-8").split("\n")
   except (OSError, UnicodeDecodeError) as error:
     raise ValueError(f"--prompts {path}: cannot be read: {error}") from None
   for number, line in enumerate(lines, 1):
@@ -110,7 +111,7 @@ def _rows(own: pretrained.Pretrained, texts: list[str]) -> list[dict]:
     texts = [
       own.tokenizer.chat([{"role": "user", "content": text}]) for text in texts
     ]
-  prompts = [own.tokenizer.encode(text) for text in texts]
+  prompts = [own.tokenizer.encode(t, begins=not _CHAT.value) for t in texts]
   room = own.context_length - _MAX_NEW_TOKENS.value
   for text, tokens in zip(texts, prompts, strict=True):
     if len(tokens) > room:

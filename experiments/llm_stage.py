@@ -115,13 +115,12 @@ class CompletionLog(contextlib.AbstractContextManager):
     path = workdir / "completions.jsonl"
     lines = []
     if done and path.exists():
-      lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+      # Not splitlines: a text may hold other ends of lines than files do.
+      lines = path.read_text(encoding="utf-8").split("\n")[:-1]
     partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
     with partial.open("w", encoding="utf-8") as file:
       file.writelines(
-        line
-        for line in lines
-        if line.endswith("\n") and json.loads(line)["update"] <= done
+        line + "\n" for line in lines if json.loads(line)["update"] <= done
       )
     partial.replace(path)
     # Held open for the whole run; __exit__ ends it.

@@ -57,7 +57,9 @@ def _train(stack: contextlib.ExitStack) -> None:
       return
     stage.open_directory(stack, workdir, settings, flags.FLAGS.resume)
   stop = command_line.StopSignal()
-  if jax.process_index() == 0 and not flags.FLAGS.resume:
+  # A run may have been killed before it was evaluated, but not trained since.
+  begins = not stage.checkpoints(workdir, settings).steps()
+  if begins and jax.process_index() == 0:
     with stage.explained(workdir):
       found = _evaluated(run, run.pretrained.params, settings, "test")
       before = _summarized([found])

@@ -56,7 +56,7 @@ class Asking:
     text = question + self.instruction
     if self.chat:
       text = self.tokenizer.chat([{"role": "user", "content": text}])
-    return self.tokenizer.encode(text)
+    return self.tokenizer.encode(text, begins=not self.chat)
 
 
 @dataclasses.dataclass(frozen=True)

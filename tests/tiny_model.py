@@ -80,9 +80,21 @@ def write_gguf(
   own: dict[str, np.ndarray],
   architecture: str = "llama",
   quantized: gguf.GGMLQuantizationType | None = None,
+  begins: bool = False,
+  lists: dict[str, list[int]] | None = None,
   **metadata,
 ) -> None:
-  """Writes a GGUF file of weights; `metadata` replaces single values."""
+  """Writes a GGUF file of weights; `metadata` replaces single values.
+
+  Args:
+    path: of the file.
+    own: the weights.
+    architecture: llama or qwen2.
+    quantized: type of the matrices; None for float32.
+    begins: whether a token comes before every text.
+    lists: more metadata.
+    **metadata: sizes that are to be others.
+  """
   writer = gguf.GGUFWriter(path, architecture)
   values = {
     "block_count": LAYERS,
@@ -106,7 +118,9 @@ def write_gguf(
   )
   writer.add_eos_token_id(2)
   writer.add_bos_token_id(0)
-  writer.add_add_bos_token(False)
+  writer.add_add_bos_token(begins)
+  for name, values in (lists or {}).items():
+    writer.add_array(name, values)
   writer.add_chat_template(TEMPLATE)
   for name, weight in own.items():
     if architecture == "llama" and ".attn_q.weight" in name:

@@ -59,7 +59,9 @@ class _Reader:
 
   def refuse(self, key: str, *accepted: Any) -> None:
     """Raises unless the value is one of those, or absent."""
-    if key in self._values and self._values[key] not in accepted:
+    value = self._values.get(key, accepted[0])
+    scalar = value is None or isinstance(value, str | int | float)
+    if not scalar or value not in accepted:
       raise self.error(f"{key} {self._values[key]!r} is not supported")
 
   def error(self, what: str) -> model_file.ModelFileError:
@@ -88,7 +90,7 @@ def of_gguf(file: gguf_file.GgufFile) -> networks.TransformerConfig:
   """
   metadata = file.metadata
   name = metadata.get("general.architecture")
-  if name not in ARCHITECTURES:
+  if not isinstance(name, str) or name not in ARCHITECTURES:
     raise model_file.ModelFileError(
       file.path, f"architecture {name!r} is not among {ARCHITECTURES}"
     )
@@ -189,7 +191,7 @@ def of_transformers(
     ModelFileError: if it is of another architecture, or a value is wrong.
   """
   name = values.get("model_type")
-  if name not in ARCHITECTURES:
+  if not isinstance(name, str) or name not in ARCHITECTURES:
     raise model_file.ModelFileError(
       path, f"model_type {name!r} is not among {ARCHITECTURES}"
     )

@@ -16,6 +16,7 @@ from typing import Any
 import jinja2
 import jinja2.ext
 import jinja2.sandbox
+import numpy as np
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers
 
@@ -64,10 +65,18 @@ class Tokenizer:
     """{token as it is written: its number}."""
     return self.rules.get_vocab(with_added_tokens=True)
 
-  def encode(self, text: str) -> list[int]:
-    """Tokens of a text; special tokens may be written in it."""
+  def encode(self, text: str, begins: bool = True) -> list[int]:
+    """Tokens of a text; special tokens may be written in it.
+
+    Args:
+      text: the text.
+      begins: whether the token before every text is put there, if there is one;
+        a chat template writes it itself.
+    """
     tokens = self.rules.encode(text, add_special_tokens=False).ids
-    return tokens if self.begin is None else [self.begin, *tokens]
+    if self.begin is None or not begins:
+      return tokens
+    return [self.begin, *tokens]
 
   def decode(self, tokens: Sequence[int]) -> str:
     """Text of tokens, without special ones."""
@@ -126,7 +135,7 @@ def of_gguf(path: pathlib.Path, metadata: Mapping[str, Any]) -> Tokenizer:
   merges = [tuple(merge.split(" ")) for merge in get("ggml.merges", list)]
   if len(set(tokens)) < len(tokens):
     raise model_file.ModelFileError(path, "tokenizer.ggml.tokens: one twice")
-  kinds = list(metadata.get("tokenizer.ggml.token_type", ()))
+  kinds = list(get("ggml.token_type", (np.ndarray, tuple), ()))
   if len(kinds) not in (0, len(tokens)):
     raise model_file.ModelFileError(
       path, f"{len(kinds)} tokenizer.ggml.token_type, {len(tokens)} tokens"

@@ -260,6 +260,30 @@ def test_tensors_that_do_not_fit(tmp_path):
     pretrained.load(str(path))
 
 
+@pytest.mark.parametrize("key", ["rope.scaling.type", "expert_count"])
+def test_values_of_a_strange_kind(tmp_path, key):
+  """A list where a number is expected is refused by its name."""
+  path = tmp_path / "model.gguf"
+  tiny_model.write_gguf(
+    path, tiny_model.weights(), lists={f"llama.{key}": [1, 2]}
+  )
+  with pytest.raises(pretrained.ModelFileError, match=key):
+    pretrained.load(str(path))
+
+
+def test_the_token_before_every_text(tmp_path):
+  """Comes once: a chat template writes it itself."""
+  path = tmp_path / "model.gguf"
+  tiny_model.write_gguf(path, tiny_model.weights(), begins=True)
+  tokenizer = pretrained.load(str(path)).tokenizer
+  own = dataclasses.replace(
+    tokenizer, template="{{ bos_token }}" + tiny_model.TEMPLATE
+  )
+  assert own.encode("hello")[:1] == [0]
+  text = own.chat([{"role": "user", "content": "hi"}])
+  assert own.encode(text, begins=False)[:2] == [0, 1]
+
+
 def test_there_is_no_such_model(tmp_path):
   with pytest.raises(pretrained.ModelFileError, match="no such model"):
     pretrained.load(str(tmp_path / "none"))
