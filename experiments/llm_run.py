@@ -153,6 +153,10 @@ def _common(settings: Mapping) -> dict[str, Any]:
       "eval_batch",
     ),
   )
+  if settings["policy_learning_rates"]:
+    raise ValueError(
+      "policy_learning_rates: pretrained models take one policy_learning_rate"
+    )
   if settings["reward"] not in REWARDS:
     raise ValueError(
       f"reward: unknown {settings['reward']!r}; known: {', '.join(REWARDS)}"
