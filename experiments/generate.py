@@ -57,6 +57,11 @@ def main() -> None:
   """Reads the prompts, runs the model, writes the answers."""
   try:
     out = pathlib.Path(_OUT.value)
+    for name in ("num_samples", "seed"):
+      if flags.FLAGS[name].present and _TEMPERATURE.value is None:
+        raise ValueError(
+          f"--{name}: there are no samples without --temperature"
+        )
     texts = list(_texts(pathlib.Path(_PROMPTS.value)))
     if not out.parent.is_dir():
       raise ValueError(f"--out {out}: no such folder as {out.parent}")

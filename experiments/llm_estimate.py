@@ -107,6 +107,7 @@ def _memory(
     f"parameters ({', '.join([*copies, *others])})": weights * len(copies)
     + _bytes(others),
     "gradients": weights,
+    "weights taken apart while generating": weights,
     "optimizer state": _bytes(state),
     # An update that is not finite is not applied: the state before is kept.
     "parameters and state before the update": weights + _bytes(state),

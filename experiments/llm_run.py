@@ -12,6 +12,7 @@ from lco_jax import (
   generation,
   llm,
   networks,
+  placement,
   pretrained,
   tasks,
   text_rollout,
@@ -22,6 +23,8 @@ from lco_jax import (
 )
 
 REWARDS = ("exact", "score")
+# Prompts whose length is looked at before a run begins.
+_PROMPTS_LOOKED_AT = 32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,6 +107,20 @@ def build(settings: Mapping) -> Run:
   )
 
 
+def check_placement(settings: Mapping, where: placement.Placement) -> None:
+  """Checks what depends on the devices.
+
+  Raises:
+    ValueError: if a device's prompts do not divide into microbatches.
+  """
+  prompts = settings["num_prompts"] // where.num_shards
+  if prompts % settings["num_microbatches"]:
+    raise ValueError(
+      f"num_microbatches {settings['num_microbatches']} does not divide the"
+      f" {prompts} prompts of a device"
+    )
+
+
 def build_verifier(settings: Mapping) -> Run:
   """Builds the training of a verifier.
 
@@ -128,10 +145,11 @@ def build_verifier(settings: Mapping) -> Run:
           "num_samples",
           "num_epochs",
           "chunk_tokens",
-          "beta",
-          "cross_entropy_coefficient",
         )
       },
+      **settings_lib.options(
+        settings, verifier.ALGORITHMS, verifier.ALGORITHMS.__getitem__
+      ),
     ),
     given={"policy": common["pretrained"].params},
     source=verifier.SOURCE,
@@ -181,15 +199,12 @@ def _common(settings: Mapping) -> dict[str, Any]:
     instruction=settings["instruction"],
     chat=settings["chat"],
     completion_length=settings["completion_length"],
+    context_length=own.context_length,
     sampling=sampling,
     exact=settings["reward"] == "exact",
   )
-  asked = len(asking.prompt(task.problem("train", 0)["question"]))
-  if asked + settings["completion_length"] > own.context_length:
-    raise ValueError(
-      f"completion_length {settings['completion_length']} after a prompt of"
-      f" {asked} tokens is more than the model's {own.context_length}"
-    )
+  for number in range(_PROMPTS_LOOKED_AT):
+    asking.prompt(task.problem("train", number)["question"])  # It may raise.
   config = own.config_with(
     dtype=settings["dtype"], rematerialize=settings["rematerialize"]
   )

@@ -34,6 +34,7 @@ def train(
   workdir: pathlib.Path,
   settings: Mapping,
   run: llm_run.Run,
+  scorer: scoring.Scorer,
   should_stop: Callable[[], bool],
 ) -> runner.Result:
   """Trains to the end, from the start or from the last checkpoint.
@@ -43,6 +44,7 @@ def train(
     workdir: its directory, from `stage.open_directory`.
     settings: of the run.
     run: built from them.
+    scorer: of completions.
     should_stop: as of `runner.run`.
 
   Raises:
@@ -60,7 +62,7 @@ def train(
       run.training,
       where,
       seeds,
-      _scorer(run, settings),
+      scorer,
       update,
       source=run.source,
       **show,
@@ -83,6 +85,13 @@ def train(
   )
 
 
+def make_scorer(run: llm_run.Run, settings: Mapping) -> scoring.Scorer:
+  """Starts the processes that score a run's completions."""
+  return scoring.Scorer(
+    run.asking.task, settings["scoring_workers"], settings["scoring_seconds"]
+  )
+
+
 def policies(cell: stage.Cell, result: runner.Result) -> list[types.Params]:
   """What each seed of a cell has learned."""
   whole = jax.tree.map(
@@ -92,6 +101,20 @@ def policies(cell: stage.Cell, result: runner.Result) -> list[types.Params]:
     jax.tree.map(lambda leaf, seed=seed: leaf[seed], whole)
     for seed in range(cell.settings["num_seeds"])
   ]
+
+
+def described(settings: Mapping, result: runner.Result) -> dict:
+  """What every summary begins with: what was run, and what it took."""
+  return {
+    "task": settings["task"],
+    "algorithm": settings["algorithm"],
+    "model": settings["model"],
+    "learning_rate": settings["policy_learning_rate"],
+    "num_seeds": settings["num_seeds"],
+    "total_samples": result.total_steps,
+    "compile_seconds": result.compile_seconds,
+    "train_seconds": result.train_seconds,
+  }
 
 
 def export(
@@ -156,30 +179,42 @@ class Answers(NamedTuple):
     tokens: of the completions, their end included.
     texts: of the completions.
     values: float[problems], what they are worth.
+    failed: bool[problems], whether that could not be found.
   """
 
   tokens: list[list[int]]
   texts: list[str]
   values: np.ndarray
+  failed: np.ndarray
 
 
-class Examination(contextlib.AbstractContextManager):
+class Examination:
   """The problems of a split, which policies are asked.
 
   Attributes:
+    split: a key of `tasks.SPLITS`.
     problems: as of `TextTask.problem`.
     prompts: their tokens.
+    num_samples: that each problem is to be sampled.
     completer: of the policies.
   """
 
-  def __init__(self, run: llm_run.Run, settings: Mapping, split: str):
+  def __init__(
+    self,
+    run: llm_run.Run,
+    settings: Mapping,
+    scorer: scoring.Scorer,
+    split: str,
+  ):
     """Draws problems; some may be alike.
 
     Args:
       run: whose task and model it is.
       settings: of the run.
+      scorer: of completions.
       split: a key of `tasks.SPLITS`.
     """
+    self.split, self.num_samples = split, settings["eval_samples"]
     self._asking = run.asking
     self.problems = [
       run.asking.task.problem(split, number)
@@ -197,7 +232,7 @@ class Examination(contextlib.AbstractContextManager):
     self._key = jax.random.fold_in(
       jax.random.key(settings["seed"]), _EVALUATION_STREAM
     )
-    self._scorer = _scorer(run, settings)
+    self._scorer = scorer
 
   def ask(
     self, params: types.Params, sampling: generation.Sampling, index: int
@@ -218,14 +253,5 @@ class Examination(contextlib.AbstractContextManager):
       self._scorer.submit(problem, text)
       for problem, text in zip(self.problems, texts, strict=True)
     ]
-    values = [score.value for score in self._scorer.collect(waiting)]
-    return Answers(tokens, texts, np.array(values))
-
-  def __exit__(self, *_):
-    self._scorer.close()
-
-
-def _scorer(run: llm_run.Run, settings: Mapping) -> scoring.Scorer:
-  return scoring.Scorer(
-    run.asking.task, settings["scoring_workers"], settings["scoring_seconds"]
-  )
+    values, failed = zip(*self._scorer.collect(waiting), strict=True)
+    return Answers(tokens, texts, np.array(values), np.array(failed))

@@ -30,7 +30,7 @@ def main() -> None:
   workdir = pathlib.Path(flags.FLAGS.workdir)
   try:
     settings = run_directory.read_config(workdir)
-    if "model" in settings:
+    if not stage.can_replay(settings):
       raise ValueError(
         f"workdir {workdir}: runs of pretrained models cannot be replayed"
       )

@@ -72,6 +72,11 @@ def placed(settings: Mapping, task: training.Training) -> placement.Placement:
   )
 
 
+def can_replay(settings: Mapping) -> bool:
+  """Whether `experiments.replay` runs an update of such a run again."""
+  return "model" not in settings
+
+
 def checkpoints(
   workdir: pathlib.Path, settings: Mapping
 ) -> checkpointing.Checkpoints:
@@ -229,10 +234,16 @@ def train(
     ) from stopped
   except finiteness.NonFiniteError as error:
     good = saved.steps()
-    raise command_line.ScriptError(
+    message = (
       f"training stopped at {error}; last checkpoint:"
-      f" {good[-1] if good else 'none'}; to look into it:"
-      f" python -m experiments.replay --workdir={workdir}",
+      f" {good[-1] if good else 'none'}"
+    )
+    if can_replay(settings):
+      message += (
+        f"; to look into it: python -m experiments.replay --workdir={workdir}"
+      )
+    raise command_line.ScriptError(
+      message,
       command_line.FAILED,
       everywhere=True,
     ) from error

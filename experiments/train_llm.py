@@ -22,12 +22,7 @@ from experiments import (
   llm_stage,
   stage,
 )
-from lco_jax import (
-  generation,
-  run_directory,
-  runner,
-  types,
-)
+from lco_jax import generation, run_directory, runner, scoring, types
 from lco_jax.reporting import curves, statistics, tables
 
 _DRY_RUN = flags.DEFINE_bool(
@@ -51,47 +46,50 @@ def _train(stack: contextlib.ExitStack) -> None:
     if not _DRY_RUN.value:
       stack.enter_context(command_line.job(settings))
     run = llm_run.build(settings)
-    stage.placed(settings, run.training)  # Raises before anything is written.
+    # Raises before anything is written.
+    llm_run.check_placement(settings, stage.placed(settings, run.training))
     if _DRY_RUN.value:
       print(llm_estimate.estimate(settings, run))
       return
     stage.open_directory(stack, workdir, settings, flags.FLAGS.resume)
   stop = command_line.StopSignal()
+  scorer = stack.enter_context(llm_stage.make_scorer(run, settings))
   # A run may have been killed before it was evaluated, but not trained since.
-  begins = not stage.checkpoints(workdir, settings).steps()
-  if begins and jax.process_index() == 0:
+  if not stage.checkpoints(workdir, settings).steps():
     with stage.explained(workdir):
-      found = _evaluated(run, run.pretrained.params, settings, "test")
-      before = _summarized([found])
-      run_directory.write_json(workdir / "before.json", before)
-      print(f"before: {_accuracy(before)}", flush=True)
-  result = llm_stage.train(stack, workdir, settings, run, stop)
+      examination = llm_stage.Examination(run, settings, scorer, "test")
+      # By every process, as those that did not would wait for the first.
+      before = _summarized([_evaluated(examination, run.pretrained.params)])
+      if jax.process_index() == 0:
+        run_directory.write_json(workdir / "before.json", before)
+        print(f"before: {_accuracy(before)}", flush=True)
+  result = llm_stage.train(stack, workdir, settings, run, scorer, stop)
   if jax.process_index() == 0:
     with stage.explained(workdir):
       for cell in stage.cells(workdir, settings):
-        _report(cell, run, result)
+        _report(cell, run, result, scorer)
 
 
 def _evaluated(
-  run: llm_run.Run, params: types.Params, settings: Mapping, split: str
+  examination: llm_stage.Examination, params: types.Params
 ) -> dict:
   """What a policy makes of a split: greedily, and by untempered samples."""
   params = jax.device_put(params)
-  with llm_stage.Examination(run, settings, split) as examination:
-    problems = examination.problems
-    greedy = examination.ask(params, generation.Sampling(temperature=0.0), 0)
-    sampled = [
-      examination.ask(params, generation.Sampling(), 1 + index).values
-      for index in range(settings["eval_samples"])
-    ]
+  problems = examination.problems
+  greedy = examination.ask(params, generation.Sampling(temperature=0.0), 0)
+  sampled = [
+    examination.ask(params, generation.Sampling(), 1 + index)
+    for index in range(examination.num_samples)
+  ]
   right = greedy.values >= 1
   return {
-    "split": split,
+    "split": examination.split,
     "problems": len(problems),
     "distinct_problems": len({problem["question"] for problem in problems}),
-    "samples": settings["eval_samples"],
+    "samples": len(sampled),
+    "scoring_failed": sum(int(own.failed.sum()) for own in [greedy, *sampled]),
     "greedy": float(right.mean()),
-    "sampled": float((np.stack(sampled) >= 1).mean()),
+    "sampled": float(np.mean([own.values >= 1 for own in sampled])),
     "examples": [
       [problem["question"], problem["answer"], text, bool(own)]
       for problem, text, own in zip(
@@ -105,6 +103,7 @@ def _summarized(found: list[dict]) -> dict:
   """The evaluation's part of summary.json, of several seeds."""
   return {
     **found[0],
+    "scoring_failed": sum(own["scoring_failed"] for own in found),
     "greedy": statistics.summarize(np.array([own["greedy"] for own in found])),
     "sampled": statistics.summarize(
       np.array([own["sampled"] for own in found])
@@ -113,36 +112,36 @@ def _summarized(found: list[dict]) -> dict:
 
 
 def _accuracy(summary: Mapping) -> str:
+  failed = summary["scoring_failed"]
+  note = f"; {failed} could not be scored" if failed else ""
   return (
     f"{summary['split']}: greedy {summary['greedy']['mean']:.3f}, sampled"
     f" {summary['sampled']['mean']:.3f}"
     f" ({summary['problems']} draws of {summary['distinct_problems']} questions"
-    f" × {summary['samples']} samples)"
+    f" × {summary['samples']} samples){note}"
   )
 
 
-def _report(cell: stage.Cell, run: llm_run.Run, result: runner.Result) -> None:
+def _report(
+  cell: stage.Cell,
+  run: llm_run.Run,
+  result: runner.Result,
+  scorer: scoring.Scorer,
+) -> None:
   """Evaluates a cell's seeds; writes and shows what they came to."""
   workdir, settings = cell.workdir, cell.settings
   learned = llm_stage.policies(cell, result)
-  evaluations = {
-    name: _summarized(
-      [_evaluated(run, own, settings, split) for own in learned]
+  evaluations = {}
+  for name, split in (("validation", "validation"), ("evaluation", "test")):
+    examination = llm_stage.Examination(run, settings, scorer, split)
+    evaluations[name] = _summarized(
+      [_evaluated(examination, own) for own in learned]
     )
-    for name, split in (("validation", "validation"), ("evaluation", "test"))
-  }
   before = workdir / "before.json"
   logged = run_directory.read_metrics(workdir, ["correct", "entropy"])
   last = -(-len(logged["correct"]) // 10)
   summary = {
-    "task": settings["task"],
-    "algorithm": settings["algorithm"],
-    "model": settings["model"],
-    "learning_rate": settings["policy_learning_rate"],
-    "num_seeds": settings["num_seeds"],
-    "total_samples": result.total_steps,
-    "compile_seconds": result.compile_seconds,
-    "train_seconds": result.train_seconds,
+    **llm_stage.described(settings, result),
     "samples_per_second": result.steps_per_second,
     "final_correct": statistics.summarize(logged["correct"][-last:].mean(0)),
     "final_entropy": statistics.summarize(logged["entropy"][-last:].mean(0)),

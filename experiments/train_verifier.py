@@ -17,7 +17,14 @@ import numpy as np
 from absl import flags
 
 from experiments import command_line, llm_run, llm_stage, stage
-from lco_jax import generation, run_directory, runner, types, verifier
+from lco_jax import (
+  generation,
+  run_directory,
+  runner,
+  scoring,
+  types,
+  verifier,
+)
 from lco_jax.reporting import statistics
 
 _CONFIG = command_line.define_config()
@@ -40,30 +47,30 @@ def _train(stack: contextlib.ExitStack) -> None:
     stage.placed(settings, run.training)  # Raises before anything is written.
     stage.open_directory(stack, workdir, settings, flags.FLAGS.resume)
   stop = command_line.StopSignal()
-  result = llm_stage.train(stack, workdir, settings, run, stop)
+  scorer = stack.enter_context(llm_stage.make_scorer(run, settings))
+  result = llm_stage.train(stack, workdir, settings, run, scorer, stop)
   if jax.process_index() == 0:
     with stage.explained(workdir):
       for cell in stage.cells(workdir, settings):
-        _report(cell, run, result)
+        _report(cell, run, result, scorer)
 
 
-def _report(cell: stage.Cell, run: llm_run.Run, result: runner.Result) -> None:
+def _report(
+  cell: stage.Cell,
+  run: llm_run.Run,
+  result: runner.Result,
+  scorer: scoring.Scorer,
+) -> None:
   """Evaluates a cell's seeds; writes and shows what they came to."""
   settings = cell.settings
   learned = llm_stage.policies(cell, result)
-  summary = {
-    "task": settings["task"],
-    "algorithm": settings["algorithm"],
-    "model": settings["model"],
-    "learning_rate": settings["policy_learning_rate"],
-    "num_seeds": settings["num_seeds"],
-    "total_samples": result.total_steps,
-    "compile_seconds": result.compile_seconds,
-    "train_seconds": result.train_seconds,
-  }
+  summary = llm_stage.described(settings, result)
   for split in ("validation", "test"):
     before, *after = _accuracies(
-      run, settings, [run.pretrained.params, *learned], split
+      llm_stage.Examination(run, settings, scorer, split),
+      run.pretrained.params,
+      learned,
+      settings,
     )
     found = [own["accuracy"] for own in after]
     summary[split] = {
@@ -83,24 +90,24 @@ def _report(cell: stage.Cell, run: llm_run.Run, result: runner.Result) -> None:
 
 
 def _accuracies(
-  run: llm_run.Run,
+  examination: llm_stage.Examination,
+  reference: types.Params,
+  learned: list[types.Params],
   settings: Mapping,
-  policies: list[types.Params],
-  split: str,
 ) -> list[dict]:
   """How often each policy scores the better completion of a pair higher.
 
   Pairs are of completions of one question by the reference, of which one is
-  worth more by the task's own verifier.
+  worth more by the task's own verifier. The first policy is the reference.
   """
-  reference = jax.device_put(run.pretrained.params)
-  with llm_stage.Examination(run, settings, split) as examination:
-    answers = [
-      examination.ask(reference, generation.Sampling(), index)
-      for index in range(settings["eval_samples"])
-    ]
+  reference = jax.device_put(reference)
+  answers = [
+    examination.ask(reference, generation.Sampling(), index)
+    for index in range(examination.num_samples)
+  ]
   values = np.stack([answer.values for answer in answers])  # [G, Q]
-  where = values[:, None] > values[None]
+  scored = ~np.stack([answer.failed for answer in answers])
+  where = (values[:, None] > values[None]) & scored[:, None] & scored[None]
   texts = [
     prompt + tokens
     for answer in answers
@@ -122,9 +129,7 @@ def _accuracies(
 
   def accuracy(params):
     own, _ = log_probs(jax.device_put(params))
-    score = verifier.score(
-      settings["algorithm"], own, base, mask, settings["beta"]
-    )
+    score = verifier.score(settings["algorithm"], own, base, mask)
     score = np.asarray(score).reshape(values.shape)
     better = score[:, None] > score[None]
     level = score[:, None] == score[None]
@@ -133,7 +138,7 @@ def _accuracies(
 
   return [
     {"pairs": int(where.sum()), "accuracy": accuracy(params)}
-    for params in policies
+    for params in (reference, *learned)
   ]
 
 

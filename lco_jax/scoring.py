@@ -5,6 +5,7 @@ Then the completion is worth nothing, and its process is replaced.
 """
 
 import concurrent.futures
+import contextlib
 import multiprocessing
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -26,7 +27,7 @@ class Score(NamedTuple):
   failed: bool
 
 
-class Scorer:
+class Scorer(contextlib.AbstractContextManager):
   """Scores completions of a task side by side."""
 
   def __init__(self, task: tasks.TextTask, num_workers: int, seconds: float):
@@ -42,7 +43,12 @@ class Scorer:
     # server that has only read the code is made in milliseconds.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["lco_jax.tasks"])
-    self._pool = pebble.ProcessPool(max_workers=num_workers, context=context)
+    self._pool = pebble.ProcessPool(
+      max_workers=num_workers,
+      context=context,
+      initializer=_load,  # No completion waits for it within its time.
+      initargs=(task,),
+    )
 
   def submit(
     self, entry: dict[str, Any], completion: str
@@ -58,10 +64,14 @@ class Scorer:
     """Waits for scores, in the order of `futures`."""
     return [_result(future) for future in futures]
 
-  def close(self) -> None:
+  def __exit__(self, *_):
     """Ends the processes."""
     self._pool.stop()
     self._pool.join()
+
+
+def _load(task):
+  task.load()
 
 
 def _result(future: concurrent.futures.Future) -> Score:

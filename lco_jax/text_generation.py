@@ -166,8 +166,11 @@ class Completer:
 def _batches(
   prompts: Sequence[Sequence[int]], batch_size: int
 ) -> list[list[int]]:
-  """Rows of prompts, those of about one length together."""
+  """Rows of prompts, those of about one length together.
+
+  The last batch is filled up with one of it, so that all are of one size.
+  """
   order = sorted(range(len(prompts)), key=lambda row: len(prompts[row]))
-  return [
-    order[at : at + batch_size] for at in range(0, len(order), batch_size)
-  ]
+  size = min(batch_size, len(order))
+  order += order[-1:] * (-len(order) % size) if order else []
+  return [order[at : at + size] for at in range(0, len(order), size)]

@@ -38,6 +38,7 @@ class Asking:
     instruction: text after every question; may be empty.
     chat: whether the question is a user's message of a chat.
     completion_length: C, tokens of an answer at most.
+    context_length: tokens of a prompt and its answer, at most.
     sampling: the distribution that answers are sampled from.
     exact: whether a reward is 1 for a solution and 0 otherwise, rather than
       what the task's verifier gives.
@@ -48,15 +49,27 @@ class Asking:
   instruction: str
   chat: bool
   completion_length: int
+  context_length: int
   sampling: generation.Sampling
   exact: bool = True
 
   def prompt(self, question: str) -> list[int]:
-    """Tokens of a question, up to where the answer begins."""
+    """Tokens of a question, up to where the answer begins.
+
+    Raises:
+      ValueError: if there is no room for an answer after it.
+    """
     text = question + self.instruction
     if self.chat:
       text = self.tokenizer.chat([{"role": "user", "content": text}])
-    return self.tokenizer.encode(text, begins=not self.chat)
+    tokens = self.tokenizer.encode(text, begins=not self.chat)
+    if len(tokens) + self.completion_length > self.context_length:
+      raise ValueError(
+        f"completion_length {self.completion_length} after a prompt of"
+        f" {len(tokens)} tokens is more than the model's {self.context_length}:"
+        f" {question[:40]!r}"
+      )
+    return tokens
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,7 +117,7 @@ class TextCollector:
       task: what is trained; its streams are prompts, its steps samples.
       placement: of seeds and streams on devices.
       seeds: of the run.
-      scorer: of completions; closed with the collector.
+      scorer: of completions.
       first_update: completed updates.
       show: takes (update, examples) of each update.
       source: part of the parameters that completes.
@@ -234,8 +247,7 @@ class TextCollector:
     return np.array(scores, np.float64).reshape(*tokens.shape[:-1], 2)
 
   def close(self) -> None:
-    """Ends the processes that score."""
-    self._scorer.close()
+    """Ends nothing: whoever made the scorer ends it."""
 
 
 def _number(seed: int, stream: int, update: int) -> int:

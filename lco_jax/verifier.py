@@ -26,7 +26,8 @@ from lco_jax import (
 
 Array = jax.Array
 
-ALGORITHMS = ("qrm", "dpo")
+# Algorithm → options of its own.
+ALGORITHMS = {"qrm": ("cross_entropy_coefficient",), "dpo": ("beta",)}
 # The part of the parameters that completes.
 SOURCE = "reference"
 
@@ -41,6 +42,7 @@ class Completions(NamedTuple):
     mask: bool[..., C].
     reference_log_prob: float[..., C], of the tokens by the reference, in nats.
     reward: float[...].
+    scored: bool[...], whether that could be found.
   """
 
   prompt: Array
@@ -49,17 +51,17 @@ class Completions(NamedTuple):
   mask: Array
   reference_log_prob: Array
   reward: Array
+  scored: Array
 
 
-def score(algorithm: str, log_prob, reference_log_prob, mask, beta: float):
+def score(algorithm: str, log_prob, reference_log_prob, mask):
   """What completions are scored by, which is to be larger for better ones.
 
   Args:
-    algorithm: `qrm`, mean log π of the tokens; `dpo`, β Σ (log π − log π_ref).
+    algorithm: `qrm`, mean log π of the tokens; `dpo`, Σ (log π − log π_ref).
     log_prob: float[..., C], log π of the tokens, in nats.
     reference_log_prob: float[..., C]; of `dpo`.
     mask: bool[..., C], tokens that count.
-    beta: β > 0; of `dpo`.
 
   Returns:
     float[...].
@@ -69,7 +71,7 @@ def score(algorithm: str, log_prob, reference_log_prob, mask, beta: float):
     length = jnp.sum(mask, axis=-1, dtype=total.dtype)
     return total / jnp.maximum(length, 1.0)
   ratio = jnp.where(mask, log_prob - reference_log_prob, 0.0)
-  return beta * jnp.sum(ratio, axis=-1)
+  return jnp.sum(ratio, axis=-1)
 
 
 def make_training(
@@ -94,7 +96,7 @@ def make_training(
     num_samples: G ≥ 2.
     num_epochs: passes over each batch.
     chunk_tokens: as of `llm.make_training`.
-    beta: KL strength of `dpo`, positive.
+    beta: of `dpo`, KL strength, positive.
     cross_entropy_coefficient: of `qrm`, ≥ 0.
 
   Raises:
@@ -124,12 +126,14 @@ def make_training(
       mask=samples.mask,
       reference_log_prob=samples.log_prob,
       reward=samples.reward,
+      scored=~samples.failed,
     )
     even = jnp.ptp(samples.reward, axis=0) == 0
     return batch, update.across_devices(
       {
         "correct": numerics.average(samples.correct.astype(jnp.float32)),
         "even_groups": numerics.average(even.astype(jnp.float32)),
+        "scoring_failed": numerics.average(samples.failed.astype(jnp.float32)),
       }
     )
 
@@ -139,22 +143,23 @@ def make_training(
     )
     read = lean_objectives.of_completions(model, params["policy"], batch, chunk)
     scores = score(
-      algorithm, read.log_prob, batch.reference_log_prob, batch.mask, beta
+      algorithm, read.log_prob, batch.reference_log_prob, batch.mask
     )
     shape = (num_samples, *scores.shape)
     better = jnp.broadcast_to(scores[:, None], shape)
     worse = jnp.broadcast_to(scores[None], shape)
     where = batch.reward[:, None] > batch.reward[None]
+    where &= batch.scored[:, None] & batch.scored[None]
     if algorithm == "qrm":
       loss = losses.qrm_loss(better, worse, cross_entropy_coefficient, where)
     else:
-      loss = losses.dpo_loss(better, worse, 1.0, where)
+      loss = losses.dpo_loss(better, worse, beta, where)
     right = (better > worse).astype(jnp.float32)
-    pairs = numerics.average(where.astype(jnp.float32))
     metrics = {
       "preference_accuracy": numerics.average(right, where),
       "preference_margin": numerics.average(better - worse, where),
-      "pairs": numerics.Average(pairs.total, jnp.ones_like(pairs.count)),
+      # Of all that a prompt's samples could make: half, were all apart.
+      "paired": numerics.average(where.astype(jnp.float32)),
     }
     return {"policy": numerics.average(loss, where)}, metrics
 

@@ -10,7 +10,7 @@ import pytest
 
 from experiments import command_line, language_benchmark, llm_benchmark
 from experiments.configs import language as language_config
-from tests import scripts, tiny_model
+from tests import compiler, scripts, tiny_model
 
 _ROOT = pathlib.Path(__file__).parent.parent
 # Main without its process for each number of learners, and much shorter.
@@ -25,7 +25,7 @@ def _run(*arguments):
   return subprocess.run(
     [sys.executable, "-c", _SHORT, *arguments],
     cwd=_ROOT,
-    env=os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=0"},
+    env=os.environ | {"XLA_FLAGS": compiler.flags()},
     capture_output=True,
     text=True,
     timeout=300,

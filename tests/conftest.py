@@ -4,11 +4,10 @@ import os
 import shutil
 import tempfile
 
-# Before jax starts. Data parallelism needs devices; and tests compile more than
-# they run, so the compiler need not try hard.
-os.environ["XLA_FLAGS"] = (
-  "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
-)
+from tests import compiler
+
+# Before jax starts. Data parallelism needs devices.
+os.environ["XLA_FLAGS"] = compiler.flags(devices=8)
 # Tests, their workers and the scripts that they start share what they compile.
 os.environ["JAX_COMPILATION_CACHE_DIR"] = os.path.join(
   tempfile.gettempdir(),

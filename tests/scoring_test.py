@@ -1,6 +1,6 @@
 """Scores from processes: in order, in time, or worth nothing."""
 
-import contextlib
+import functools
 import operator
 import subprocess
 import time
@@ -11,8 +11,8 @@ from lco_jax import scoring
 
 def _scorer(score, seconds=30.0):
   """A scorer of a task that is scored by some function of two arguments."""
-  task = types.SimpleNamespace(score=score)
-  return contextlib.closing(scoring.Scorer(task, 2, seconds))
+  task = types.SimpleNamespace(score=score, load=dict)
+  return scoring.Scorer(task, 2, seconds)
 
 
 def test_scores_come_in_order():
@@ -41,6 +41,14 @@ def test_a_verifier_that_takes_too_long_is_worth_nothing():
     (score,) = scorer.collect([soon])
     assert score == scoring.Score(1.0, failed=False)
     assert time.monotonic() - began < 60
+
+
+def test_loading_takes_no_completions_time():
+  load = functools.partial(time.sleep, 2.0)
+  task = types.SimpleNamespace(score=operator.truediv, load=load)
+  with scoring.Scorer(task, 1, seconds=1.0) as scorer:
+    (score,) = scorer.collect([scorer.submit(1, 2)])
+  assert score == scoring.Score(0.5, failed=False)
 
 
 def test_a_verifier_that_kills_its_process():

@@ -13,6 +13,8 @@ import runpy
 import sys
 import tempfile
 
+from tests import compiler
+
 ROOT = pathlib.Path(__file__).parent.parent
 _LIBRARIES = [
   "experiments.control_run",
@@ -131,10 +133,7 @@ def _main(module, flags, devices, file_limit, path, out, err):
     file = os.open(name, os.O_WRONLY | os.O_CREAT)
     os.dup2(file, descriptor)
   os.chdir(ROOT)
-  os.environ["XLA_FLAGS"] = (
-    f"--xla_force_host_platform_device_count={devices}"
-    " --xla_backend_optimization_level=0"
-  )
+  os.environ["XLA_FLAGS"] = compiler.flags(devices)
   # It is one so that it ends with the tests, but may start processes itself.
   multiprocessing.current_process()._config["daemon"] = False
   if path is not None:

@@ -240,6 +240,21 @@ def test_wrong_settings(model_path, tmp_path, flag, says):
   assert not workdir.exists()
 
 
+def test_a_device_needs_prompts_for_every_microbatch(model_path, tmp_path):
+  workdir = tmp_path / "run"
+  done = _train(
+    model_path,
+    f"--workdir={workdir}",
+    "--config.num_microbatches=4",
+    devices=2,
+  )
+  assert done.returncode == 2
+  assert done.complaint == (
+    "error: num_microbatches 4 does not divide the 2 prompts of a device"
+  )
+  assert not workdir.exists()
+
+
 def _generate(model_path, folder, lines, *flags):
   asked = folder / "in.jsonl"
   asked.write_text("\n".join(lines))
@@ -304,10 +319,11 @@ def test_generate_by_chat(model_path, tmp_path):
 @pytest.mark.parametrize(
   ("lines", "flag", "says"),
   [
-    (['{"text": "a"}', "{"], "--seed=0", "line 2"),
-    (['{"text": 1}'], "--seed=0", "line 1"),
+    (['{"text": "a"}', "{"], "--batch_size=2", "line 2"),
+    (['{"text": 1}'], "--batch_size=2", "line 1"),
     (['{"text": "a"}'], "--max_new_tokens=128", "--max_new_tokens 128"),
     (['{"text": "a"}'], "--temperature=-1", "temperature"),
+    (['{"text": "a"}'], "--num_samples=2", "--num_samples: there are no"),
     (['{"text": "a"}'], "--out=/none/x", "--out /none/x"),
     (['{"text": "a"}'], "--model=none", "none: no such model"),
   ],

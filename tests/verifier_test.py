@@ -37,6 +37,8 @@ def _samples(model, params):
   mask = np.arange(_LENGTH) < rng.integers(2, _LENGTH + 1, (*shape, 1))
   reward = ((action == 3) & mask).sum(-1).astype(np.float32)
   reward[:, 2] = 1.0  # A prompt without pairs.
+  failed = np.zeros(shape, bool)
+  failed[3, 0] = True  # A sample without any.
   tokens = np.concatenate([prompt, action[..., :-1]], axis=-1)
   logits, _ = jax.jit(model.apply)(
     params, tokens.reshape(-1, tokens.shape[-1]), jnp.zeros(12, jnp.int32)
@@ -56,7 +58,7 @@ def _samples(model, params):
     reward=jnp.asarray(reward),
     correct=jnp.asarray(reward >= 1),
     truncated=jnp.asarray(blank),
-    failed=jnp.asarray(blank),
+    failed=jnp.asarray(failed),
   )
 
 
@@ -99,11 +101,12 @@ def test_loss_against_numpy(model, algorithm):
   _, metrics = step(state, samples)
   own, base = np.asarray(moved.log_prob), np.asarray(samples.log_prob)
   mask, reward = np.asarray(samples.mask), np.asarray(samples.reward)
+  failed = np.asarray(samples.failed)
   losses, rights = [], []
   for n in range(_PROMPTS):
     for i in range(_SAMPLES):
       for j in range(_SAMPLES):
-        if not reward[i, n] > reward[j, n]:
+        if not reward[i, n] > reward[j, n] or failed[[i, j], n].any():
           continue
         scores = []
         for k in (i, j):
@@ -117,12 +120,13 @@ def test_loss_against_numpy(model, algorithm):
         loss = np.log1p(np.exp(-margin))
         losses.append(loss - 0.5 * scores[0] * (algorithm == "qrm"))
         rights.append(margin > 0)
-  assert len(losses) > 4
+  assert len(losses) == 4
   np.testing.assert_allclose(metrics["policy_loss"], np.mean(losses), rtol=1e-4)
   np.testing.assert_allclose(
     metrics["preference_accuracy"], np.mean(rights), rtol=1e-5
   )
-  np.testing.assert_allclose(metrics["pairs"], len(losses))
+  shape = (_SAMPLES, _SAMPLES, _PROMPTS)
+  np.testing.assert_allclose(metrics["paired"], len(losses) / np.prod(shape))
 
 
 @pytest.mark.parametrize("algorithm", verifier.ALGORITHMS)

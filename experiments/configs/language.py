@@ -7,6 +7,7 @@ A value of None is filled in by what was tuned for this task and algorithm
 import ml_collections
 from ml_collections import config_dict
 
+from experiments.configs import policy_loss
 from lco_jax import preference, token_objectives
 
 # What was tuned; BUILD_NOTES.md has the sweeps.
@@ -102,17 +103,7 @@ def get_config(task: str = "addition") -> ml_collections.ConfigDict:
   # KL of a minibatch, nats, at which the policy's epochs stop; None for none.
   config.max_kl = config_dict.placeholder(float)
 
-  # Options of single algorithms.
-  config.anchor = config_dict.placeholder(str)  # lco_*: old, current
-  config.support = config_dict.placeholder(str)  # lco_mse, _lch: full, sampled
-  config.centred = config_dict.placeholder(bool)  # lco_mse, lco_lch
-  config.clip = config_dict.placeholder(float)  # lco_*
-  config.max_importance_weight = config_dict.placeholder(float)  # lco_kld
-  config.clip_low = config_dict.placeholder(float)  # ppo, grpo, dapo, gspo
-  config.clip_high = config_dict.placeholder(float)  # the same, and cispo
-  config.divergence_coefficient = config_dict.placeholder(float)  # mdpo, ...
-  config.max_weight = config_dict.placeholder(float)  # awr
-  config.regularizer_coefficient = config_dict.placeholder(float)  # cmpo, vmpo
+  policy_loss.add_options(config)  # Of single algorithms.
 
   # Curvature, direction and noise of the policy loss, at every update.
   config.diagnostics = False

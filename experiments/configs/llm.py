@@ -7,6 +7,7 @@ by what was tuned for this task and algorithm, or by the algorithm's default.
 import ml_collections
 from ml_collections import config_dict
 
+from experiments.configs import policy_loss
 from lco_jax import token_objectives
 
 # What was tuned; BUILD_NOTES.md has the runs.
@@ -108,17 +109,7 @@ def get_config(task: str = "chain_sum") -> ml_collections.ConfigDict:
   config.reference_coefficient = 0.0  # KL to the policy at the start.
   config.max_kl = config_dict.placeholder(float)
 
-  # Options of single algorithms.
-  config.anchor = config_dict.placeholder(str)  # lco_*: old, current
-  config.support = config_dict.placeholder(str)  # lco_mse, _lch: full, sampled
-  config.centred = config_dict.placeholder(bool)  # lco_mse, lco_lch
-  config.clip = config_dict.placeholder(float)  # lco_*
-  config.max_importance_weight = config_dict.placeholder(float)  # lco_kld
-  config.clip_low = config_dict.placeholder(float)  # ppo, grpo, dapo, gspo
-  config.clip_high = config_dict.placeholder(float)  # the same, and cispo
-  config.divergence_coefficient = config_dict.placeholder(float)  # mdpo, ...
-  config.max_weight = config_dict.placeholder(float)  # awr
-  config.regularizer_coefficient = config_dict.placeholder(float)  # cmpo, vmpo
+  policy_loss.add_options(config)  # Of single algorithms.
 
   config.tuned = {"chosen": ("task", task)} | {
     algorithm: _DEFAULT | _TUNED.get(algorithm, {})

@@ -5,13 +5,14 @@ by what was tuned for the algorithm.
 """
 
 import ml_collections
+from ml_collections import config_dict
 
 from experiments.configs import llm
 from lco_jax import verifier
 
 # What was tuned; BUILD_NOTES.md has the runs.
 _TUNED = {
-  "qrm": {"policy_learning_rate": 1e-5, "beta": 1.0},
+  "qrm": {"policy_learning_rate": 1e-5},
   "dpo": {"policy_learning_rate": 1e-5, "beta": 0.1},
 }
 
@@ -30,7 +31,8 @@ def get_config(task: str = "chain_sum") -> ml_collections.ConfigDict:
   config.num_updates = 40
   config.num_samples = 8
   config.eval_samples = 8
-  config.cross_entropy_coefficient = 1.0  # qrm: of the chosen completion.
+  # qrm: weight of the chosen completion's likelihood; dpo has beta.
+  config.cross_entropy_coefficient = config_dict.placeholder(float)
   config.tuned = {"chosen": ("task", task)} | {
     algorithm: _TUNED[algorithm] for algorithm in verifier.ALGORITHMS
   }

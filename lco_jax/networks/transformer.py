@@ -46,8 +46,8 @@ class TransformerConfig:
     norm_epsilon: of RMSNorm.
     tied_embeddings: whether the output layer is the embedding.
     qkv_bias: whether queries, keys and values have biases, as in Qwen2.
-    dtype: of the computation, float32 or bfloat16; parameters, logits and
-      attention weights are float32.
+    dtype: of the computation, float32 or bfloat16; parameters and attention
+      weights are float32, logits are widened to it.
     rematerialize: whether blocks are computed again in the backward pass.
   """
 

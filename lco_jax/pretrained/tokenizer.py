@@ -18,7 +18,7 @@ import jinja2.ext
 import jinja2.sandbox
 import numpy as np
 import tokenizers
-from tokenizers import decoders, models, pre_tokenizers
+from tokenizers import decoders, models, pre_tokenizers, processors
 
 from lco_jax.pretrained import model_file
 
@@ -170,13 +170,13 @@ def of_gguf(path: pathlib.Path, metadata: Mapping[str, Any]) -> Tokenizer:
       path, "tokenizer.ggml.eos_token_id is missing"
     )
   end = dict.fromkeys(own[n] for n in ("eos", "eot") if own[n] is not None)
-  begins = get("ggml.add_bos_token", bool, False)
+  begin = own["bos"] if get("ggml.add_bos_token", bool, False) else None
+  if begin is not None:  # As a tokenizer.json says it.
+    rules.post_processor = processors.TemplateProcessing(
+      single=f"{tokens[begin]} $A", special_tokens=[(tokens[begin], begin)]
+    )
   return Tokenizer(
-    path,
-    rules,
-    tuple(end),
-    own["bos"] if begins else None,
-    get("chat_template", (str, type(None))),
+    path, rules, tuple(end), begin, get("chat_template", (str, type(None)))
   )
 
 

@@ -78,6 +78,10 @@ class TextTask:
   options: tuple[tuple[str, Any], ...]
   extraction: str
 
+  def load(self) -> None:
+    """Imports the task's package, which takes seconds the first time."""
+    _dataset(self.name, self.options, _SEEDS["train"])
+
   def problem(self, split: str, number: int) -> dict[str, Any]:
     """A problem: {"question": text, "answer": text, "metadata": ...}.
 

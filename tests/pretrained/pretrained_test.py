@@ -272,16 +272,23 @@ def test_values_of_a_strange_kind(tmp_path, key):
 
 
 def test_the_token_before_every_text(tmp_path):
-  """Comes once: a chat template writes it itself."""
+  """Comes once: a chat template writes it itself. An export keeps it."""
   path = tmp_path / "model.gguf"
   tiny_model.write_gguf(path, tiny_model.weights(), begins=True)
-  tokenizer = pretrained.load(str(path)).tokenizer
+  model = pretrained.load(str(path))
+  tokenizer = model.tokenizer
   own = dataclasses.replace(
     tokenizer, template="{{ bos_token }}" + tiny_model.TEMPLATE
   )
   assert own.encode("hello")[:1] == [0]
   text = own.chat([{"role": "user", "content": "hi"}])
   assert own.encode(text, begins=False)[:2] == [0, 1]
+  pretrained.export(model, model.params, tmp_path / "model")
+  again = pretrained.load(str(tmp_path / "model")).tokenizer
+  assert again.begin == 0
+  assert again.encode("hello") == own.encode("hello")
+  # As others read it: by the rules of tokenizer.json alone.
+  assert again.rules.encode("hello").ids == own.encode("hello")
 
 
 def test_there_is_no_such_model(tmp_path):
