@@ -73,6 +73,7 @@ def _step(num_prompts, num_samples, own, row, repeats) -> dict:
     optimizers.make_optimizer("adam", optax.constant_schedule(1e-6), 1.0),
     num_prompts=num_prompts,
     num_samples=num_samples,
+    completion_length=_COMPLETION,
     advantage="batch_centred",
   )
   where = placement.place(1, num_prompts, jax.local_devices()[:1])

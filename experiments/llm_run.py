@@ -87,6 +87,7 @@ def build(settings: Mapping) -> Run:
         for name in (
           "num_prompts",
           "num_samples",
+          "completion_length",
           "num_epochs",
           "num_minibatches",
           "num_microbatches",

@@ -31,8 +31,8 @@ from lco_jax import (
 
 Array = jax.Array
 
-# What is only looked at after an update, is looked at in so many samples of
-# each prompt.
+# What is only looked at after an update, is looked at in one sample in so many
+# of each prompt.
 _LOOKED_AT = 4
 
 
@@ -44,6 +44,7 @@ def make_training(
   *,
   num_prompts: int,
   num_samples: int,
+  completion_length: int,
   num_epochs: int = 1,
   num_minibatches: int = 1,
   num_microbatches: int = 1,
@@ -68,6 +69,7 @@ def make_training(
     optimizer: of the policy.
     num_prompts: N over all devices.
     num_samples: G.
+    completion_length: tokens of a completion at most; batches may be shorter.
     num_epochs: passes over each batch.
     num_minibatches: minibatches of each pass, a divisor of G.
     num_microbatches: parts that the gradient of a minibatch is added up of, a
@@ -147,7 +149,9 @@ def make_training(
       reference_log_prob = lean_objectives.of_completions(
         model, params["reference"], samples, chunk_tokens
       ).log_prob
-    weight, share = token_objectives.token_weights(counted, algorithm.weighting)
+    weight, share = token_objectives.token_weights(
+      counted, algorithm.weighting, completion_length
+    )
     own_beta = targets.sign_dependent_beta(
       signal.advantage, beta, nonpositive_beta_multiple
     )[..., 0]

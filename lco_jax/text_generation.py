@@ -17,7 +17,6 @@ from lco_jax import generation, networks, numerics, types
 
 Array = jax.Array
 
-_SHORTEST = 16
 
 
 class Reading(NamedTuple):
@@ -34,12 +33,16 @@ class Reading(NamedTuple):
   top_logits: np.ndarray
 
 
-def bucket(length: int) -> int:
-  """The length that prompts of up to so many tokens are padded to.
+def bucket(length: int, shortest: int = 16) -> int:
+  """The length that texts of up to so many tokens are padded to.
 
   One of 16, 24, 32, 48, 64, and so on: at most a third of it stays empty.
+
+  Args:
+    length: tokens of the longest.
+    shortest: a power of 2, from which the lengths grow.
   """
-  size = _SHORTEST
+  size = shortest
   while size < length:
     size += size // 2 if size & (size - 1) == 0 else size // 3
   return size

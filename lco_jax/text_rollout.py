@@ -6,6 +6,7 @@ resumed meets the same problems.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 
 import jax
@@ -22,10 +23,14 @@ from lco_jax import (
   text_generation,
   training,
   types,
+  update,
 )
 from lco_jax import placement as placement_lib
 
 Array = jax.Array
+
+# Completions are cut off behind the longest: at 8, 12, 16, 24, ... tokens.
+_SHORTEST = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,7 +136,7 @@ class TextCollector:
         np.asarray(seeds), np.arange(task.num_streams), indexing="ij"
       )
     )
-    self._programs = {}
+    self._programs, self._cuts = {}, {}
     self.rollout = None
 
   def collect(self, state: types.LearnerState) -> types.TextSamples:
@@ -162,9 +167,10 @@ class TextCollector:
     length = prompt.shape[1]
     if length not in self._programs:
       self._programs[length] = where.compile(
-        jax.vmap(self._generate), state, *asked, long_reductions=True
+        self._generate_all, state, *asked, long_reductions=True
       )
-    samples = self._programs[length](state, *asked)
+    samples, longest = self._programs[length](state, *asked)
+    samples = self._cut(samples, int(where.common(longest).max()))
     tokens, mask = where.local((samples.action, samples.mask))
     entries = np.empty(len(problems), object)
     entries[:] = problems
@@ -180,6 +186,24 @@ class TextCollector:
     )
     self._update += 1
     return self.rollout
+
+  def _generate_all(self, state, prompt, padding):
+    """Every seed's completions, and the tokens of each seed's longest."""
+    samples = jax.vmap(self._generate)(state, prompt, padding)
+    longest = jnp.max(jnp.sum(samples.mask, axis=-1), axis=(1, 2))
+    longest = jax.lax.pmax(longest, update.DEVICE_AXIS)
+    return samples, self._placement.all_seeds(longest, axis=0)
+
+  def _cut(self, samples: types.TextSamples, longest: int) -> types.TextSamples:
+    """Leaves out slots of tokens that no completion came to."""
+    length = text_generation.bucket(longest, _SHORTEST)
+    if length >= self._asking.completion_length:
+      return samples
+    if length not in self._cuts:
+      self._cuts[length] = self._placement.compile(
+        functools.partial(_first_tokens, length), samples, once=True
+      )
+    return self._cuts[length](samples)
 
   def _generate(self, state, prompt, padding):
     """One seed's completions: TextSamples [G, N], without rewards."""
@@ -248,6 +272,14 @@ class TextCollector:
 
   def close(self) -> None:
     """Ends nothing: whoever made the scorer ends it."""
+
+
+def _first_tokens(length, samples):
+  of_tokens = ("action", "mask", "hidden", "log_prob")
+  return dataclasses.replace(
+    samples,
+    **{name: getattr(samples, name)[:, :, :, :length] for name in of_tokens},
+  )
 
 
 def _number(seed: int, stream: int, update: int) -> int:

@@ -121,12 +121,16 @@ def options_of(algorithm: str) -> tuple[str, ...]:
   return tuple(inspect.signature(policy_loss).parameters)
 
 
-def token_weights(mask: Array, weighting: str) -> tuple[Array, Array]:
+def token_weights(
+  mask: Array, weighting: str, longest: int | None = None
+) -> tuple[Array, Array]:
   """How tokens and sequences count in a mean loss.
 
   Args:
     mask: bool[..., C].
     weighting: one of WEIGHTINGS.
+    longest: tokens of a sequence at most, where the mask leaves out what no
+      sequence has; None for C.
 
   Returns:
     (weight float32[..., C], share float32[...]): the loss is Σ weight · loss
@@ -145,7 +149,7 @@ def token_weights(mask: Array, weighting: str) -> tuple[Array, Array]:
   if weighting == "sequence":
     return counted / jnp.maximum(length, 1.0)[..., None], present
   if weighting == "constant":
-    return counted / mask.shape[-1], present
+    return counted / (longest or mask.shape[-1]), present
   raise ValueError(
     f"weighting: unknown {weighting!r}; known: {', '.join(WEIGHTINGS)}"
   )
