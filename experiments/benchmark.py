@@ -10,8 +10,9 @@ at which PureJaxRL's PPO is timed, CartPole-v1, 4 environments, 128 steps,
 4 epochs, 4 minibatches, two 64×64 tanh networks, 500,000 steps. language:
 addition, 2 layers of width 64, one step on 32 prompts × 8 samples; also tokens
 per second of generation and of learning apart, and what the cache is worth.
-llm: a pretrained model, completions of 24 tokens after prompts of 64; and a
-loss alone, with the logits of all tokens at once or of some at a time.
+llm: a pretrained model, completions of 24 tokens after prompts of 64, beside
+PyTorch and transformers where they are installed; and a loss alone, with the
+logits of all tokens at once or of some at a time.
 """
 
 import json
@@ -60,7 +61,7 @@ flags.DEFINE_string("algorithm", "lco_lch", "As of the training scripts.")
 flags.DEFINE_enum(
   "case",
   None,
-  [*llm_benchmark.STEPS, *llm_benchmark.LOSSES],
+  [*llm_benchmark.STEPS, *llm_benchmark.PEERS, *llm_benchmark.LOSSES],
   "Only this one of llm.",
 )
 flags.DEFINE_string("model", "smollm2", "Of llm, as of experiments.generate.")
@@ -149,7 +150,7 @@ def main(what: str) -> None:
       raise command_line.ScriptError(f"--{name} must be ≥ 1, got {value}")
   given, cases = "num_seeds", _NUM_SEEDS.get(what)
   if what == "llm":
-    given, cases = "case", (*llm_benchmark.STEPS, *llm_benchmark.LOSSES)
+    given, cases = "case", llm_benchmark.cases()
   case = getattr(values, given)
   if case is not None:
     try:

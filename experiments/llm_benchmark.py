@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from experiments import transformers_benchmark
 from lco_jax import (
   cpu_backend,
   generation,
@@ -28,6 +29,8 @@ from lco_jax import (
 
 # Whole steps: (prompts, completions of each).
 STEPS = {"8 prompts x 4": (8, 4), "32 prompts x 1": (32, 1)}
+# The same by PyTorch and transformers, where they are installed.
+PEERS = {f"{case}, transformers": STEPS[case] for case in STEPS}
 # Losses alone: (vocabulary, tokens at a time; None for the default, 0 for all).
 LOSSES = {
   "loss 49152 dense": (49_152, 0),
@@ -41,11 +44,11 @@ _NEVER = -1  # No token ends a completion: all are of full length.
 
 
 def measure(case: str, model: str, algorithm: str, repeats: int) -> dict:
-  """A case of STEPS or LOSSES.
+  """A case of STEPS, PEERS or LOSSES.
 
   Args:
     case: its name.
-    model: as of `pretrained.load`; of STEPS.
+    model: as of `pretrained.load`; of STEPS and PEERS.
     algorithm: a key of `token_objectives.ALGORITHMS`.
     repeats: calls; medians are returned.
 
@@ -54,13 +57,26 @@ def measure(case: str, model: str, algorithm: str, repeats: int) -> dict:
     everything was compiled.
 
   Raises:
-    ValueError: if the model or the algorithm is unknown.
+    ValueError: if the model or the algorithm is unknown, or a package missing.
   """
   token_objectives.options_of(algorithm)  # Raises if it is unknown.
   row = token_objectives.ALGORITHMS[algorithm]
   if case in LOSSES:
     return _loss(*LOSSES[case], row, repeats)
-  return _step(*STEPS[case], pretrained.load(model), row, repeats)
+  own = pretrained.load(model)
+  if case in PEERS:
+    return transformers_benchmark.measure(
+      own, *PEERS[case], _PROMPT, _COMPLETION, repeats
+    )
+  return _step(*STEPS[case], own, row, repeats)
+
+
+def cases() -> list[str]:
+  """Those that can be measured here, what is to be compared side by side."""
+  found = []
+  for case, peer in zip(STEPS, PEERS, strict=True):
+    found += [case, peer] if transformers_benchmark.installed() else [case]
+  return [*found, *LOSSES]
 
 
 def _step(num_prompts, num_samples, own, row, repeats) -> dict:

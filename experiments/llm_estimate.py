@@ -86,13 +86,14 @@ def _memory(
 ) -> dict[str, int]:
   """Bytes of one learner on one device, by what they are for."""
   config = run.model_config
-  params = jax.eval_shape(lambda tree: tree, run.pretrained.params)
-  state = jax.eval_shape(run.training.optimizers["policy"].init, params)
-  weights = _bytes(params)
-  copies = ["policy"]
-  if settings["reference_coefficient"]:
-    copies.append("reference")
-  others = {part: own for part, own in run.given.items() if part != "policy"}
+  parts = jax.eval_shape(
+    run.training.init_params, jax.random.key(0), dict(run.given)
+  )
+  trained, held = _bytes(parts["policy"]), _bytes(parts)
+  state = jax.eval_shape(
+    run.training.optimizers["policy"].init, parts["policy"]
+  )
+  weights = _bytes(run.pretrained.params)
   item = 2 if config.dtype == "bfloat16" else 4
   # What a block keeps for the backward pass: its norms, queries, keys, values,
   # attention's output and the SwiGLU; or only what it read.
@@ -104,13 +105,12 @@ def _memory(
   if chunk is None:
     chunk = lean_objectives.default_chunk(config.vocab_size)
   return {
-    f"parameters ({', '.join([*copies, *others])})": weights * len(copies)
-    + _bytes(others),
+    f"parameters ({', '.join(sorted(parts))})": held,
     "gradients": weights,
     "weights taken apart while generating": weights,
     "optimizer state": _bytes(state),
     # An update that is not finite is not applied: the state before is kept.
-    "parameters and state before the update": weights + _bytes(state),
+    "parameters and state before the update": trained + _bytes(state),
     "keys and values while generating": (
       2 * config.num_layers * config.num_kv_heads * config.head_features
     )
@@ -150,6 +150,8 @@ def inactive(settings: Mapping) -> list[str]:
       )
   if not row.takes_weights:
     found.append(f"dual_bound: {algorithm} takes no weights")
+  if not settings["lora_rank"]:
+    found.append("lora_alpha: lora_rank is 0, all parameters are trained")
   return found
 
 

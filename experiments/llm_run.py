@@ -4,7 +4,8 @@ Settings are plain values, from `command_line.read_settings`.
 """
 
 import dataclasses
-from collections.abc import Mapping
+import operator
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from experiments import settings as settings_lib
@@ -23,6 +24,8 @@ from lco_jax import (
 )
 
 REWARDS = ("exact", "score")
+# Parts of the parameters → those of a model.
+PolicyOf = Callable[[Mapping[str, types.Params]], types.Params]
 # Prompts whose length is looked at before a run begins.
 _PROMPTS_LOOKED_AT = 32
 
@@ -39,7 +42,8 @@ class Run:
     training: of the policy.
     num_updates: of each seed.
     given: {part: parameters} that training begins with, on the host.
-    source: part of the parameters that completes.
+    completes: parts of the parameters → those of the model that completes.
+    learned: parts → what training came to, as the model's parameters.
   """
 
   pretrained: pretrained.Pretrained
@@ -49,7 +53,8 @@ class Run:
   training: training.Training
   num_updates: int
   given: Mapping[str, types.Params]
-  source: str = "policy"
+  completes: PolicyOf
+  learned: PolicyOf
 
 
 def build(settings: Mapping) -> Run:
@@ -69,6 +74,7 @@ def build(settings: Mapping) -> Run:
   )
   common = _common(settings)
   other, given = _verifier(settings, row, common["pretrained"])
+  policy_of = llm.policy_of(settings["lora_rank"], settings["lora_alpha"])
   num_steps = (
     settings["num_updates"]
     * settings["num_epochs"]
@@ -101,10 +107,14 @@ def build(settings: Mapping) -> Run:
           "entropy_coefficient",
           "reference_coefficient",
           "max_kl",
+          "lora_rank",
+          "lora_alpha",
         )
       },
     ),
     given={"policy": common["pretrained"].params} | given,
+    completes=policy_of,
+    learned=policy_of,
   )
 
 
@@ -153,7 +163,8 @@ def build_verifier(settings: Mapping) -> Run:
       ),
     ),
     given={"policy": common["pretrained"].params},
-    source=verifier.SOURCE,
+    completes=operator.itemgetter(verifier.SOURCE),
+    learned=operator.itemgetter("policy"),
   )
 
 

@@ -63,8 +63,8 @@ def train(
       where,
       seeds,
       scorer,
+      run.completes,
       update,
-      source=run.source,
       **show,
     )
 
@@ -92,13 +92,13 @@ def make_scorer(run: llm_run.Run, settings: Mapping) -> scoring.Scorer:
   )
 
 
-def policies(cell: stage.Cell, result: runner.Result) -> list[types.Params]:
-  """What each seed of a cell has learned."""
-  whole = jax.tree.map(
-    lambda leaf: leaf[cell.learners], result.params["policy"]
-  )
+def policies(
+  cell: stage.Cell, run: llm_run.Run, result: runner.Result
+) -> list[types.Params]:
+  """What each seed of a cell has learned, as the model's parameters."""
+  whole = jax.tree.map(lambda leaf: leaf[cell.learners], result.params)
   return [
-    jax.tree.map(lambda leaf, seed=seed: leaf[seed], whole)
+    run.learned(jax.tree.map(lambda leaf, seed=seed: leaf[seed], whole))
     for seed in range(cell.settings["num_seeds"])
   ]
 

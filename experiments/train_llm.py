@@ -130,7 +130,7 @@ def _report(
 ) -> None:
   """Evaluates a cell's seeds; writes and shows what they came to."""
   workdir, settings = cell.workdir, cell.settings
-  learned = llm_stage.policies(cell, result)
+  learned = llm_stage.policies(cell, run, result)
   evaluations = {}
   for name, split in (("validation", "validation"), ("evaluation", "test")):
     examination = llm_stage.Examination(run, settings, scorer, split)

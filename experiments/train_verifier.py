@@ -63,7 +63,7 @@ def _report(
 ) -> None:
   """Evaluates a cell's seeds; writes and shows what they came to."""
   settings = cell.settings
-  learned = llm_stage.policies(cell, result)
+  learned = llm_stage.policies(cell, run, result)
   summary = llm_stage.described(settings, result)
   for split in ("validation", "test"):
     before, *after = _accuracies(

@@ -34,6 +34,8 @@ Array = jax.Array
 # What is only looked at after an update, is looked at in one sample in so many
 # of each prompt.
 _LOOKED_AT = 4
+# The part of the parameters that adapters adapt.
+BASE = "base"
 
 
 def make_training(
@@ -59,6 +61,8 @@ def make_training(
   entropy_coefficient: float = 0.0,
   reference_coefficient: float = 0.0,
   max_kl: float | None = None,
+  lora_rank: int = 0,
+  lora_alpha: float = 16.0,
 ) -> training.Training:
   """Builds the training of a policy on rewards that the host gives.
 
@@ -90,6 +94,9 @@ def make_training(
     reference_coefficient: weight of the KL to the policy at the start, ≥ 0.
     max_kl: KL of a minibatch at which the policy's epochs stop, > 0, nats; None
       for none.
+    lora_rank: of the adapters that are trained in place of all parameters; 0
+      for none. The part "policy" is them, the part BASE what they adapt.
+    lora_alpha: α, positive; adapters count α / rank.
 
   Raises:
     ValueError: if a number or a name is out of range.
@@ -111,10 +118,13 @@ def make_training(
     ("nonpositive_beta_multiple", nonpositive_beta_multiple),
     ("agreement_beta_multiple", agreement_beta_multiple),
     ("dual_bound", dual_bound),
+    ("lora_alpha", lora_alpha),
   ):
     objectives.check_number(name, number, above=0.0)
   if num_known < 1:
     raise ValueError(f"num_known must be ≥ 1, got {num_known}")
+  if lora_rank < 0:
+    raise ValueError(f"lora_rank must be ≥ 0, got {lora_rank}")
   chunk_tokens = lean_objectives.chunk_of(chunk_tokens, model.vocab_size)
   if num_microbatches < 1 or num_prompts % num_microbatches:
     raise ValueError(
@@ -122,8 +132,17 @@ def make_training(
       f" {num_prompts}"
     )
   on_policy = num_epochs * num_minibatches == 1
+  whole_policy = policy_of(lora_rank, lora_alpha)
+
+  def whole(params):
+    """Parts as they are read: each the parameters of a model."""
+    policy = {"policy": whole_policy(params)}
+    if lora_rank and reference_coefficient:
+      return params | policy | {"reference": params[BASE]}
+    return params | policy
 
   def prepare(params, samples):
+    params = whole(params)
     signal = lean_signals.estimate(
       advantage,
       model,
@@ -185,6 +204,7 @@ def make_training(
     return batch, metrics
 
   def assess(before, params, batch):
+    before, params = whole(before), whole(params)
     some = jax.tree.map(lambda x: x[: -(-len(x) // _LOOKED_AT)], batch)
     now = lean_objectives.of_completions(
       model,
@@ -211,11 +231,13 @@ def make_training(
     reference_coefficient=reference_coefficient,
     measures_kl=max_kl is not None,
   )
-  parts = ["reference"] if reference_coefficient else []
 
   def init_params(key, given):
-    del key
     given = dict(given)
+    if lora_rank:
+      own = networks.init_adapters(key, given["policy"], lora_rank)
+      return given | {BASE: given["policy"], "policy": own}
+    parts = ["reference"] if reference_coefficient else []
     return given | dict.fromkeys(parts, given["policy"])
 
   return training.Training(
@@ -224,7 +246,7 @@ def make_training(
     collect=None,
     prepare=prepare,
     update=update.make_update(
-      objective,
+      lambda params, batch: objective(whole(params), batch),
       {"policy": optimizer},
       split=_by_prompts(num_samples // num_minibatches, num_microbatches),
     ),
@@ -237,8 +259,23 @@ def make_training(
     num_minibatches=num_minibatches,
     max_kl=max_kl,
     long_reductions=True,
-    hold=None if on_policy else _behaviour,
+    hold=None if on_policy else lambda params: _behaviour(whole(params)),
   )
+
+
+def policy_of(
+  lora_rank: int, lora_alpha: float
+) -> Callable[[Mapping[str, types.Params]], types.Params]:
+  """Parts of the parameters → the policy's, as its model takes them.
+
+  Args:
+    lora_rank: as of `make_training`.
+    lora_alpha: as there.
+  """
+  if not lora_rank:
+    return lambda params: params["policy"]
+  scale = lora_alpha / lora_rank
+  return lambda params: networks.adapted(params[BASE], params["policy"], scale)
 
 
 def _behaviour(params: Mapping[str, Any]) -> dict[str, Any]:

@@ -18,7 +18,6 @@ from lco_jax import generation, networks, numerics, types
 Array = jax.Array
 
 
-
 class Reading(NamedTuple):
   """What a model makes of a text.
 

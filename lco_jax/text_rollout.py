@@ -7,7 +7,7 @@ resumed meets the same problems.
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -110,9 +110,9 @@ class TextCollector:
     placement: placement_lib.Placement,
     seeds: Sequence[int],
     scorer: scoring.Scorer,
+    completes: Callable[[Mapping[str, types.Params]], types.Params],
     first_update: int = 0,
     show: Callable[[int, list[Example]], None] = lambda update, examples: None,
-    source: str = "policy",
   ):
     """Prepares to collect.
 
@@ -123,13 +123,13 @@ class TextCollector:
       placement: of seeds and streams on devices.
       seeds: of the run.
       scorer: of completions.
+      completes: parts of the parameters → those of the model that completes.
       first_update: completed updates.
       show: takes (update, examples) of each update.
-      source: part of the parameters that completes.
     """
     self._asking, self._model, self._task = asking, model, task
     self._placement, self._scorer, self._show = placement, scorer, show
-    self._update, self._source = first_update, source
+    self._update, self._completes = first_update, completes
     self._seeds, self._streams = (
       placement.deal_streams(index)
       for index in np.meshgrid(
@@ -218,7 +218,7 @@ class TextCollector:
 
     done = generation.generate(
       self._model,
-      state.params[self._source],
+      self._completes(state.params),
       prompt,
       padding,
       keys.reshape(-1),

@@ -111,3 +111,15 @@ def test_what_is_measured_of_pretrained_models(tmp_path, monkeypatch, case):
   seconds = [value for name, value in figures.items() if "seconds" in name]
   assert seconds and min(seconds) >= 0
   assert ("chunk_tokens" in figures) == case.startswith("loss")
+
+
+@pytest.mark.slow
+@pytest.mark.third_party
+def test_what_is_measured_of_transformers(tmp_path, monkeypatch):
+  pytest.importorskip("torch")
+  case = "8 prompts x 4, transformers"
+  monkeypatch.setitem(llm_benchmark.PEERS, case, (2, 2))
+  path = tmp_path / "tiny.gguf"
+  tiny_model.write_gguf(path, tiny_model.weights())
+  figures = llm_benchmark.measure(case, str(path), "lco_kld", repeats=1)
+  assert figures["generation_seconds"] > 0 and figures["update_seconds"] > 0

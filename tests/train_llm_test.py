@@ -155,6 +155,33 @@ def test_devices_do_not_matter(finished, model_path, tmp_path):
       )
 
 
+def test_adapters_alone_are_trained(model_path, tmp_path):
+  """With a KL to the policy at the start, which is what they adapt."""
+  workdir = tmp_path / "run"
+  done = _train(
+    model_path,
+    f"--workdir={workdir}",
+    "--config.num_updates=2",
+    "--config.lora_rank=2",
+    "--config.export=True",
+  )
+  assert done.returncode == 0, done.stderr
+  before, after = (
+    pretrained.load(str(path)).params["params"]
+    for path in (model_path, workdir / "model_0")
+  )
+  moved = jax.tree_util.tree_map_with_path(
+    lambda path, a, b: (path[-1].key, float(np.abs(a - b).max())), before, after
+  )
+  changes = {"kernel": [], "scale": [], "embedding": []}
+  for kind, change in jax.tree.leaves(
+    moved, is_leaf=lambda x: type(x) is tuple
+  ):
+    changes[kind].append(change)
+  assert min(changes["kernel"]) > 1e-4  # The float32 of the file is exact.
+  assert max(changes["scale"] + changes["embedding"]) == 0
+
+
 def test_a_verifier_and_a_policy_that_asks_it(model_path, tmp_path):
   """Trained by preferences; its ratio to where it began is the advantage."""
   judge = tmp_path / "judge"

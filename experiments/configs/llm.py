@@ -109,6 +109,10 @@ def get_config(task: str = "chain_sum") -> ml_collections.ConfigDict:
   config.reference_coefficient = 0.0  # KL to the policy at the start.
   config.max_kl = config_dict.placeholder(float)
 
+  # Adapters (LoRA) in place of all parameters, α / rank times; 0 for none.
+  config.lora_rank = 0
+  config.lora_alpha = 16.0
+
   policy_loss.add_options(config)  # Of single algorithms.
 
   config.tuned = {"chosen": ("task", task)} | {

@@ -1,0 +1,124 @@
+"""Collecting completions of texts: what is cut off does not count."""
+
+import dataclasses
+import functools
+
+import jax
+import numpy as np
+import pytest
+
+from lco_jax import (
+  generation,
+  llm,
+  networks,
+  optimizers,
+  placement,
+  scoring,
+  text_rollout,
+  token_objectives,
+  training,
+)
+
+_PROMPTS, _SAMPLES, _LONGEST = 4, 2, 24
+_VOCABULARY = 32
+
+
+@dataclasses.dataclass(frozen=True)
+class _Words:
+  """Stands in for a task, a tokenizer and a scorer: a token is a number."""
+
+  end: tuple[int, ...]
+
+  def problem(self, split, number):
+    del split
+    return {"question": "x" * (1 + number % 5)}
+
+  def encode(self, text, begins):
+    del begins
+    return [1 + len(text)] * len(text)
+
+  def decode(self, tokens):
+    return " ".join(map(str, tokens))
+
+  def submit(self, entry, text):
+    return float(len(entry["question"] + text) % 2)
+
+  def collect(self, waiting):
+    return [scoring.Score(value, False) for value in waiting]
+
+
+def _collected(end, algorithm="dr_grpo"):
+  """(samples, parameters after an update on them)."""
+  words = _Words(tuple(end))
+  model = networks.make_language_model(
+    networks.TransformerConfig(
+      vocab_size=_VOCABULARY,
+      num_layers=1,
+      width=8,
+      num_heads=2,
+      num_kv_heads=1,
+      mlp_width=16,
+    )
+  )
+  row = token_objectives.ALGORITHMS[algorithm]
+  task = llm.make_training(
+    model,
+    row,
+    row.policy_loss(),
+    optimizers.make_optimizer("sgd", lambda count: 1.0, None),
+    num_prompts=_PROMPTS,
+    num_samples=_SAMPLES,
+    completion_length=_LONGEST,
+  )
+  where = placement.place(1, _PROMPTS, jax.local_devices()[:1])
+  params = jax.jit(model.init)(jax.random.key(0))
+  given = {"policy": jax.tree.map(lambda leaf: np.asarray(leaf)[None], params)}
+  state = training.initial_state(task, (0,), where, given)
+  asking = text_rollout.Asking(
+    task=words,
+    tokenizer=words,
+    instruction="",
+    chat=False,
+    completion_length=_LONGEST,
+    context_length=64,
+    sampling=generation.Sampling(),
+  )
+  collector = text_rollout.TextCollector(
+    asking, model, task, where, (0,), words, llm.policy_of(0, 1.0)
+  )
+  samples = collector.collect(state)
+
+  def learn(state, samples):
+    step = functools.partial(training.learn_step, task)
+    return jax.vmap(step)(state, state.actor, samples)
+
+  after, _ = where.compile(learn, state, samples)(state, samples)
+  return jax.tree.map(np.asarray, (samples, after.params))
+
+
+@pytest.mark.parametrize("algorithm", ["dr_grpo", "lco_mse"])
+def test_slots_behind_the_longest_completion_change_nothing(
+  monkeypatch, algorithm
+):
+  end = range(0, _VOCABULARY, 2)  # Every second token ends a completion.
+  cut, cut_params = _collected(end, algorithm)
+  monkeypatch.setattr(text_rollout, "_SHORTEST", 32)
+  whole, params = _collected(end, algorithm)
+  longest = whole.mask.sum(-1).max()
+  assert 1 < longest <= 8  # Or nothing could be cut off.
+  assert (cut.action.shape[-1], whole.action.shape[-1]) == (8, _LONGEST)
+  for field in dataclasses.fields(whole):
+    own, kept = (getattr(x, field.name) for x in (whole, cut))
+    if own.shape != kept.shape:
+      own = own[:, :, :, :, :8]
+    np.testing.assert_array_equal(own, kept, field.name)
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-6),
+    cut_params,
+    params,
+  )
+
+
+def test_completions_that_do_not_end_stay_whole():
+  samples, _ = _collected(end=[_VOCABULARY])
+  assert samples.action.shape[-1] == _LONGEST and samples.mask.all()
