@@ -7,7 +7,10 @@ Then the completion is worth nothing, and its process is replaced.
 import concurrent.futures
 import contextlib
 import multiprocessing
+import os
+import signal
 from collections.abc import Sequence
+from multiprocessing import forkserver, resource_tracker
 from typing import Any, NamedTuple
 
 import pebble
@@ -43,6 +46,7 @@ class Scorer(contextlib.AbstractContextManager):
     # server that has only read the code is made in milliseconds.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["lco_jax.tasks"])
+    _start_server()
     self._pool = pebble.ProcessPool(
       max_workers=num_workers,
       context=context,
@@ -70,7 +74,24 @@ class Scorer(contextlib.AbstractContextManager):
     self._pool.join()
 
 
+def _start_server() -> None:
+  """Starts the server that workers are forked from, out of SIGTERM's way.
+
+  Schedulers send it to all processes of a job. This one is to save its state
+  then, which takes scores to the end of the chunk under way.
+  """
+  resource_tracker.ensure_running()  # Or it would let the signal in again.
+  before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+  try:
+    forkserver.ensure_running()
+  finally:
+    signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _load(task):
+  # What is sent to a whole group is not for a worker; what the pool sends is.
+  os.setsid()
+  signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
   task.load()
 
 

@@ -3,6 +3,7 @@
 import functools
 import operator
 import subprocess
+import sys
 import time
 import types
 
@@ -59,3 +60,37 @@ def test_a_verifier_that_kills_its_process():
     assert score == scoring.Score(0.0, failed=True)
     (score,) = scorer.collect([scorer.submit(["false"], -1)])
     assert score.value == 1.0
+
+
+_A_JOB = """
+import operator, os, signal, types
+from lco_jax import scoring
+
+def main():
+  signal.signal(signal.SIGTERM, lambda *_: print("asked to stop", flush=True))
+  task = types.SimpleNamespace(score=operator.truediv, load=dict)
+  with scoring.Scorer(task, 2, 30.0) as scorer:
+    for _ in range(2):
+      found = scorer.collect([scorer.submit(1, 2) for _ in range(4)])
+      print([tuple(score) for score in found] == [(0.5, False)] * 4, flush=True)
+      os.killpg(0, signal.SIGTERM)
+
+if __name__ == "__main__":
+  main()
+"""
+
+
+def test_sigterm_to_a_whole_job_leaves_scoring_to_its_end(tmp_path):
+  """As schedulers send it; what it asks is for the script to do."""
+  script = tmp_path / "job.py"
+  script.write_text(_A_JOB)
+  done = subprocess.run(
+    [sys.executable, script],
+    start_new_session=True,
+    capture_output=True,
+    text=True,
+    timeout=120,
+    check=False,
+  )
+  assert done.stdout.split("\n")[:-1] == ["True", "asked to stop"] * 2, done
+  assert done.returncode == 0
