@@ -15,6 +15,7 @@ from lco_jax import (
   token_objectives,
   types,
 )
+from tests import equations
 
 _SAMPLES, _PROMPTS, _PROMPT_LENGTH, _LENGTH = 3, 2, 5, 4
 _VOCABULARY, _KNOWN = 37, 3
@@ -245,7 +246,7 @@ def test_nothing_of_the_size_of_all_logits_is_made():
     return max(
       (
         int(np.prod(variable.aval.shape))
-        for equation in _equations(jaxpr.jaxpr)
+        for equation in equations.of(jaxpr.jaxpr)
         for variable in equation.outvars
         if _VOCABULARY in variable.aval.shape
       ),
@@ -253,19 +254,6 @@ def test_nothing_of_the_size_of_all_logits_is_made():
 
   assert largest(0) >= tokens * _VOCABULARY
   assert largest(4) < tokens * _VOCABULARY
-
-
-def _equations(jaxpr):
-  for equation in jaxpr.eqns:
-    yield equation
-    for value in equation.params.values():
-      for inner in jax.tree.leaves(
-        value, is_leaf=lambda x: hasattr(x, "jaxpr") or hasattr(x, "eqns")
-      ):
-        if hasattr(inner, "jaxpr"):
-          yield from _equations(inner.jaxpr)
-        elif hasattr(inner, "eqns"):
-          yield from _equations(inner)
 
 
 def test_a_chunk_must_divide_the_rows():

@@ -20,6 +20,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lco_jax.networks import products
+
 Array = jax.Array
 
 # What no attention weight survives, and no arithmetic turns into NaN.
@@ -210,7 +212,9 @@ class Transformer(nn.Module):
     self.blocks = layers(config)
     self.final_norm = _norm(config)
     if self.num_outputs is not None or not config.tied_embeddings:
-      self.output = _dense(config, self.num_outputs or config.vocab_size)
+      self.output = _dense(
+        config, self.num_outputs or config.vocab_size, widened=True
+      )
 
   def __call__(
     self, tokens: Array, padding: Array, cache: KVCache | None = None, start=0
@@ -243,8 +247,9 @@ class Transformer(nn.Module):
   def head(self, hidden: Array) -> Array:
     """Outputs of final hidden states: float[..., width] → float32[..., V]."""
     if self.num_outputs is not None or not self.config.tied_embeddings:
-      return self.output(hidden).astype(jnp.float32)
-    return self.embed.attend(hidden).astype(jnp.float32)
+      return self.output(hidden)
+    embedding = self.embed.embedding.astype(hidden.dtype)
+    return products.of_rows("rw,vw->rv", hidden, embedding)
 
 
 class Block(nn.Module):
@@ -308,21 +313,18 @@ class Attention(nn.Module):
     query = query.reshape(batch, length, num_kv, -1, features)
     query = query.transpose(0, 2, 3, 1, 4)  # [B, K, group, L, D]
     grouped = query.shape
-    scores = jnp.einsum(
-      "bkmd,bksd->bkms",
-      query.reshape(batch, num_kv, -1, features),
-      key,
-      preferred_element_type=jnp.float32,
+    scores = products.product(
+      "bkmd,bksd->bkms", query.reshape(batch, num_kv, -1, features), key
     ).reshape(*grouped[:-1], -1)
     scores = jnp.where(
       allowed[:, None, None], scores * features**-0.5, _FORBIDDEN
     )
     weights = jax.nn.softmax(scores).astype(value.dtype)
-    mixed = jnp.einsum(
+    mixed = products.product(
       "bkms,bksd->bkmd",
       weights.reshape(batch, num_kv, -1, weights.shape[-1]),
       value,
-    )
+    ).astype(value.dtype)
     mixed = mixed.reshape(grouped).transpose(0, 3, 1, 2, 4)
     output = _dense(config, config.width, "output", residual=True)
     return output(mixed.reshape(batch * length, -1)), cache
@@ -355,13 +357,26 @@ def _dense(
   name: str | None = None,
   bias: bool = False,
   residual: bool = False,
+  widened: bool = False,
 ) -> Any:
-  """A linear layer; one that adds to the residual stream starts smaller."""
+  """A linear layer.
+
+  Args:
+    config: of the transformer.
+    features: of the output.
+    name: of its parameters.
+    bias: whether it adds one.
+    residual: whether it adds to the residual stream, and so starts smaller.
+    widened: whether the output is float32, whatever the computation's type.
+  """
   gain = 1.0 / (2 * config.num_layers) if residual else 1.0
   return nn.Dense(
     features,
     use_bias=bias,
     dtype=config.dtype,
     kernel_init=nn.initializers.variance_scaling(gain, "fan_in", "normal"),
+    dot_general=(
+      products.widened_product if widened else products.dense_product
+    ),
     name=name,
   )

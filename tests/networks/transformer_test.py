@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -200,6 +201,26 @@ def test_half_precision_keeps_logits_and_parameters_wide():
   assert all(x.dtype == jnp.float32 for x in jax.tree.leaves(params))
   np.testing.assert_allclose(logits[0], expected[0], atol=0.1)
   assert np.abs(logits[0] - expected[0]).max() > 0
+  # Their last digits are those of float32: sums are not rounded.
+  assert np.any(np.asarray(logits) != np.asarray(logits, ml_dtypes.bfloat16))
+
+
+@pytest.mark.third_party
+def test_half_precision_has_nearly_the_same_gradients():
+  gradients = []
+  for dtype in ("float32", "bfloat16"):
+    model, params, tokens = _model(_config(dtype=dtype))
+
+    def loss(params, model=model, tokens=tokens):
+      logits, _ = model.apply(params, tokens, _PADDING)
+      return jnp.sum(jnp.sin(logits))
+
+    own = jax.jit(jax.grad(loss))(params)
+    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(own))
+    gradients.append(jnp.concatenate([g.ravel() for g in jax.tree.leaves(own)]))
+  wide, half = (np.asarray(own, np.float64) for own in gradients)
+  assert wide @ half > 0.999 * np.linalg.norm(wide) * np.linalg.norm(half)
+  assert abs(np.linalg.norm(half) / np.linalg.norm(wide) - 1) < 0.02
 
 
 def test_a_value_head():
