@@ -43,14 +43,14 @@ def common(task: str) -> ml_collections.ConfigDict:
   # Amount: each seed takes num_updates × num_prompts × num_samples samples.
   config.seed = 0
   config.num_seeds = 1
-  config.num_updates = 200
+  config.num_updates = 100
   config.eval_problems = 64
   config.eval_samples = 4
   config.eval_batch = 64  # Sequences side by side.
 
   # Data: num_samples completions of each of num_prompts prompts.
   config.num_prompts = 8
-  config.num_samples = 4
+  config.num_samples = 8
   config.num_epochs = 1
   config.temperature = 1.0
   config.top_k = 0

@@ -29,7 +29,6 @@ def get_config(task: str = "chain_sum") -> ml_collections.ConfigDict:
   config.export = True
   # Pairs are all of a better and a worse sample of a prompt.
   config.num_updates = 40
-  config.num_samples = 8
   config.eval_samples = 8
   # qrm: weight of the chosen completion's likelihood; dpo has beta.
   config.cross_entropy_coefficient = config_dict.placeholder(float)
