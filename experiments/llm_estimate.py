@@ -107,6 +107,7 @@ def _memory(
   return {
     f"parameters ({', '.join(sorted(parts))})": held,
     "gradients": weights,
+    "weights with what adapters add": weights * bool(settings["lora_rank"]),
     "weights taken apart while generating": weights,
     "optimizer state": _bytes(state),
     # An update that is not finite is not applied: the state before is kept.

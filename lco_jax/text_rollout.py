@@ -199,11 +199,12 @@ class TextCollector:
     length = text_generation.bucket(longest, _SHORTEST)
     if length >= self._asking.completion_length:
       return samples
-    if length not in self._cuts:
-      self._cuts[length] = self._placement.compile(
+    lengths = samples.prompt.shape[-1], length
+    if lengths not in self._cuts:
+      self._cuts[lengths] = self._placement.compile(
         functools.partial(_first_tokens, length), samples, once=True
       )
-    return self._cuts[length](samples)
+    return self._cuts[lengths](samples)
 
   def _generate(self, state, prompt, padding):
     """One seed's completions: TextSamples [G, N], without rewards."""
@@ -274,7 +275,8 @@ class TextCollector:
     """Ends nothing: whoever made the scorer ends it."""
 
 
-def _first_tokens(length, samples):
+def _first_tokens(length: int, samples: types.TextSamples) -> types.TextSamples:
+  """The first tokens of completions [S, G, N, C]."""
   of_tokens = ("action", "mask", "hidden", "log_prob")
   return dataclasses.replace(
     samples,

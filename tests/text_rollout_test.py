@@ -47,8 +47,8 @@ class _Words:
     return [scoring.Score(value, False) for value in waiting]
 
 
-def _collected(end, algorithm="dr_grpo"):
-  """(samples, parameters after an update on them)."""
+def _collector(end, algorithm="dr_grpo"):
+  """(what collects, state at the start, where, task)."""
   words = _Words(tuple(end))
   model = networks.make_language_model(
     networks.TransformerConfig(
@@ -86,6 +86,12 @@ def _collected(end, algorithm="dr_grpo"):
   collector = text_rollout.TextCollector(
     asking, model, task, where, (0,), words, llm.policy_of(0, 1.0)
   )
+  return collector, state, where, task
+
+
+def _collected(end, algorithm="dr_grpo"):
+  """(samples, parameters after an update on them)."""
+  collector, state, where, task = _collector(end, algorithm)
   samples = collector.collect(state)
 
   def learn(state, samples):
@@ -117,6 +123,15 @@ def test_slots_behind_the_longest_completion_change_nothing(
     cut_params,
     params,
   )
+
+
+def test_prompts_of_several_lengths_are_cut_off(monkeypatch):
+  collector, state, _, _ = _collector(range(0, _VOCABULARY, 2))
+  assert collector.collect(state).prompt.shape[-1] == 16
+  longer = lambda split, number: {"question": "x" * 20}
+  monkeypatch.setattr(_Words, "problem", lambda self, *args: longer(*args))
+  samples = collector.collect(state)
+  assert (samples.prompt.shape[-1], samples.action.shape[-1]) == (24, 8)
 
 
 def test_completions_that_do_not_end_stay_whole():

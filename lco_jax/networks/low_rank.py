@@ -57,7 +57,8 @@ def adapted(
   blocks, own = _blocks(params), traverse_util.flatten_dict(adapters)
   for path in {path[:-1] for path in own}:
     change = jnp.einsum("lir,lro->lio", own[(*path, "a")], own[(*path, "b")])
-    blocks[(*path, "kernel")] += scale * change
+    matrix = blocks[(*path, "kernel")]
+    blocks[(*path, "kernel")] = matrix + scale * change  # Not in place.
   changed = {"blocks": traverse_util.unflatten_dict(blocks)}
   return {"params": params["params"] | changed}
 

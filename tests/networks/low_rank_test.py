@@ -70,6 +70,14 @@ def test_every_matrix_gets_its_product(params, adapters):
   assert count == 2 * _RANK * (16 + 12 + 12 + 16 + 20 + 20 + 20)
 
 
+def test_parameters_on_the_host_stay_as_they_are(params, adapters):
+  own = jax.tree.map(np.ones_like, adapters)
+  host = jax.tree.map(np.array, params)
+  once, twice = (networks.adapted(host, own, _SCALE) for _ in range(2))
+  jax.tree.map(np.testing.assert_array_equal, host, params)
+  jax.tree.map(np.testing.assert_array_equal, once, twice)
+
+
 def test_the_first_gradient_is_of_b_alone(model, params, adapters):
   """As B is 0, A has no effect yet."""
 
