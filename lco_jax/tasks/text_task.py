@@ -28,7 +28,8 @@ _TRIES = 10_000
 
 
 def _last_number(text: str) -> str:
-  found = re.findall(r"-?\d+(?:\.\d+)?", text)
+  # Behind a digit a minus is an operator: 0-4 does not end with -4.
+  found = re.findall(r"(?<!\d)-?\d+(?:\.\d+)?", text)
   return found[-1] if found else ""
 
 

@@ -62,6 +62,8 @@ def test_the_answer_is_a_part_of_the_completion():
   ("name", "text", "answer"),
   [
     ("last_number", "1, then -2.5 and 3.", "3"),
+    ("last_number", "0-4 = -4", "-4"),
+    ("last_number", "so 0-4", "4"),
     ("last_number", "no", ""),
     ("last_line", "a\n b \n\n", "b"),
     ("last_line", "", ""),
