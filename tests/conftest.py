@@ -17,16 +17,17 @@ os.environ["JAX_COMPILATION_CACHE_DIR"] = os.path.join(
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 # An entry that another process is writing cannot be read: jax compiles again.
-_HALF_WRITTEN = "ignore:Error reading persistent compilation cache entry"
-os.environ["PYTHONWARNINGS"] = _HALF_WRITTEN
+os.environ["PYTHONWARNINGS"] = (
+  "ignore:Error reading persistent compilation cache entry"
+)
 
 import jax
 import pytest
 
 
 def pytest_configure(config):
-  """Warnings of pytest's own process; those of scripts are the environment's."""
-  config.addinivalue_line("filterwarnings", _HALF_WRITTEN)
+  """What scripts ignore by their environment, pytest ignores too."""
+  config.addinivalue_line("filterwarnings", os.environ["PYTHONWARNINGS"])
 
 
 def pytest_sessionfinish(session):

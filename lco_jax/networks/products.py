@@ -16,19 +16,20 @@ Array = jax.Array
 
 
 def product(spec: str, left: Array, right: Array) -> Array:
-  """`jnp.einsum` of two arrays of one type, in float32.
+  """`jnp.einsum` of two arrays of one type, in float32 at least.
 
   Args:
     spec: "ab,bc->ac", say; every index is in two of the three.
-    left: float32 or bfloat16.
+    left: bfloat16, float32 or float64.
     right: of the same type.
 
   Returns:
-    float32. Gradients are of the operands' type, their sums in float32 too.
+    float32, or float64. Gradients are of the operands' type, their sums in
+    float32 too.
   """
-  if left.dtype == jnp.float32:
-    return jnp.einsum(spec, left, right)
-  return _narrow(spec, left, right)
+  if left.dtype == jnp.bfloat16:
+    return _narrow(spec, left, right)
+  return jnp.einsum(spec, left, right)
 
 
 def of_rows(spec: str, left: Array, right: Array) -> Array:

@@ -49,7 +49,8 @@ class TransformerConfig:
     tied_embeddings: whether the output layer is the embedding.
     qkv_bias: whether queries, keys and values have biases, as in Qwen2.
     dtype: of the computation, float32 or bfloat16; parameters and attention
-      weights are float32, logits are widened to it.
+      weights are float32, logits are widened to it. float64, where jax has it
+      enabled, tells rounding from error.
     rematerialize: whether blocks are computed again in the backward pass.
   """
 
@@ -83,8 +84,11 @@ class TransformerConfig:
       )
     if self.head_features % 2:
       raise ValueError(f"head_dim must be even, got {self.head_features}")
-    if self.dtype not in ("float32", "bfloat16"):
+    known = ("float32", "bfloat16")
+    if self.dtype not in (*known, "float64"):
       raise ValueError(f"dtype must be float32 or bfloat16, got {self.dtype!r}")
+    if self.dtype not in known and not jax.config.jax_enable_x64:
+      raise ValueError("dtype float64 needs jax_enable_x64")
 
   @property
   def head_features(self) -> int:
@@ -335,11 +339,12 @@ def _rotated(x: Array, positions: Array, config: TransformerConfig) -> Array:
   half = x.shape[-1] // 2
   # In float64 on the host: an error grows with the position.
   frequencies = config.rope_theta ** -(np.arange(half) / half)
-  angles = positions[..., None, None].astype(jnp.float32) * jnp.asarray(
-    frequencies[None, None, None], jnp.float32
+  wide = jnp.promote_types(x.dtype, jnp.float32)
+  angles = positions[..., None, None].astype(wide) * jnp.asarray(
+    frequencies[None, None, None], wide
   )
   cos, sin = jnp.cos(angles), jnp.sin(angles)
-  first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+  first, second = jnp.split(x.astype(wide), 2, axis=-1)
   rotated = jnp.concatenate(
     [first * cos - second * sin, second * cos + first * sin], axis=-1
   )

@@ -91,7 +91,7 @@ def _oracle(config, params, tokens):
   return hidden @ p["output"]["kernel"]
 
 
-@pytest.mark.parametrize(
+_SHAPES = pytest.mark.parametrize(
   "options",
   [
     {"num_kv_heads": 4},
@@ -99,20 +99,35 @@ def _oracle(config, params, tokens):
     {"num_kv_heads": 1, "tied_embeddings": False, "head_dim": 6},
   ],
 )
-def test_logits_against_an_oracle(options):
+
+
+def _check_against_the_oracle(config, error):
   """Biases and scales are made to matter: they start at 0 and 1."""
-  config = _config(**options)
   model, params, tokens = _model(config)
   params = jax.tree.map(
-    lambda x: x + 0.1 * jax.random.normal(jax.random.key(x.size), x.shape),
+    lambda x: (
+      x + 0.1 * jax.random.normal(jax.random.key(x.size), x.shape, x.dtype)
+    ),
     params,
   )
   logits, _ = model.apply(params, tokens, _PADDING)
   for row, padding in enumerate(_PADDING):
     expected = _oracle(config, params, tokens[row, padding:])
     np.testing.assert_allclose(
-      logits[row, padding:], expected, rtol=1e-4, atol=1e-4
+      logits[row, padding:], expected, rtol=error, atol=error
     )
+
+
+@_SHAPES
+def test_logits_against_an_oracle(options):
+  _check_against_the_oracle(_config(**options), 1e-4)
+
+
+@_SHAPES
+@pytest.mark.third_party  # flax's RMSNorm widens float32 parameters.
+def test_logits_in_double_precision(options, float64):
+  """Nothing in between is narrower."""
+  _check_against_the_oracle(_config(dtype="float64", **options), 1e-12)
 
 
 @pytest.mark.parametrize("num_kv_heads", [4, 2, 1])
@@ -236,6 +251,7 @@ def test_a_value_head():
     ({"num_kv_heads": 3}, "num_kv_heads"),
     ({"head_dim": 5}, "head_dim"),
     ({"dtype": "float16"}, "dtype"),
+    ({"dtype": "float64"}, "jax_enable_x64"),
     ({"num_kv_heads": 0}, "num_kv_heads"),
   ],
 )
