@@ -199,6 +199,7 @@ def build(settings: Mapping) -> Run:
           "discount",
           "gae_lambda",
           "num_known",
+          "between_coefficient",
           "dual_bound",
           "entropy_coefficient",
           "reference_coefficient",

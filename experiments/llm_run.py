@@ -103,6 +103,7 @@ def build(settings: Mapping) -> Run:
           "agreement_beta_multiple",
           "advantage",
           "num_known",
+          "between_coefficient",
           "dual_bound",
           "entropy_coefficient",
           "reference_coefficient",

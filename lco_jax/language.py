@@ -58,6 +58,7 @@ def make_training(
   discount: float = 1.0,
   gae_lambda: float = 1.0,
   num_known: int = 5,
+  between_coefficient: float = 0.0,
   dual_bound: float = 0.1,
   entropy_coefficient: float = 0.0,
   reference_coefficient: float = 0.0,
@@ -90,6 +91,7 @@ def make_training(
     discount: of learned advantages, γ in [0, 1].
     gae_lambda: of learned advantages, λ in [0, 1].
     num_known: of a verifier's advantages, tokens that it is asked about.
+    between_coefficient: as of `signals.make`.
     dual_bound: ε of V-MPO's weights, > 0, nats, where they are taken.
     entropy_coefficient: weight of the entropy bonus, ≥ 0.
     reference_coefficient: weight of the KL to the reference, ≥ 0.
@@ -137,7 +139,13 @@ def make_training(
       return outputs(params, batch)[..., 0]
 
   estimate = signals.make(
-    advantage, model, value, discount, gae_lambda, num_known
+    advantage,
+    model,
+    value,
+    discount,
+    gae_lambda,
+    num_known,
+    between_coefficient,
   )
 
   def prepare(params, samples):

@@ -52,6 +52,7 @@ def estimate(
   samples: types.TextSamples,
   num_known: int,
   chunk_tokens: int,
+  between_coefficient: float = 0.0,
 ) -> LeanSignal:
   """A signal by its name.
 
@@ -64,10 +65,11 @@ def estimate(
     num_known: of verifiers' signals, the policy's likeliest tokens that they
       are asked about, beside the sampled one.
     chunk_tokens: tokens whose logits are held at a time; 0 for all.
+    between_coefficient: as of `signals.make`.
   """
   if name in signals.FROM_REWARDS:
-    reward = signals.FROM_REWARDS[name](samples.reward)
-    return of_sampled(samples, reward[..., None])
+    advantage = signals.of_rewards(name, samples.reward, between_coefficient)
+    return of_sampled(samples, advantage[..., None])
   likeliest = lean_objectives.likeliest(
     model, params["policy"], samples, num_known, chunk_tokens
   )

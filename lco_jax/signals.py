@@ -25,6 +25,9 @@ from lco_jax import (
 
 Array = jax.Array
 
+# Rewards that are all but equal are not magnified.
+_LEAST_VARIANCE = 1e-3
+
 
 class Signal(NamedTuple):
   """What a signal says.
@@ -88,7 +91,7 @@ FROM_REWARDS: dict[str, Callable[[Array], Array]] = {
   "reward": lambda reward: reward,  # No baseline: nothing is discouraged.
 }
 
-# Those that compare the samples of a prompt.
+# Those that compare the samples of a prompt, and nothing else.
 IN_GROUPS = ("group_relative", "group_centred", "leave_one_out")
 # All by name; beside those of rewards:
 #   learned     GAE with the values of a network
@@ -99,6 +102,64 @@ OF_VERIFIERS = ("verifier", "preference")
 NAMES = (*FROM_REWARDS, "learned", "oracle", *OF_VERIFIERS)
 
 
+def between_prompts(reward: Array) -> Array:
+  """What a prompt's samples earn on average, standardised over the batch.
+
+  Advantages in groups are 0 where all samples of a prompt earn the same. A
+  little of this beside them pulls certain failures down, so that something else
+  is tried there.
+
+  Args:
+    reward: float[G, N], this device's share.
+
+  Returns:
+    float[1, N]: prompts' means, less the mean of all devices' rewards, over
+    their standard deviation.
+
+  Source: derived; BUILD_NOTES.md has what it does.
+  """
+  mean, variance = diagnostics.moments(reward, update.DEVICE_AXIS)
+  own = jnp.mean(reward, axis=0, keepdims=True)
+  return (own - mean) * jax.lax.rsqrt(variance + _LEAST_VARIANCE)
+
+
+def of_rewards(
+  name: str, reward: Array, between_coefficient: float = 0.0
+) -> Array:
+  """Advantages of samples: a key of FROM_REWARDS, and some `between_prompts`.
+
+  Args:
+    name: a key of FROM_REWARDS.
+    reward: float[G, N].
+    between_coefficient: weight of `between_prompts`; see `check_between`.
+
+  Returns:
+    float[G, N], the same for all tokens of a sample.
+  """
+  advantage = FROM_REWARDS[name](reward)
+  if between_coefficient:
+    advantage += between_coefficient * between_prompts(reward)
+  return advantage
+
+
+def check_between(name: str, between_coefficient: float) -> None:
+  """Checks that a signal takes the coefficient of `between_prompts`.
+
+  Raises:
+    ValueError: if it is negative or not finite, or if the signal compares
+      prompts as it is.
+  """
+  if not 0 <= between_coefficient < float("inf"):
+    raise ValueError(
+      f"between_coefficient must be ≥ 0 and finite, got {between_coefficient}"
+    )
+  if between_coefficient and name not in IN_GROUPS:
+    raise ValueError(
+      f"between_coefficient: {name} advantages are not of groups; those are"
+      f" {', '.join(IN_GROUPS)}"
+    )
+
+
 def make(
   name: str,
   model: networks.LanguageModel,
@@ -106,6 +167,7 @@ def make(
   discount: float = 1.0,
   gae_lambda: float = 1.0,
   num_known: int = 5,
+  between_coefficient: float = 0.0,
 ) -> Estimate:
   """A signal by its name.
 
@@ -116,6 +178,7 @@ def make(
     discount: for `learned`, γ in [0, 1].
     gae_lambda: for `learned`, λ in [0, 1].
     num_known: for `verifier` and `preference`, K ≥ 1.
+    between_coefficient: for those IN_GROUPS, weight of `between_prompts`, ≥ 0.
 
   Raises:
     ValueError: if a name is unknown or a number is out of range.
@@ -125,8 +188,9 @@ def make(
       raise ValueError(f"{what} must be in [0, 1], got {number}")
   if num_known < 1:
     raise ValueError(f"num_known must be ≥ 1, got {num_known}")
+  check_between(name, between_coefficient)
   if name in FROM_REWARDS:
-    return from_rewards(name)
+    return from_rewards(name, between_coefficient)
   if name == "learned":
     return learned(value, discount, gae_lambda)
   if name == "oracle":
@@ -138,11 +202,11 @@ def make(
   raise ValueError(f"advantage: unknown {name!r}; known: {', '.join(NAMES)}")
 
 
-def from_rewards(name: str) -> Estimate:
-  """A key of FROM_REWARDS as a signal."""
+def from_rewards(name: str, between_coefficient: float = 0.0) -> Estimate:
+  """`of_rewards` as a signal."""
 
   def estimate(params, samples):
-    advantage = FROM_REWARDS[name](samples.reward)
+    advantage = of_rewards(name, samples.reward, between_coefficient)
     spread = jnp.broadcast_to(advantage[..., None], samples.mask.shape)
     return of_sampled(samples, spread)
 

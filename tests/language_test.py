@@ -260,6 +260,21 @@ def test_advantages_of_groups(name):
   np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
+def test_some_of_what_prompts_earn():
+  """Samples that all fail are pulled down where others succeed."""
+  reward = jnp.array([[1.0, 0.0, 1.0], [0.0, 0.0, 1.0]])
+  estimate = functools.partial(signals.of_rewards, "group_relative")
+  found = placement.alone(lambda x: estimate(x, 0.1))(reward)
+  between = np.array([0.0, -0.5, 0.5]) / np.sqrt(0.25 + 1e-3)
+  own = np.array([[1.0, 0.0, 0.0], [-1.0, 0.0, 0.0]])
+  np.testing.assert_allclose(found, own + 0.1 * between, atol=1e-5)
+  equal = jnp.full((4, 3), 0.7)
+  found = placement.alone(lambda x: estimate(x, 0.1))(equal)
+  np.testing.assert_allclose(found, 0.0, atol=1e-6)
+  two = placement.alone(estimate)(reward)
+  np.testing.assert_allclose(two, own, atol=1e-5)
+
+
 def test_noise_turns_rewards_over():
   noisy = _make(reward_noise=0.3, num_samples=64)
   _, samples = _sampled(noisy)
@@ -281,6 +296,10 @@ def test_shaped_rewards_are_between():
     ({"num_samples": 1, "num_minibatches": 1}, "num_samples"),
     ({"reward": "kind"}, "reward"),
     ({"reward_noise": 0.7}, "reward_noise"),
+    (
+      {"advantage": "batch_centred", "between_coefficient": 0.1},
+      "not of groups",
+    ),
     ({"beta": 0.0}, "beta"),
     ({"sampling": generation.Sampling(0.0)}, "temperature"),
     ({"num_minibatches": 3}, "num_minibatches"),
