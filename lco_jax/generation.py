@@ -330,6 +330,8 @@ def completion_hidden(
   cache = model.empty_cache(len(prompt), prompt_length + length)
   hidden, cache = model.hidden(params, prompt, padding, cache, 0)
   first = _repeated(hidden[:, -1:], num_samples)
+  if length == 1:
+    return first
   rest, _ = model.hidden(
     params,
     completion[:, :-1],

@@ -10,12 +10,16 @@ import multiprocessing
 import os
 import signal
 from collections.abc import Sequence
+from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import forkserver, resource_tracker
 from typing import Any, NamedTuple
 
 import pebble
 
 from lco_jax import tasks
+
+# Times that a completion is handed to processes that end before they score it.
+_TRIES = 3
 
 
 class Score(NamedTuple):
@@ -30,6 +34,20 @@ class Score(NamedTuple):
   failed: bool
 
 
+class Waiting(NamedTuple):
+  """A completion that is being scored.
+
+  Attributes:
+    entry: the problem.
+    completion: text.
+    future: of what it is worth.
+  """
+
+  entry: dict[str, Any]
+  completion: str
+  future: concurrent.futures.Future
+
+
 class Scorer(contextlib.AbstractContextManager):
   """Scores completions of a task side by side."""
 
@@ -41,37 +59,61 @@ class Scorer(contextlib.AbstractContextManager):
       num_workers: processes.
       seconds: time limit of one completion.
     """
-    self._task, self._seconds = task, seconds
+    self._task, self._num_workers = task, num_workers
+    self._seconds = seconds
     # A fork of this process would copy the locks of JAX's threads; one of a
     # server that has only read the code is made in milliseconds.
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["lco_jax.tasks"])
+    self._context = multiprocessing.get_context("forkserver")
+    self._context.set_forkserver_preload(["lco_jax.tasks"])
     _start_server()
-    self._pool = pebble.ProcessPool(
-      max_workers=num_workers,
-      context=context,
-      initializer=_load,  # No completion waits for it within its time.
-      initargs=(task,),
-    )
+    self._pool = self._make_pool()
 
-  def submit(
-    self, entry: dict[str, Any], completion: str
-  ) -> concurrent.futures.Future:
+  def submit(self, entry: dict[str, Any], completion: str) -> Waiting:
     """Begins to score; `collect` waits for it."""
-    return self._pool.schedule(
-      self._task.score, args=(entry, completion), timeout=self._seconds
+    arguments = {"args": (entry, completion), "timeout": self._seconds}
+    try:
+      future = self._pool.schedule(self._task.score, **arguments)
+    except RuntimeError:  # The pool is broken: see `_score`.
+      self._end()
+      self._pool = self._make_pool()
+      future = self._pool.schedule(self._task.score, **arguments)
+    return Waiting(entry, completion, future)
+
+  def collect(self, waiting: Sequence[Waiting]) -> list[Score]:
+    """Waits for scores, in the order of `waiting`.
+
+    Raises:
+      RuntimeError: if processes end before they score anything.
+    """
+    return [self._score(own) for own in waiting]
+
+  def _score(self, waiting: Waiting) -> Score:
+    for _ in range(_TRIES):
+      try:
+        return Score(float(waiting.future.result()), failed=False)
+      except BrokenProcessPool:
+        # A process ended that was not scoring: the system was out of memory,
+        # say. The pool does not survive it; the completion is not to blame.
+        waiting = self.submit(waiting.entry, waiting.completion)
+      except Exception:  # Whatever a verifier raises; or its time was up.
+        return Score(0.0, failed=True)
+    raise RuntimeError("the processes that score end before they do")
+
+  def _make_pool(self) -> pebble.ProcessPool:
+    return pebble.ProcessPool(
+      max_workers=self._num_workers,
+      context=self._context,
+      initializer=_load,  # No completion waits for it within its time.
+      initargs=(self._task,),
     )
 
-  def collect(
-    self, futures: Sequence[concurrent.futures.Future]
-  ) -> list[Score]:
-    """Waits for scores, in the order of `futures`."""
-    return [_result(future) for future in futures]
+  def _end(self) -> None:
+    self._pool.stop()
+    self._pool.join()
 
   def __exit__(self, *_):
     """Ends the processes."""
-    self._pool.stop()
-    self._pool.join()
+    self._end()
 
 
 def _start_server() -> None:
@@ -93,10 +135,3 @@ def _load(task):
   os.setsid()
   signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
   task.load()
-
-
-def _result(future: concurrent.futures.Future) -> Score:
-  try:
-    return Score(float(future.result()), failed=False)
-  except Exception:  # Whatever a verifier raises; or its time was up.
-    return Score(0.0, failed=True)

@@ -219,6 +219,22 @@ def test_distributions_that_cannot_be(options, name):
     generation.Sampling(**options)
 
 
+@pytest.mark.parametrize("length", [1, 3])
+def test_completions_of_a_prompt_are_as_if_it_was_read_for_each(length):
+  model, params, prompt, _ = _model()
+  completion = jax.random.randint(
+    jax.random.key(4), (8, length), 2, _VOCABULARY, jnp.int32
+  )
+  together = generation.completion_hidden(
+    model, params, prompt, _PADDING, completion
+  )
+  apart = generation.completion_hidden(
+    model, params, jnp.tile(prompt, (2, 1)), np.tile(_PADDING, 2), completion
+  )
+  assert together.shape == (8, length, 16)
+  np.testing.assert_allclose(together, apart, rtol=1e-4, atol=1e-5)
+
+
 def _compilations(caplog):
   return sum("Finished XLA compilation" in m for m in caplog.messages)
 

@@ -2,10 +2,14 @@
 
 import functools
 import operator
+import os
+import signal
 import subprocess
 import sys
 import time
 import types
+
+import pytest
 
 from lco_jax import scoring
 
@@ -36,7 +40,7 @@ def test_a_verifier_that_takes_too_long_is_worth_nothing():
   """It is ended, and others are scored after it."""
   with _scorer(subprocess.call, seconds=1.0) as scorer:
     began = time.monotonic()
-    late = [scorer.submit(["sleep", "20"], -1) for _ in range(2)]
+    late = [scorer.submit(["sleep", "300"], -1) for _ in range(2)]
     soon = scorer.submit(["false"], -1)
     assert [score.failed for score in scorer.collect(late)] == [True, True]
     (score,) = scorer.collect([soon])
@@ -60,6 +64,37 @@ def test_a_verifier_that_kills_its_process():
     assert score == scoring.Score(0.0, failed=True)
     (score,) = scorer.collect([scorer.submit(["false"], -1)])
     assert score.value == 1.0
+
+
+def _process(*_):
+  return os.getpid()
+
+
+def test_a_process_that_ends_while_it_waits_is_replaced():
+  with _scorer(_process) as scorer:
+    before = {score.value for score in _scores(scorer, 8)}
+    for process in before:
+      os.kill(int(process), signal.SIGKILL)
+    for _ in range(2):  # At once, and when it has been noticed.
+      after = _scores(scorer, 8)
+      assert not any(score.failed for score in after)
+      assert not before & {score.value for score in after}
+      time.sleep(1)
+
+
+def test_processes_that_never_begin():
+  """One line for a person, rather than a score."""
+  load = functools.partial(operator.truediv, 1, 0)
+  task = types.SimpleNamespace(score=_process, load=load)
+  with (
+    scoring.Scorer(task, 1, seconds=30.0) as scorer,
+    pytest.raises(RuntimeError, match="end before they do"),
+  ):
+    _scores(scorer, 2)
+
+
+def _scores(scorer, number):
+  return scorer.collect([scorer.submit(n, 1) for n in range(number)])
 
 
 _A_JOB = """

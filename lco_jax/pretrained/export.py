@@ -30,9 +30,14 @@ def export(
   if folder.exists():
     raise FileExistsError(f"{folder} exists")
   folder.parent.mkdir(parents=True, exist_ok=True)
-  partial = folder.with_name(f".{folder.name}.partial-{os.getpid()}")
-  partial.mkdir()
+  # Whoever writes here has the run directory: what there is, a kill left.
+  prefix = f".{folder.name}.partial-"
+  for left in folder.parent.iterdir():
+    if left.name.startswith(prefix):
+      shutil.rmtree(left)
+  partial = folder.with_name(f"{prefix}{os.getpid()}")
   try:
+    partial.mkdir()
     _write(pretrained, params, partial)
     partial.rename(folder)
   except BaseException:

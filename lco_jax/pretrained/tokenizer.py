@@ -34,6 +34,10 @@ _PATTERNS = {
     r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
   ),
 }
+# Of those, the one of which llama.cpp takes for granted that a word of the
+# vocabulary is a token whether or not merges come to it, and that a token comes
+# before every text.
+_OF_LLAMA_3 = "llama-bpe"
 _CONTROL, _USER_DEFINED = 3, 4
 
 
@@ -141,9 +145,12 @@ def of_gguf(path: pathlib.Path, metadata: Mapping[str, Any]) -> Tokenizer:
       path, f"{len(kinds)} tokenizer.ggml.token_type, {len(tokens)} tokens"
     )
   vocabulary = {token: number for number, token in enumerate(tokens)}
+  split = get("ggml.pre", str, "gpt-2")
   try:
-    rules = tokenizers.Tokenizer(models.BPE(vocabulary, merges))
-    rules.pre_tokenizer = _pre_tokenizer(path, get("ggml.pre", str, "gpt-2"))
+    rules = tokenizers.Tokenizer(
+      models.BPE(vocabulary, merges, ignore_merges=split == _OF_LLAMA_3)
+    )
+    rules.pre_tokenizer = _pre_tokenizer(path, split)
     rules.decoder = decoders.ByteLevel()
     special = [t for t, k in zip(tokens, kinds, strict=False) if k == _CONTROL]
     rules.add_special_tokens(special)
@@ -170,7 +177,8 @@ def of_gguf(path: pathlib.Path, metadata: Mapping[str, Any]) -> Tokenizer:
       path, "tokenizer.ggml.eos_token_id is missing"
     )
   end = dict.fromkeys(own[n] for n in ("eos", "eot") if own[n] is not None)
-  begin = own["bos"] if get("ggml.add_bos_token", bool, False) else None
+  begins = get("ggml.add_bos_token", bool, split == _OF_LLAMA_3)
+  begin = own["bos"] if begins else None
   if begin is not None:  # As a tokenizer.json says it.
     rules.post_processor = processors.TemplateProcessing(
       single=f"{tokens[begin]} $A", special_tokens=[(tokens[begin], begin)]

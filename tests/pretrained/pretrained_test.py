@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import pytest
 from safetensors import numpy as safetensors_numpy
 
 from lco_jax import networks, pretrained
+from lco_jax.pretrained import tokenizer as tokenizer_lib
 from tests import tiny_model
 
 _TEXT = "hello  World 12345\n<|stop|>héé"
@@ -141,6 +143,16 @@ def test_an_export_that_fails_leaves_nothing(tiny, tmp_path):
   with pytest.raises(KeyError):
     pretrained.export(model, {"params": {}}, tmp_path / "model")
   assert not list(tmp_path.iterdir())
+
+
+def test_what_a_killed_export_left_is_removed(tiny, tmp_path):
+  _, _, model = tiny
+  for process in (os.getpid(), 1):
+    left = tmp_path / f".model.partial-{process}"
+    left.mkdir()
+    (left / "model.safetensors").write_text("half")
+  pretrained.export(model, model.params, tmp_path / "model")
+  assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
 @pytest.fixture
@@ -289,6 +301,23 @@ def test_the_token_before_every_text(tmp_path):
   assert again.encode("hello") == own.encode("hello")
   # As others read it: by the rules of tokenizer.json alone.
   assert again.rules.encode("hello").ids == own.encode("hello")
+
+
+@pytest.mark.parametrize(
+  ("split", "expected"), [("gpt-2", [3, 2]), ("llama-bpe", [6, 4])]
+)
+def test_words_that_no_merge_comes_to(split, expected):
+  """Llama 3 has them as tokens, and a first token unless a file says not."""
+  metadata = {
+    "tokenizer.ggml.model": "gpt2",
+    "tokenizer.ggml.pre": split,
+    "tokenizer.ggml.tokens": ["a", "b", "c", "ab", "abc", "<end>", "<begin>"],
+    "tokenizer.ggml.merges": ["a b"],
+    "tokenizer.ggml.bos_token_id": 6,
+    "tokenizer.ggml.eos_token_id": 5,
+  }
+  own = tokenizer_lib.of_gguf(pathlib.Path("a.gguf"), metadata)
+  assert own.encode("abc") == expected
 
 
 def test_there_is_no_such_model(tmp_path):
