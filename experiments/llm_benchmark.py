@@ -193,6 +193,7 @@ def _loss(vocab_size, chunk_tokens, row, repeats) -> dict:
     padding=jnp.zeros(sequences, jnp.int32),
     action=action,
     mask=mask,
+    sampled=mask,
     weight=weight,
     share=share,
     advantage=one,

@@ -106,6 +106,8 @@ def _accuracies(
     for index in range(examination.num_samples)
   ]
   values = np.stack([answer.values for answer in answers])  # [G, Q]
+  if settings["reward"] == "exact":  # As the pairs that were trained on.
+    values = values >= 1
   scored = ~np.stack([answer.failed for answer in answers])
   where = (values[:, None] > values[None]) & scored[:, None] & scored[None]
   texts = [
@@ -127,8 +129,7 @@ def _accuracies(
 
   base, mask = log_probs(reference)
 
-  def accuracy(params):
-    own, _ = log_probs(jax.device_put(params))
+  def accuracy(own):
     score = verifier.score(settings["algorithm"], own, base, mask)
     score = np.asarray(score).reshape(values.shape)
     better = score[:, None] > score[None]
@@ -136,9 +137,9 @@ def _accuracies(
     right = better + 0.5 * level  # By chance, where it cannot tell.
     return float(right[where].mean()) if where.any() else None
 
+  found = [base, *(log_probs(jax.device_put(own))[0] for own in learned)]
   return [
-    {"pairs": int(where.sum()), "accuracy": accuracy(params)}
-    for params in (reference, *learned)
+    {"pairs": int(where.sum()), "accuracy": accuracy(own)} for own in found
   ]
 
 

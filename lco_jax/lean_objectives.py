@@ -315,7 +315,7 @@ def _of_target(
     ),
   }
   return {
-    name: numerics.average(jax.lax.stop_gradient(value), batch.mask)
+    name: numerics.average(jax.lax.stop_gradient(value), batch.sampled)
     for name, value in values.items()
   }
 

@@ -183,6 +183,7 @@ def make_training(
       padding=samples.padding,
       action=samples.action,
       mask=counted,
+      sampled=samples.mask,
       weight=weight,
       share=share,
       advantage=counting,
@@ -218,10 +219,10 @@ def make_training(
       behaviour=networks.head_of(before["policy"]),
     )
     metrics = diagnostics.ratio_quantiles(
-      now.log_prob - some.old_log_prob, some.mask, update.DEVICE_AXIS
+      now.log_prob - some.old_log_prob, some.sampled, update.DEVICE_AXIS
     )
     return metrics | update.across_devices(
-      {"kl_old_new": numerics.average(now.kl, some.mask)}
+      {"kl_old_new": numerics.average(now.kl, some.sampled)}
     )
 
   objective = lean_objectives.make_objective(

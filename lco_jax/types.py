@@ -254,6 +254,8 @@ class LeanBatch:
   Attributes:
     prompt, padding, action, mask, weight, share, advantage, old_log_prob,
       reference_log_prob: as of TokenBatch.
+    sampled: bool[..., C], tokens that metrics are of: the mask, and those of
+      groups that are left out of it.
     old_hidden: float[..., C, W], the behaviour policy's final hidden states.
     beta: float[..., C], KL strength of the token's target.
     known: int32[..., C, K], tokens whose advantages are known.
@@ -265,6 +267,7 @@ class LeanBatch:
   padding: Array
   action: Array
   mask: Array
+  sampled: Array
   weight: Array
   share: Array
   advantage: Array

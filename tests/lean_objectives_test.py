@@ -92,6 +92,7 @@ def _batch(model, old, weighting):
     padding=jnp.asarray(padding),
     action=jnp.asarray(action),
     mask=jnp.asarray(mask),
+    sampled=jnp.asarray(mask),
     weight=weight,
     share=share,
     advantage=normal(rows, _LENGTH),
@@ -189,6 +190,29 @@ def test_equals_the_dense_objective(name, algorithm):
       np.testing.assert_allclose(
         found[name].mean, average.mean, rtol=1e-5, atol=1e-6
       )
+
+
+def test_entropy_is_of_all_that_was_sampled():
+  """Groups that are left out of the loss are the policy's, too."""
+  model = _bigrams()
+  old, _ = _policies(model)
+  batch = _batch(model, old, "token")
+  objective = lean_objectives.make_objective(
+    model,
+    token_objectives.ALGORITHMS["dapo"].policy_loss(),
+    num_samples=_SAMPLES,
+    chunk_tokens=4,
+    on_policy=True,
+  )
+  left_out = jnp.arange(len(batch.action)) % 2 == 0
+  some = dataclasses.replace(batch, mask=batch.mask & ~left_out[:, None])
+  found, everything = (
+    objective({"policy": old}, own)[1]["entropy"] for own in (some, batch)
+  )
+  assert (
+    float(found.count) == float(everything.count) == float(batch.sampled.sum())
+  )
+  np.testing.assert_allclose(found.total, everything.total, rtol=1e-5)
 
 
 @pytest.mark.parametrize("algorithm", ["lco_mse", "lco_kld", "ppo"])

@@ -102,6 +102,7 @@ def test_equals_the_dense_signal(asked, name, chunk):
     padding=texts.padding,
     action=texts.action,
     mask=texts.mask,
+    sampled=texts.mask,
     weight=one,
     share=one[..., 0],
     advantage=found.advantage,
