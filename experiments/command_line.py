@@ -174,6 +174,8 @@ def read_settings(config: ml_collections.ConfigDict | None) -> dict:
   values = flags.FLAGS
   if values.resume_update is not None and not values.resume:
     raise ValueError("--resume_update needs --resume")
+  if values.resume and values.workdir is None:
+    raise ValueError("--resume needs --workdir")
   if config is not None:
     return json.loads(json.dumps(resolve(config)))
   if not values.resume:

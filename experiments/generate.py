@@ -63,6 +63,8 @@ def main() -> None:
           f"--{name}: there are no samples without --temperature"
         )
     texts = list(_texts(pathlib.Path(_PROMPTS.value)))
+    if not texts:
+      raise ValueError(f"--prompts {_PROMPTS.value}: has no texts")
     if not out.parent.is_dir():
       raise ValueError(f"--out {out}: no such folder as {out.parent}")
     own = pretrained.load(_MODEL.value)

@@ -66,12 +66,11 @@ def build(settings: Mapping) -> Run:
   Raises:
     ValueError: naming the setting, or the file, that is wrong.
   """
-  row = token_objectives.ALGORITHMS[settings["algorithm"]]
-  policy_loss = row.policy_loss(
-    **settings_lib.options(
-      settings, token_objectives.ALGORITHMS, token_objectives.options_of
-    )
+  options = settings_lib.options(
+    settings, token_objectives.ALGORITHMS, token_objectives.options_of
   )
+  row = token_objectives.ALGORITHMS[settings["algorithm"]]
+  policy_loss = row.policy_loss(**options)
   common = _common(settings)
   other, given = _verifier(settings, row, common["pretrained"])
   policy_of = llm.policy_of(settings["lora_rank"], settings["lora_alpha"])
@@ -160,7 +159,7 @@ def build_verifier(settings: Mapping) -> Run:
         )
       },
       **settings_lib.options(
-        settings, verifier.ALGORITHMS, verifier.ALGORITHMS.__getitem__
+        settings, verifier.ALGORITHMS, verifier.options_of
       ),
     ),
     given={"policy": common["pretrained"].params},

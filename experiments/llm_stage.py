@@ -191,6 +191,9 @@ class Answers(NamedTuple):
 class Examination:
   """The problems of a split, which policies are asked.
 
+  They are known before a run begins: one that leaves no room for an answer is
+  found then.
+
   Attributes:
     split: a key of `tasks.SPLITS`.
     problems: as of `TextTask.problem`.
@@ -203,7 +206,6 @@ class Examination:
     self,
     run: llm_run.Run,
     settings: Mapping,
-    scorer: scoring.Scorer,
     split: str,
   ):
     """Draws problems; some may be alike.
@@ -211,8 +213,10 @@ class Examination:
     Args:
       run: whose task and model it is.
       settings: of the run.
-      scorer: of completions.
       split: a key of `tasks.SPLITS`.
+
+    Raises:
+      ValueError: if a problem leaves no room for an answer.
     """
     self.split, self.num_samples = split, settings["eval_samples"]
     self._asking = run.asking
@@ -232,15 +236,19 @@ class Examination:
     self._key = jax.random.fold_in(
       jax.random.key(settings["seed"]), _EVALUATION_STREAM
     )
-    self._scorer = scorer
 
   def ask(
-    self, params: types.Params, sampling: generation.Sampling, index: int
+    self,
+    params: types.Params,
+    scorer: scoring.Scorer,
+    sampling: generation.Sampling,
+    index: int,
   ) -> Answers:
     """Has every problem completed once.
 
     Args:
       params: of the policy, on devices.
+      scorer: of completions.
       sampling: the distribution to sample from.
       index: other samples for another one.
     """
@@ -250,8 +258,8 @@ class Examination:
     tokens = self.completer.complete(params, self.prompts, keys, sampling)
     texts = [self._asking.tokenizer.decode(own) for own in tokens]
     waiting = [
-      self._scorer.submit(problem, text)
+      scorer.submit(problem, text)
       for problem, text in zip(self.problems, texts, strict=True)
     ]
-    values, failed = zip(*self._scorer.collect(waiting), strict=True)
+    values, failed = zip(*scorer.collect(waiting), strict=True)
     return Answers(tokens, texts, np.array(values), np.array(failed))

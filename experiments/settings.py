@@ -128,11 +128,12 @@ def options(
     options_of: algorithm → names of its options.
 
   Raises:
-    ValueError: if one is set that the run's own algorithm does not take.
+    ValueError: if one is set that the run's own algorithm does not take, or if
+      that is none of them.
   """
+  known = options_of(settings["algorithm"])
   every = sorted({option for a in algorithms for option in options_of(a)})
   chosen = {k: settings[k] for k in every if settings[k] is not None}
-  known = options_of(settings["algorithm"])
   for name in chosen:
     if name not in known:
       takes = ", ".join(known) or "no options"

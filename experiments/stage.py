@@ -219,7 +219,10 @@ def train(
       collector=collector,
       checkpoints=saved,
       checkpoint_seconds=settings["checkpoint_seconds"],
-      faults=fault_checkpoints(workdir, settings),
+      # What nothing reads is not written; it may be gigabytes.
+      faults=fault_checkpoints(workdir, settings)
+      if can_replay(settings)
+      else None,
       # Other rates need not end with one that was too high.
       past_faults=bool(rates),
       should_stop=should_stop,

@@ -9,7 +9,7 @@ python -m experiments.train_llm --workdir=DIR \
 import contextlib
 import json
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import jax
 import numpy as np
@@ -22,7 +22,14 @@ from experiments import (
   llm_stage,
   stage,
 )
-from lco_jax import generation, run_directory, runner, scoring, types
+from lco_jax import (
+  generation,
+  placement,
+  run_directory,
+  runner,
+  scoring,
+  types,
+)
 from lco_jax.reporting import curves, statistics, tables
 
 _DRY_RUN = flags.DEFINE_bool(
@@ -51,15 +58,20 @@ def _train(stack: contextlib.ExitStack) -> None:
     if _DRY_RUN.value:
       print(llm_estimate.estimate(settings, run))
       return
+    validation, test = (
+      llm_stage.Examination(run, settings, split)
+      for split in ("validation", "test")
+    )
     stage.open_directory(stack, workdir, settings, flags.FLAGS.resume)
   stop = command_line.StopSignal()
   scorer = stack.enter_context(llm_stage.make_scorer(run, settings))
-  # A run may have been killed before it was evaluated, but not trained since.
-  if not stage.checkpoints(workdir, settings).steps():
-    with stage.explained(workdir):
-      examination = llm_stage.Examination(run, settings, scorer, "test")
-      # By every process, as those that did not would wait for the first.
-      before = _summarized([_evaluated(examination, run.pretrained.params)])
+  with stage.explained(workdir):
+    # A run may have been killed before it was evaluated, but not trained since.
+    # All processes do the same, or some would wait for others for too long.
+    saved = stage.checkpoints(workdir, settings).steps()
+    (trained,) = placement.any_process(bool(saved))
+    if not trained:
+      before = _summarized([_evaluated(test, run.pretrained.params, scorer)])
       if jax.process_index() == 0:
         run_directory.write_json(workdir / "before.json", before)
         print(f"before: {_accuracy(before)}", flush=True)
@@ -67,18 +79,22 @@ def _train(stack: contextlib.ExitStack) -> None:
   if jax.process_index() == 0:
     with stage.explained(workdir):
       for cell in stage.cells(workdir, settings):
-        _report(cell, run, result, scorer)
+        _report(cell, run, result, (validation, test), scorer)
 
 
 def _evaluated(
-  examination: llm_stage.Examination, params: types.Params
+  examination: llm_stage.Examination,
+  params: types.Params,
+  scorer: scoring.Scorer,
 ) -> dict:
   """What a policy makes of a split: greedily, and by untempered samples."""
   params = jax.device_put(params)
   problems = examination.problems
-  greedy = examination.ask(params, generation.Sampling(temperature=0.0), 0)
+  greedy = examination.ask(
+    params, scorer, generation.Sampling(temperature=0.0), 0
+  )
   sampled = [
-    examination.ask(params, generation.Sampling(), 1 + index)
+    examination.ask(params, scorer, generation.Sampling(), 1 + index)
     for index in range(examination.num_samples)
   ]
   right = greedy.values >= 1
@@ -126,17 +142,18 @@ def _report(
   cell: stage.Cell,
   run: llm_run.Run,
   result: runner.Result,
+  examinations: Sequence[llm_stage.Examination],
   scorer: scoring.Scorer,
 ) -> None:
   """Evaluates a cell's seeds; writes and shows what they came to."""
   workdir, settings = cell.workdir, cell.settings
   learned = llm_stage.policies(cell, run, result)
-  evaluations = {}
-  for name, split in (("validation", "validation"), ("evaluation", "test")):
-    examination = llm_stage.Examination(run, settings, scorer, split)
-    evaluations[name] = _summarized(
-      [_evaluated(examination, own) for own in learned]
+  evaluations = {
+    name: _summarized([_evaluated(examination, own, scorer) for own in learned])
+    for name, examination in zip(
+      ("validation", "evaluation"), examinations, strict=True
     )
+  }
   before = workdir / "before.json"
   logged = run_directory.read_metrics(workdir, ["correct", "entropy"])
   last = -(-len(logged["correct"]) // 10)

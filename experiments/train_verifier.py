@@ -10,7 +10,7 @@ as --config.verifier.
 
 import contextlib
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import jax
 import numpy as np
@@ -44,7 +44,12 @@ def _train(stack: contextlib.ExitStack) -> None:
     settings = command_line.read_settings(_CONFIG.value)
     stack.enter_context(command_line.job(settings))
     run = llm_run.build_verifier(settings)
-    stage.placed(settings, run.training)  # Raises before anything is written.
+    # Raise before anything is written.
+    stage.placed(settings, run.training)
+    examinations = [
+      llm_stage.Examination(run, settings, split)
+      for split in ("validation", "test")
+    ]
     stage.open_directory(stack, workdir, settings, flags.FLAGS.resume)
   stop = command_line.StopSignal()
   scorer = stack.enter_context(llm_stage.make_scorer(run, settings))
@@ -52,25 +57,24 @@ def _train(stack: contextlib.ExitStack) -> None:
   if jax.process_index() == 0:
     with stage.explained(workdir):
       for cell in stage.cells(workdir, settings):
-        _report(cell, run, result, scorer)
+        _report(cell, run, result, examinations, scorer)
 
 
 def _report(
   cell: stage.Cell,
   run: llm_run.Run,
   result: runner.Result,
+  examinations: Sequence[llm_stage.Examination],
   scorer: scoring.Scorer,
 ) -> None:
   """Evaluates a cell's seeds; writes and shows what they came to."""
   settings = cell.settings
   learned = llm_stage.policies(cell, run, result)
   summary = llm_stage.described(settings, result)
-  for split in ("validation", "test"):
+  for examination in examinations:
+    split = examination.split
     before, *after = _accuracies(
-      llm_stage.Examination(run, settings, scorer, split),
-      run.pretrained.params,
-      learned,
-      settings,
+      examination, scorer, run.pretrained.params, learned, settings
     )
     found = [own["accuracy"] for own in after]
     summary[split] = {
@@ -91,6 +95,7 @@ def _report(
 
 def _accuracies(
   examination: llm_stage.Examination,
+  scorer: scoring.Scorer,
   reference: types.Params,
   learned: list[types.Params],
   settings: Mapping,
@@ -102,7 +107,7 @@ def _accuracies(
   """
   reference = jax.device_put(reference)
   answers = [
-    examination.ask(reference, generation.Sampling(), index)
+    examination.ask(reference, scorer, generation.Sampling(), index)
     for index in range(examination.num_samples)
   ]
   values = np.stack([answer.values for answer in answers])  # [G, Q]

@@ -173,6 +173,6 @@ def _batches(
   The last batch is filled up with one of it, so that all are of one size.
   """
   order = sorted(range(len(prompts)), key=lambda row: len(prompts[row]))
-  size = min(batch_size, len(order))
-  order += order[-1:] * (-len(order) % size) if order else []
+  size = max(1, min(batch_size, len(order)))
+  order += order[-1:] * (-len(order) % size)
   return [order[at : at + size] for at in range(0, len(order), size)]

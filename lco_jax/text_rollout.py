@@ -8,6 +8,7 @@ resumed meets the same problems.
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +30,8 @@ from lco_jax import placement as placement_lib
 
 Array = jax.Array
 
+# Times that a problem is drawn again because it leaves no room for an answer.
+_REDRAWS = 100
 # Completions are cut off behind the longest: at 8, 12, 16, 24, ... tokens.
 _SHORTEST = 8
 
@@ -75,6 +78,29 @@ class Asking:
         f" {question[:40]!r}"
       )
     return tokens
+
+  def draw(
+    self, seed: int, stream: int, update: int
+  ) -> tuple[dict[str, Any], list[int]]:
+    """The problem that a stream of a seed meets in an update, and its prompt.
+
+    One that leaves no room for an answer is drawn again: where such are rare, a
+    run should not end with the first.
+
+    Raises:
+      ValueError: if all that are drawn are so.
+    """
+    for again in range(1 + _REDRAWS):
+      # The first draw is as it was before there were others.
+      more = [again] if again else []
+      words = np.random.SeedSequence([int(seed), int(stream), update, *more])
+      number = int(words.generate_state(1, np.uint64)[0] >> 1)
+      problem = self.task.problem("train", number)
+      try:
+        return problem, self.prompt(problem["question"])
+      except ValueError as error:
+        too_long = error
+    raise too_long
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,14 +175,17 @@ class TextCollector:
       TextSamples [devices, S, G, N, ...], on the devices.
     """
     where, asking = self._placement, self._asking
-    problems = [
-      asking.task.problem("train", _number(seed, stream, self._update))
-      for seed, stream in zip(self._seeds.flat, self._streams.flat, strict=True)
-    ]
-    # All processes pad to the longest of all.
-    prompt, padding = text_generation.padded(
-      [asking.prompt(problem["question"]) for problem in problems]
+    problems, prompts = zip(
+      *(
+        asking.draw(seed, stream, self._update)
+        for seed, stream in zip(
+          self._seeds.flat, self._streams.flat, strict=True
+        )
+      ),
+      strict=True,
     )
+    # All processes pad to the longest of all.
+    prompt, padding = text_generation.padded(prompts)
     shape, own = self._seeds.shape, where.local_devices
     asked = where.put_local(
       (
@@ -282,9 +311,3 @@ def _first_tokens(length: int, samples: types.TextSamples) -> types.TextSamples:
     samples,
     **{name: getattr(samples, name)[:, :, :, :length] for name in of_tokens},
   )
-
-
-def _number(seed: int, stream: int, update: int) -> int:
-  """The problem that a stream of a seed meets in an update."""
-  words = np.random.SeedSequence([int(seed), int(stream), update])
-  return int(words.generate_state(1, np.uint64)[0] >> 1)

@@ -32,6 +32,19 @@ ALGORITHMS = {"qrm": ("cross_entropy_coefficient",), "dpo": ("beta",)}
 SOURCE = "reference"
 
 
+def options_of(algorithm: str) -> tuple[str, ...]:
+  """Names of the options that an algorithm takes.
+
+  Raises:
+    ValueError: if the algorithm is unknown.
+  """
+  if algorithm not in ALGORITHMS:
+    raise ValueError(
+      f"algorithm: unknown {algorithm!r}; known: {', '.join(ALGORITHMS)}"
+    )
+  return ALGORITHMS[algorithm]
+
+
 class Completions(NamedTuple):
   """Completions of prompts, and what they are worth.
 
@@ -105,10 +118,7 @@ def make_training(
   Source: arXiv:2603.00963, dense advantages; Rafailov et al. 2023,
     arXiv:2305.18290.
   """
-  if algorithm not in ALGORITHMS:
-    raise ValueError(
-      f"algorithm: unknown {algorithm!r}; known: {', '.join(ALGORITHMS)}"
-    )
+  options_of(algorithm)
   objectives.check_number("beta", beta, above=0.0)
   objectives.check_number(
     "cross_entropy_coefficient", cross_entropy_coefficient, at_least=0.0

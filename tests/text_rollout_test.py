@@ -41,13 +41,13 @@ class _Words:
     return " ".join(map(str, tokens))
 
   def submit(self, entry, text):
-    return float(len(entry["question"] + text) % 2)
+    return len(entry["question"] + text) % 3 / 2
 
   def collect(self, waiting):
     return [scoring.Score(value, False) for value in waiting]
 
 
-def _collector(end, algorithm="dr_grpo"):
+def _collector(end, algorithm="dr_grpo", **options):
   """(what collects, state at the start, where, task)."""
   words = _Words(tuple(end))
   model = networks.make_language_model(
@@ -82,6 +82,7 @@ def _collector(end, algorithm="dr_grpo"):
     completion_length=_LONGEST,
     context_length=64,
     sampling=generation.Sampling(),
+    **options,
   )
   collector = text_rollout.TextCollector(
     asking, model, task, where, (0,), words, llm.policy_of(0, 1.0)
@@ -137,3 +138,27 @@ def test_prompts_of_several_lengths_are_cut_off(monkeypatch):
 def test_completions_that_do_not_end_stay_whole():
   samples, _ = _collected(end=[_VOCABULARY])
   assert samples.action.shape[-1] == _LONGEST and samples.mask.all()
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_what_is_worth_a_part_is_not_correct(exact):
+  """Nor is it a reward where only solutions are."""
+  collector, state, _, _ = _collector([1], exact=exact)
+  samples = jax.tree.map(np.asarray, collector.collect(state))
+  rewards = set(samples.reward.ravel().tolist())
+  assert rewards == ({0.0, 1.0} if exact else {0.0, 0.5, 1.0})
+  np.testing.assert_array_equal(samples.correct, samples.reward == 1)
+
+
+def test_problems_that_leave_no_room_are_drawn_again():
+  collector, _, _, _ = _collector([1], exact=True)
+  asking = collector._asking
+  drawn = [asking.draw(0, stream, 3) for stream in range(20)]
+  short = dataclasses.replace(asking, context_length=_LONGEST + 2)
+  again = [short.draw(0, stream, 3) for stream in range(20)]
+  for (problem, tokens), (other, fits) in zip(drawn, again, strict=True):
+    assert len(fits) == len(other["question"]) <= 2
+    assert len(tokens) > 2 or problem == other
+  assert any(len(tokens) > 2 for _, tokens in drawn)
+  with pytest.raises(ValueError, match="completion_length"):
+    dataclasses.replace(asking, context_length=_LONGEST).draw(0, 0, 0)
