@@ -2,17 +2,16 @@
 
 import functools
 import statistics
-import time
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 
-from experiments import language_run, stage
+from experiments import language_run, stage, timing
 from lco_jax import generation, runner, tasks, training
 
 # Of the comparison of cached with uncached decoding.
 _SEQUENCES, _PROMPT, _TOKENS = 32, 8, 64
+_REPEATS = 7  # Of single programs.
 
 
 def measure(settings: dict, num_updates: int, repeats: int) -> dict:
@@ -64,10 +63,12 @@ def measure(settings: dict, num_updates: int, repeats: int) -> dict:
     "updates_per_second": round(median("steps_per_second") / per_update, 2),
     "samples_per_second": round(median("steps_per_second"), 1),
     "generation_tokens_per_second": round(
-      tokens / _seconds(lambda: compiled(state)), 1
+      tokens / timing.seconds(lambda: compiled(state), _REPEATS), 1
     ),
     "update_tokens_per_second": round(
-      tokens / _seconds(lambda: learning(state, actor, samples)), 1
+      tokens
+      / timing.seconds(lambda: learning(state, actor, samples), _REPEATS),
+      1,
     ),
     "compile_seconds": round(median("compile_seconds"), 3),
     "train_seconds": round(median("train_seconds"), 3),
@@ -118,21 +119,12 @@ def decoding(settings: dict) -> dict:
   seconds = {}
   for name, function in (("cached", cached), ("uncached", uncached)):
     program = jax.jit(function).lower(params).compile()
-    seconds[name] = _seconds(lambda p=program: p(params)) / _TOKENS
+    seconds[name] = (
+      timing.seconds(lambda p=program: p(params), _REPEATS) / _TOKENS
+    )
   return {
     "decoded_tokens": _TOKENS,
     "cached_ms_per_token": round(1e3 * seconds["cached"], 3),
     "uncached_ms_per_token": round(1e3 * seconds["uncached"], 3),
     "cache_speedup": round(seconds["uncached"] / seconds["cached"], 2),
   }
-
-
-def _seconds(function: Callable, repeats: int = 7) -> float:
-  """Median time of a call that was called once before."""
-  jax.block_until_ready(function())
-  times = []
-  for _ in range(repeats):
-    started = time.perf_counter()
-    jax.block_until_ready(function())
-    times.append(time.perf_counter() - started)
-  return statistics.median(times)

@@ -2,8 +2,6 @@
 
 import functools
 import resource
-import statistics
-import time
 from collections.abc import Callable
 
 import jax
@@ -11,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments import transformers_benchmark
+from experiments import timing, transformers_benchmark
 from lco_jax import (
   cpu_backend,
   generation,
@@ -57,8 +55,12 @@ def measure(case: str, model: str, algorithm: str, repeats: int) -> dict:
     everything was compiled.
 
   Raises:
-    ValueError: if the model or the algorithm is unknown, or a package missing.
+    ValueError: if the case, the model or the algorithm is unknown, or a package
+      missing.
   """
+  known = (*STEPS, *PEERS, *LOSSES)
+  if case not in known:
+    raise ValueError(f"case: unknown {case!r}; known: {', '.join(known)}")
   token_objectives.options_of(algorithm)  # Raises if it is unknown.
   row = token_objectives.ALGORITHMS[algorithm]
   if case in LOSSES:
@@ -149,14 +151,14 @@ def _step(num_prompts, num_samples, own, row, repeats) -> dict:
     learn, state, samples, donate_argnums=0, long_reductions=True
   )
   held = _peak()
-  generating = _seconds(lambda: generate(state.params["policy"]), repeats)
+  generating = timing.seconds(lambda: generate(state.params["policy"]), repeats)
 
   def update():
     nonlocal state
     state, _ = learning(state, samples)
     return state
 
-  updating = _seconds(update, repeats)
+  updating = timing.seconds(update, repeats)
   made = num_prompts * num_samples * _COMPLETION
   return {
     "generation_tokens_per_second": round(made / generating, 1),
@@ -170,8 +172,7 @@ def _step(num_prompts, num_samples, own, row, repeats) -> dict:
 
 def _loss(vocab_size, chunk_tokens, row, repeats) -> dict:
   """Value and gradient of an objective from given hidden states."""
-  if chunk_tokens is None:
-    chunk_tokens = lean_objectives.default_chunk(vocab_size)
+  chunk_tokens = lean_objectives.chunk_of(chunk_tokens, vocab_size)
   sequences, length = 16, _TOKENS // 16
   objective = lean_objectives.make_objective(
     _states_alone(vocab_size),
@@ -216,7 +217,7 @@ def _loss(vocab_size, chunk_tokens, row, repeats) -> dict:
   arguments = (policy, networks.head_of(policy), batch)
   compiled = _compiled(jax.value_and_grad(mean), *arguments)
   held = _peak()
-  seconds = _seconds(lambda: compiled(*arguments), repeats)
+  seconds = timing.seconds(lambda: compiled(*arguments), repeats)
   used = compiled.memory_analysis()
   return {
     "tokens": _TOKENS,
@@ -256,16 +257,6 @@ def _states_alone(vocab_size: int) -> networks.LanguageModel:
 def _compiled(function: Callable, *arguments):
   options = cpu_backend.compiler_options(once=False, long_reductions=True)
   return jax.jit(function).lower(*arguments).compile(options)
-
-
-def _seconds(function: Callable, repeats: int) -> float:
-  """Median of calls after the first, which finds no memory ready."""
-  taken = []
-  for _ in range(repeats + 1):
-    began = time.perf_counter()
-    jax.block_until_ready(function())
-    taken.append(time.perf_counter() - began)
-  return statistics.median(taken[1:])
 
 
 def _peak() -> float:

@@ -17,7 +17,6 @@ from lco_jax import (
 # Arrays of a chunk's logits that are held side by side: of the policy, of the
 # behaviour policy, the target, and their gradient.
 _LOGIT_ARRAYS = 4
-_PROMPTS_LOOKED_AT = 32
 
 
 def estimate(settings: Mapping, run: llm_run.Run) -> str:
@@ -37,7 +36,7 @@ def estimate(settings: Mapping, run: llm_run.Run) -> str:
   length = text_generation.bucket(
     max(
       len(run.asking.prompt(run.asking.task.problem("train", n)["question"]))
-      for n in range(_PROMPTS_LOOKED_AT)
+      for n in range(llm_run.PROMPTS_LOOKED_AT)
     )
   )
   answer = settings["completion_length"]
@@ -71,7 +70,7 @@ def estimate(settings: Mapping, run: llm_run.Run) -> str:
     "",
     f"memory on each of {len(where.devices)} device(s), {here} learner(s):",
   ]
-  memory = _memory(settings, run, tokens, prompts * samples * (length + answer))
+  memory = _memory(settings, run, tokens, prompts * samples, length + answer)
   for name, size in memory.items():
     lines.append(f"  {name:<44}{_size(here * size):>10}")
   lines.append(f"  {'about':<44}{_size(here * sum(memory.values())):>10}")
@@ -82,9 +81,17 @@ def estimate(settings: Mapping, run: llm_run.Run) -> str:
 
 
 def _memory(
-  settings: Mapping, run: llm_run.Run, tokens: int, slots: int
+  settings: Mapping, run: llm_run.Run, tokens: int, sequences: int, slots: int
 ) -> dict[str, int]:
-  """Bytes of one learner on one device, by what they are for."""
+  """Bytes of one learner on one device, by what they are for.
+
+  Args:
+    settings: of the run.
+    run: built from them.
+    tokens: that are read at a time.
+    sequences: that are generated.
+    slots: tokens of a sequence.
+  """
   config = run.model_config
   parts = jax.eval_shape(
     run.training.init_params, jax.random.key(0), dict(run.given)
@@ -98,12 +105,11 @@ def _memory(
   # What a block keeps for the backward pass: its norms, queries, keys, values,
   # attention's output and the SwiGLU; or only what it read.
   width = config.num_heads * config.head_features
-  kept = config.width
+  kept, attending = config.width, 1
   if not config.rematerialize:
     kept = 6 * config.width + 4 * width + 4 * config.mlp_width
-  chunk = settings["chunk_tokens"]
-  if chunk is None:
-    chunk = lean_objectives.default_chunk(config.vocab_size)
+    attending = config.num_layers
+  chunk = lean_objectives.chunk_of(settings["chunk_tokens"], config.vocab_size)
   return {
     f"parameters ({', '.join(sorted(parts))})": held,
     "gradients": weights,
@@ -115,9 +121,12 @@ def _memory(
     "keys and values while generating": (
       2 * config.num_layers * config.num_kv_heads * config.head_features
     )
+    * sequences
     * slots
     * item,
     "activations": tokens * config.num_layers * kept * item,
+    # Softmax is in float32, whatever the type.
+    "attention weights": tokens * attending * config.num_heads * slots * 4,
     "logits at a time": _LOGIT_ARRAYS
     * 4
     * config.vocab_size
@@ -141,14 +150,26 @@ def inactive(settings: Mapping) -> list[str]:
     ]
     if settings["anchor"] == "current":
       found.append("anchor: old and current are one in one on-policy step")
+  multiples = [
+    name
+    for name in ("nonpositive_beta_multiple", "agreement_beta_multiple")
+    if settings[name] != 1
+  ]
   if not algorithm.startswith("lco_"):
-    found.append(f"beta: {algorithm} has no optimal target")
+    found += [
+      f"{name}: {algorithm} has no optimal target"
+      for name in ("beta", *multiples)
+    ]
   if advantage not in signals.OF_VERIFIERS:
-    found.append(f"num_known: {advantage} advantages ask no verifier")
-    if settings["agreement_beta_multiple"] != 1:
-      found.append(
-        f"agreement_beta_multiple: {advantage} advantages ask no verifier"
-      )
+    asking = ["num_known"]
+    asking += [name for name in multiples if name.startswith("agreement")]
+    found += [
+      f"{name}: {advantage} advantages ask no verifier" for name in asking
+    ]
+  if settings["between_coefficient"] and row.drops_even_groups:
+    found.append(
+      f"between_coefficient: {algorithm} leaves out the prompts it is for"
+    )
   if not row.takes_weights:
     found.append(f"dual_bound: {algorithm} takes no weights")
   if not settings["lora_rank"]:

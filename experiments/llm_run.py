@@ -27,7 +27,7 @@ REWARDS = ("exact", "score")
 # Parts of the parameters → those of a model.
 PolicyOf = Callable[[Mapping[str, types.Params]], types.Params]
 # Prompts whose length is looked at before a run begins.
-_PROMPTS_LOOKED_AT = 32
+PROMPTS_LOOKED_AT = 32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -215,7 +215,7 @@ def _common(settings: Mapping) -> dict[str, Any]:
     sampling=sampling,
     exact=settings["reward"] == "exact",
   )
-  for number in range(_PROMPTS_LOOKED_AT):
+  for number in range(PROMPTS_LOOKED_AT):
     asking.prompt(task.problem("train", number)["question"])  # It may raise.
   config = own.config_with(
     dtype=settings["dtype"], rematerialize=settings["rematerialize"]

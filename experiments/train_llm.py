@@ -23,6 +23,7 @@ from experiments import (
   stage,
 )
 from lco_jax import (
+  cpu_backend,
   generation,
   placement,
   run_directory,
@@ -50,6 +51,8 @@ def _train(stack: contextlib.ExitStack) -> None:
   workdir = pathlib.Path(flags.FLAGS.workdir or "")
   with stage.explained(workdir):
     settings = command_line.read_settings(_CONFIG.value)
+    if flags.FLAGS.distributed:  # A process for each core.
+      cpu_backend.divide_cores(1)
     if not _DRY_RUN.value:
       stack.enter_context(command_line.job(settings))
     run = llm_run.build(settings)

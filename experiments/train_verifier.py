@@ -18,6 +18,7 @@ from absl import flags
 
 from experiments import command_line, llm_run, llm_stage, stage
 from lco_jax import (
+  cpu_backend,
   generation,
   run_directory,
   runner,
@@ -42,6 +43,8 @@ def _train(stack: contextlib.ExitStack) -> None:
   workdir = pathlib.Path(flags.FLAGS.workdir)
   with stage.explained(workdir):
     settings = command_line.read_settings(_CONFIG.value)
+    if flags.FLAGS.distributed:  # A process for each core.
+      cpu_backend.divide_cores(1)
     stack.enter_context(command_line.job(settings))
     run = llm_run.build_verifier(settings)
     # Raise before anything is written.

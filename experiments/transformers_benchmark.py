@@ -5,11 +5,9 @@ The same model, exported; as many sequences and tokens; random prompts.
 
 import importlib.util
 import pathlib
-import statistics
 import tempfile
-import time
-from collections.abc import Callable
 
+from experiments import timing
 from lco_jax import pretrained
 
 _PACKAGES = ("torch", "transformers")
@@ -82,7 +80,9 @@ def measure(
     optimizer.step()
 
   made = num_prompts * num_samples * completion_length
-  generating, updating = _seconds(generate, repeats), _seconds(update, repeats)
+  generating, updating = (
+    timing.seconds(function, repeats) for function in (generate, update)
+  )
   return {
     "generation_tokens_per_second": round(made / generating, 1),
     "generation_seconds": round(generating, 3),
@@ -93,12 +93,3 @@ def measure(
     "torch": torch.__version__,
     "transformers": transformers.__version__,
   }
-
-
-def _seconds(function: Callable[[], None], repeats: int) -> float:
-  taken = []
-  for _ in range(repeats + 1):
-    began = time.perf_counter()
-    function()
-    taken.append(time.perf_counter() - began)
-  return statistics.median(taken[1:])

@@ -18,6 +18,8 @@ Array = jax.Array
 def product(spec: str, left: Array, right: Array) -> Array:
   """`jnp.einsum` of two arrays of one type, in float32 at least.
 
+  Of float32, accelerators may round the operands: jax_default_matmul_precision.
+
   Args:
     spec: "ab,bc->ac", say; every index is in two of the three.
     left: bfloat16, float32 or float64.
