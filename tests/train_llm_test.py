@@ -221,11 +221,15 @@ def test_a_verifier_and_a_policy_that_asks_it(model_path, tmp_path):
 def test_a_dry_run_says_what_it_would_take(model_path):
   done = _train(model_path, "--dry_run", "--config.algorithm=ppo")
   assert done.returncode == 2  # ppo needs a value network.
+  done = _train(model_path, "--dry_run", "--resume")
+  assert done.complaint == "error: --resume needs --workdir"
   done = _train(
     model_path,
     "--dry_run",
-    "--config.algorithm=grpo",
+    "--config.algorithm=dapo",
     "--config.num_epochs=1",
+    "--config.between_coefficient=0.1",
+    "--config.agreement_beta_multiple=2",
   )
   assert done.returncode == 0, done.stderr
   count = sum(weight.size for weight in tiny_model.weights().values())
@@ -233,7 +237,10 @@ def test_a_dry_run_says_what_it_would_take(model_path):
     f"{count:,} parameters",
     "4 prompts × 4 samples = 16 completions",
     "clip_high: no ratio leaves 1 in one on-policy step",
-    "beta: grpo has no optimal target",
+    "beta: dapo has no optimal target",
+    "agreement_beta_multiple: dapo has no optimal target",
+    "between_coefficient: dapo leaves out",
+    "attention weights",
     "optimizer state",
   ):
     assert said in done.stdout, done.stdout
