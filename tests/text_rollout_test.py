@@ -11,6 +11,7 @@ from lco_jax import (
   generation,
   llm,
   networks,
+  numerics,
   optimizers,
   placement,
   scoring,
@@ -81,8 +82,7 @@ def _collector(end, algorithm="dr_grpo", **options):
     chat=False,
     completion_length=_LONGEST,
     context_length=64,
-    sampling=generation.Sampling(),
-    **options,
+    **{"sampling": generation.Sampling()} | options,
   )
   collector = text_rollout.TextCollector(
     asking, model, task, where, (0,), words, llm.policy_of(0, 1.0)
@@ -162,3 +162,19 @@ def test_problems_that_leave_no_room_are_drawn_again():
   assert any(len(tokens) > 2 for _, tokens in drawn)
   with pytest.raises(ValueError, match="completion_length"):
     dataclasses.replace(asking, context_length=_LONGEST).draw(0, 0, 0)
+
+
+def test_log_probabilities_are_the_policys_at_any_temperature():
+  """Not those of the distribution that was sampled from."""
+  sampling = generation.Sampling(temperature=0.3)
+  collector, state, _, _ = _collector([1], sampling=sampling)
+  samples = jax.tree.map(lambda leaf: leaf[0, 0], collector.collect(state))
+  params = jax.tree.map(lambda leaf: leaf[0, 0], state.params["policy"])
+  logits = collector._model.head(params, samples.hidden)
+  expected = numerics.action_log_prob(logits, samples.action)
+  mask = np.asarray(samples.mask)
+  np.testing.assert_allclose(
+    np.asarray(samples.log_prob)[mask], np.asarray(expected)[mask], atol=1e-5
+  )
+  tempered = numerics.action_log_prob(logits / 0.3, samples.action)
+  assert np.abs(np.asarray(tempered - expected)[mask]).max() > 0.1

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import scipy.special
 
-from lco_jax import pretrained
+from lco_jax import pretrained, run_directory
 from tests import scripts, tiny_model
 
 pytestmark = pytest.mark.xdist_group("train_llm")
@@ -93,6 +93,34 @@ def test_a_run_leaves_a_whole_directory(finished):
   assert len({line["question"] for line in shown[:4]}) == 1
   for said in ("before: test: greedy", "update 4:", "model:"):
     assert said in done.stdout
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+def test_seeds_side_by_side(finished, model_path, tmp_path, devices):
+  """Each is as if alone, on a device of its own or not."""
+  workdir = tmp_path / "run"
+  done = _train(
+    model_path,
+    f"--workdir={workdir}",
+    "--config.num_seeds=2",
+    "--config.export=True",
+    devices=devices,
+  )
+  assert done.returncode == 0, done.stderr
+  rows, alone = (
+    run_directory.read_metrics(own, ["entropy"])["entropy"]
+    for own in (workdir, finished[0])
+  )
+  assert rows.shape == (4, 2)
+  np.testing.assert_allclose(rows[:, 0], alone[:, 0], rtol=1e-3)
+  assert np.all(np.abs(rows[:, 1] / rows[:, 0] - 1) > 1e-3)
+  a, b = (
+    (workdir / name / "model.safetensors").read_bytes()
+    for name in ("model_0", "model_1")
+  )
+  assert a != b
+  shown = _completions(workdir)  # Of the first seed.
+  assert shown[:4] == _completions(finished[0])[:4]
 
 
 def test_the_export_is_what_was_trained(finished, model_path):
