@@ -189,6 +189,7 @@ def build(settings: Mapping) -> Run:
       value_model=value_model,
       diagnose=settings["diagnostics"],
       sampling=sampling,
+      between=settings_lib.between(settings),
       **common,
       **{
         name: settings[name]
@@ -199,7 +200,6 @@ def build(settings: Mapping) -> Run:
           "discount",
           "gae_lambda",
           "num_known",
-          "between_coefficient",
           "dual_bound",
           "entropy_coefficient",
           "reference_coefficient",

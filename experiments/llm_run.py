@@ -87,6 +87,7 @@ def build(settings: Mapping) -> Run:
       policy_loss,
       settings_lib.make_optimizer(settings, "policy", num_steps),
       verifier_model=other,
+      between=settings_lib.between(settings),
       **{
         name: settings[name]
         for name in (
@@ -102,7 +103,6 @@ def build(settings: Mapping) -> Run:
           "agreement_beta_multiple",
           "advantage",
           "num_known",
-          "between_coefficient",
           "dual_bound",
           "entropy_coefficient",
           "reference_coefficient",

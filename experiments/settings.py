@@ -1,4 +1,4 @@
-"""Settings that control and language runs have in common, checked and used.
+"""Settings that several kinds of runs have in common, checked and used.
 
 Settings are plain values, from `command_line.read_settings`.
 """
@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 
 import optax
 
-from lco_jax import optimizers
+from lco_jax import optimizers, signals
 
 _COUNTS = (
   "num_seeds",
@@ -97,6 +97,13 @@ def make_optimizer(
     ),
     settings[f"{part}_max_gradient_norm"] or None,
     **parse_options(settings["optimizer_options"]),
+  )
+
+
+def between(settings: Mapping) -> signals.Between:
+  """What prompts count beside each other."""
+  return signals.Between(
+    settings["between_coefficient"], settings["between_threshold"]
   )
 
 

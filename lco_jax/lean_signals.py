@@ -52,7 +52,7 @@ def estimate(
   samples: types.TextSamples,
   num_known: int,
   chunk_tokens: int,
-  between_coefficient: float = 0.0,
+  between: signals.Between = signals.ALONE,
 ) -> LeanSignal:
   """A signal by its name.
 
@@ -65,10 +65,10 @@ def estimate(
     num_known: of verifiers' signals, the policy's likeliest tokens that they
       are asked about, beside the sampled one.
     chunk_tokens: tokens whose logits are held at a time; 0 for all.
-    between_coefficient: as of `signals.make`.
+    between: as of `signals.make`.
   """
   if name in signals.FROM_REWARDS:
-    advantage = signals.of_rewards(name, samples.reward, between_coefficient)
+    advantage = signals.of_rewards(name, samples.reward, between)
     return of_sampled(samples, advantage[..., None])
   likeliest = lean_objectives.likeliest(
     model, params["policy"], samples, num_known, chunk_tokens

@@ -57,7 +57,7 @@ def make_training(
   advantage: str | None = None,
   verifier_model: networks.LanguageModel | None = None,
   num_known: int = 5,
-  between_coefficient: float = 0.0,
+  between: signals.Between = signals.ALONE,
   dual_bound: float = 0.1,
   entropy_coefficient: float = 0.0,
   reference_coefficient: float = 0.0,
@@ -90,7 +90,7 @@ def make_training(
     verifier_model: of the parts "verifier" and "verifier_reference", for
       advantages of verifiers; None for the policy's.
     num_known: of a verifier's advantages, tokens that it is asked about.
-    between_coefficient: as of `signals.make`.
+    between: as of `signals.make`.
     dual_bound: ε of V-MPO's weights, > 0, nats, where they are taken.
     entropy_coefficient: weight of the entropy bonus, ≥ 0.
     reference_coefficient: weight of the KL to the policy at the start, ≥ 0.
@@ -109,7 +109,7 @@ def make_training(
     raise ValueError(
       f"advantage: {advantage!r} is not among {', '.join(known)}"
     )
-  signals.check_between(advantage, between_coefficient)
+  signals.check_between(advantage, between)
   in_groups = advantage in signals.IN_GROUPS or algorithm.drops_even_groups
   if num_samples < 2 and in_groups:
     raise ValueError(
@@ -154,7 +154,7 @@ def make_training(
       samples,
       num_known,
       chunk_tokens,
-      between_coefficient,
+      between,
     )
     even = jnp.broadcast_to(
       jnp.ptp(samples.reward, axis=0, keepdims=True) == 0, samples.reward.shape

@@ -102,58 +102,76 @@ OF_VERIFIERS = ("verifier", "preference")
 NAMES = (*FROM_REWARDS, "learned", "oracle", *OF_VERIFIERS)
 
 
-def between_prompts(reward: Array) -> Array:
-  """What a prompt's samples earn on average, standardised over the batch.
+class Between(NamedTuple):
+  """How much prompts count beside each other, where samples are compared.
 
   Advantages in groups are 0 where all samples of a prompt earn the same. A
-  little of this beside them pulls certain failures down, so that something else
-  is tried there.
+  little of `between_prompts` beside them pulls certain failures down, so that
+  something else is tried there.
+
+  Attributes:
+    coefficient: weight of `between_prompts`, ≥ 0.
+    threshold: mean reward of a batch below which there is nothing of it: what
+      is learned from groups goes first.
+  """
+
+  coefficient: float = 0.0
+  threshold: float = 0.0
+
+
+ALONE = Between()
+
+
+def between_prompts(reward: Array, threshold: float = 0.0) -> Array:
+  """What a prompt's samples earn on average, standardised over the batch.
 
   Args:
     reward: float[G, N], this device's share.
+    threshold: as of Between.
 
   Returns:
     float[1, N]: prompts' means, less the mean of all devices' rewards, over
-    their standard deviation.
+    their standard deviation; 0 if that mean is below the threshold.
 
   Source: derived; BUILD_NOTES.md has what it does.
   """
   mean, variance = diagnostics.moments(reward, update.DEVICE_AXIS)
   own = jnp.mean(reward, axis=0, keepdims=True)
-  return (own - mean) * jax.lax.rsqrt(variance + _LEAST_VARIANCE)
+  standard = (own - mean) * jax.lax.rsqrt(variance + _LEAST_VARIANCE)
+  return jnp.where(mean >= threshold, standard, 0.0)
 
 
-def of_rewards(
-  name: str, reward: Array, between_coefficient: float = 0.0
-) -> Array:
+def of_rewards(name: str, reward: Array, between: Between = ALONE) -> Array:
   """Advantages of samples: a key of FROM_REWARDS, and some `between_prompts`.
 
   Args:
     name: a key of FROM_REWARDS.
     reward: float[G, N].
-    between_coefficient: weight of `between_prompts`; see `check_between`.
+    between: how much of it.
 
   Returns:
     float[G, N], the same for all tokens of a sample.
   """
   advantage = FROM_REWARDS[name](reward)
-  if between_coefficient:
-    advantage += between_coefficient * between_prompts(reward)
+  if between.coefficient:
+    advantage += between.coefficient * between_prompts(
+      reward, between.threshold
+    )
   return advantage
 
 
-def check_between(name: str, between_coefficient: float) -> None:
-  """Checks that a signal takes the coefficient of `between_prompts`.
+def check_between(name: str, between: Between) -> None:
+  """Checks that a signal takes some of `between_prompts`.
 
   Raises:
-    ValueError: if it is negative or not finite, or if the signal compares
-      prompts as it is.
+    ValueError: if the coefficient is negative or not finite, or if the signal
+      compares prompts as it is.
   """
-  if not 0 <= between_coefficient < float("inf"):
+  if not 0 <= between.coefficient < float("inf"):
     raise ValueError(
-      f"between_coefficient must be ≥ 0 and finite, got {between_coefficient}"
+      f"between_coefficient must be ≥ 0 and finite, got {between.coefficient}"
     )
-  if between_coefficient and name not in IN_GROUPS:
+  if between.coefficient and name not in IN_GROUPS:
     raise ValueError(
       f"between_coefficient: {name} advantages are not of groups; those are"
       f" {', '.join(IN_GROUPS)}"
@@ -167,7 +185,7 @@ def make(
   discount: float = 1.0,
   gae_lambda: float = 1.0,
   num_known: int = 5,
-  between_coefficient: float = 0.0,
+  between: Between = ALONE,
 ) -> Estimate:
   """A signal by its name.
 
@@ -178,7 +196,7 @@ def make(
     discount: for `learned`, γ in [0, 1].
     gae_lambda: for `learned`, λ in [0, 1].
     num_known: for `verifier` and `preference`, K ≥ 1.
-    between_coefficient: for those IN_GROUPS, weight of `between_prompts`, ≥ 0.
+    between: for those IN_GROUPS, how much of `between_prompts` there is.
 
   Raises:
     ValueError: if a name is unknown or a number is out of range.
@@ -188,9 +206,9 @@ def make(
       raise ValueError(f"{what} must be in [0, 1], got {number}")
   if num_known < 1:
     raise ValueError(f"num_known must be ≥ 1, got {num_known}")
-  check_between(name, between_coefficient)
+  check_between(name, between)
   if name in FROM_REWARDS:
-    return from_rewards(name, between_coefficient)
+    return from_rewards(name, between)
   if name == "learned":
     return learned(value, discount, gae_lambda)
   if name == "oracle":
@@ -202,11 +220,11 @@ def make(
   raise ValueError(f"advantage: unknown {name!r}; known: {', '.join(NAMES)}")
 
 
-def from_rewards(name: str, between_coefficient: float = 0.0) -> Estimate:
+def from_rewards(name: str, between: Between = ALONE) -> Estimate:
   """`of_rewards` as a signal."""
 
   def estimate(params, samples):
-    advantage = of_rewards(name, samples.reward, between_coefficient)
+    advantage = of_rewards(name, samples.reward, between)
     spread = jnp.broadcast_to(advantage[..., None], samples.mask.shape)
     return of_sampled(samples, spread)
 

@@ -264,12 +264,20 @@ def test_some_of_what_prompts_earn():
   """Samples that all fail are pulled down where others succeed."""
   reward = jnp.array([[1.0, 0.0, 1.0], [0.0, 0.0, 1.0]])
   estimate = functools.partial(signals.of_rewards, "group_relative")
-  found = placement.alone(lambda x: estimate(x, 0.1))(reward)
+  some = signals.Between(0.1)
+  found = placement.alone(lambda x: estimate(x, some))(reward)
   between = np.array([0.0, -0.5, 0.5]) / np.sqrt(0.25 + 1e-3)
   own = np.array([[1.0, 0.0, 0.0], [-1.0, 0.0, 0.0]])
   np.testing.assert_allclose(found, own + 0.1 * between, atol=1e-5)
+  for threshold, expected in ((0.5, found), (0.6, own)):
+    later = signals.Between(0.1, threshold)
+    np.testing.assert_allclose(
+      placement.alone(lambda x, own=later: estimate(x, own))(reward),
+      expected,
+      atol=1e-5,
+    )
   equal = jnp.full((4, 3), 0.7)
-  found = placement.alone(lambda x: estimate(x, 0.1))(equal)
+  found = placement.alone(lambda x: estimate(x, some))(equal)
   np.testing.assert_allclose(found, 0.0, atol=1e-6)
   two = placement.alone(estimate)(reward)
   np.testing.assert_allclose(two, own, atol=1e-5)
@@ -297,7 +305,7 @@ def test_shaped_rewards_are_between():
     ({"reward": "kind"}, "reward"),
     ({"reward_noise": 0.7}, "reward_noise"),
     (
-      {"advantage": "batch_centred", "between_coefficient": 0.1},
+      {"advantage": "batch_centred", "between": signals.Between(0.1)},
       "not of groups",
     ),
     ({"beta": 0.0}, "beta"),

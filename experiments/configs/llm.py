@@ -100,8 +100,10 @@ def get_config(task: str = "chain_sum") -> ml_collections.ConfigDict:
   config.verifier = config_dict.placeholder(str)
   config.verifier_reference = config_dict.placeholder(str)
   config.num_known = 5  # Tokens that a verifier is asked about.
-  # Of advantages in groups: what prompts earn beside others.
+  # Beside advantages in groups, so much of what prompts earn beside each other,
+  # in batches that earn the threshold on average.
   config.between_coefficient = 0.0
+  config.between_threshold = 0.0
   config.dual_bound = 0.1  # vmpo: KL of its weights from equal ones, nats.
 
   # Objective.
