@@ -1,7 +1,7 @@
 """Verifiers, e.g. --config=experiments/configs/verifier.py:chain_sum.
 
 What follows the colon is a task of reasoning-gym. A value of None is filled in
-by what was tuned for the algorithm.
+by `tuned`.
 """
 
 import ml_collections
@@ -10,8 +10,8 @@ from ml_collections import config_dict
 from experiments.configs import llm
 from lco_jax import verifier
 
-# What was tuned; BUILD_NOTES.md has the runs.
-_TUNED = {
+# Where others begin; not tuned.
+_DEFAULT = {
   "qrm": {"policy_learning_rate": 1e-5},
   "dpo": {"policy_learning_rate": 1e-5, "beta": 0.1},
 }
@@ -33,6 +33,6 @@ def get_config(task: str = "chain_sum") -> ml_collections.ConfigDict:
   # qrm: weight of the chosen completion's likelihood; dpo has beta.
   config.cross_entropy_coefficient = config_dict.placeholder(float)
   config.tuned = {"chosen": ("task", task)} | {
-    algorithm: _TUNED[algorithm] for algorithm in verifier.ALGORITHMS
+    algorithm: _DEFAULT[algorithm] for algorithm in verifier.ALGORITHMS
   }
   return config
