@@ -119,6 +119,6 @@ def get_config(task: str = "chain_sum") -> ml_collections.ConfigDict:
   policy_loss.add_options(config)  # Of single algorithms.
 
   config.tuned = {"chosen": ("task", task)} | {
-    algorithm: _DEFAULT for algorithm in token_objectives.ALGORITHMS
+    algorithm: dict(_DEFAULT) for algorithm in token_objectives.ALGORITHMS
   }
   return config
