@@ -189,7 +189,6 @@ def build(settings: Mapping) -> Run:
       value_model=value_model,
       diagnose=settings["diagnostics"],
       sampling=sampling,
-      between=settings_lib.between(settings),
       **common,
       **{
         name: settings[name]

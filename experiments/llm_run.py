@@ -15,6 +15,7 @@ from lco_jax import (
   networks,
   placement,
   pretrained,
+  signals,
   tasks,
   text_rollout,
   token_objectives,
@@ -87,7 +88,11 @@ def build(settings: Mapping) -> Run:
       policy_loss,
       settings_lib.make_optimizer(settings, "policy", num_steps),
       verifier_model=other,
-      between=settings_lib.between(settings),
+      between=signals.Between(
+        settings["between_coefficient"],
+        settings["between_begin"],
+        settings["between_end"],
+      ),
       **{
         name: settings[name]
         for name in (

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 
 import optax
 
-from lco_jax import optimizers, signals
+from lco_jax import optimizers
 
 _COUNTS = (
   "num_seeds",
@@ -97,13 +97,6 @@ def make_optimizer(
     ),
     settings[f"{part}_max_gradient_norm"] or None,
     **parse_options(settings["optimizer_options"]),
-  )
-
-
-def between(settings: Mapping) -> signals.Between:
-  """What prompts count beside each other."""
-  return signals.Between(
-    settings["between_coefficient"], settings["between_threshold"]
   )
 
 

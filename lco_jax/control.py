@@ -92,7 +92,8 @@ def make_training(
     environment, networks.policy, num_steps, reward_noise
   )
 
-  def prepare(params, trajectory):
+  def prepare(params, trajectory, completed):
+    del completed
     values, next_values = networks.value(
       params["value"],
       jnp.stack([trajectory.observation, trajectory.next_observation]),

@@ -58,7 +58,6 @@ def make_training(
   discount: float = 1.0,
   gae_lambda: float = 1.0,
   num_known: int = 5,
-  between: signals.Between = signals.ALONE,
   dual_bound: float = 0.1,
   entropy_coefficient: float = 0.0,
   reference_coefficient: float = 0.0,
@@ -91,7 +90,6 @@ def make_training(
     discount: of learned advantages, γ in [0, 1].
     gae_lambda: of learned advantages, λ in [0, 1].
     num_known: of a verifier's advantages, tokens that it is asked about.
-    between: as of `signals.make`.
     dual_bound: ε of V-MPO's weights, > 0, nats, where they are taken.
     entropy_coefficient: weight of the entropy bonus, ≥ 0.
     reference_coefficient: weight of the KL to the reference, ≥ 0.
@@ -145,10 +143,10 @@ def make_training(
     discount,
     gae_lambda,
     num_known,
-    between,
   )
 
-  def prepare(params, samples):
+  def prepare(params, samples, completed):
+    del completed
     signal = estimate(params, samples)
     even = jnp.broadcast_to(
       jnp.ptp(samples.reward, axis=0, keepdims=True) == 0, samples.reward.shape

@@ -52,7 +52,7 @@ def estimate(
   samples: types.TextSamples,
   num_known: int,
   chunk_tokens: int,
-  between: signals.Between = signals.ALONE,
+  between: Array | None = None,
 ) -> LeanSignal:
   """A signal by its name.
 
@@ -65,10 +65,13 @@ def estimate(
     num_known: of verifiers' signals, the policy's likeliest tokens that they
       are asked about, beside the sampled one.
     chunk_tokens: tokens whose logits are held at a time; 0 for all.
-    between: as of `signals.make`.
+    between: float[], weight of `signals.between_prompts` beside advantages in
+      groups; None for none.
   """
   if name in signals.FROM_REWARDS:
-    advantage = signals.of_rewards(name, samples.reward, between)
+    advantage = signals.FROM_REWARDS[name](samples.reward)
+    if between is not None:
+      advantage += between * signals.between_prompts(samples.reward)
     return of_sampled(samples, advantage[..., None])
   likeliest = lean_objectives.likeliest(
     model, params["policy"], samples, num_known, chunk_tokens

@@ -90,7 +90,7 @@ def make_training(
     verifier_model: of the parts "verifier" and "verifier_reference", for
       advantages of verifiers; None for the policy's.
     num_known: of a verifier's advantages, tokens that it is asked about.
-    between: as of `signals.make`.
+    between: what prompts count beside each other; of advantages in groups.
     dual_bound: ε of V-MPO's weights, > 0, nats, where they are taken.
     entropy_coefficient: weight of the entropy bonus, ≥ 0.
     reference_coefficient: weight of the KL to the policy at the start, ≥ 0.
@@ -109,7 +109,7 @@ def make_training(
     raise ValueError(
       f"advantage: {advantage!r} is not among {', '.join(known)}"
     )
-  signals.check_between(advantage, between)
+  between.check(advantage)
   in_groups = advantage in signals.IN_GROUPS or algorithm.drops_even_groups
   if num_samples < 2 and in_groups:
     raise ValueError(
@@ -144,7 +144,7 @@ def make_training(
       return params | policy | {"reference": params[BASE]}
     return params | policy
 
-  def prepare(params, samples):
+  def prepare(params, samples, completed):
     params = whole(params)
     signal = lean_signals.estimate(
       advantage,
@@ -154,7 +154,7 @@ def make_training(
       samples,
       num_known,
       chunk_tokens,
-      between,
+      between.weight(completed) if between.coefficient else None,
     )
     even = jnp.broadcast_to(
       jnp.ptp(samples.reward, axis=0, keepdims=True) == 0, samples.reward.shape

@@ -148,7 +148,8 @@ def make_training(
 
     return actor, jax.tree.map(paired, samples)
 
-  def prepare(params, samples):
+  def prepare(params, samples, completed):
+    del completed
     batch = Pairs(
       prompt=samples.prompt,
       padding=samples.padding,

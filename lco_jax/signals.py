@@ -107,75 +107,69 @@ class Between(NamedTuple):
 
   Advantages in groups are 0 where all samples of a prompt earn the same. A
   little of `between_prompts` beside them pulls certain failures down, so that
-  something else is tried there.
+  something else is tried there. It is for a while: when something else is
+  found, groups learn it best alone.
 
   Attributes:
     coefficient: weight of `between_prompts`, ≥ 0.
-    threshold: mean reward of a batch below which there is nothing of it: what
-      is learned from groups goes first.
+    begin: completed updates from which it counts.
+    end: completed updates from which it does no more; None for never.
   """
 
   coefficient: float = 0.0
-  threshold: float = 0.0
+  begin: int = 0
+  end: int | None = None
+
+  def weight(self, completed: Array) -> Array:
+    """The coefficient, or 0, after so many updates int32[]: float32[]."""
+    counts = completed >= self.begin
+    if self.end is not None:
+      counts &= completed < self.end
+    return jnp.where(counts, self.coefficient, 0.0)
+
+  def check(self, name: str) -> None:
+    """Checks the numbers, and that a signal takes some of `between_prompts`.
+
+    Args:
+      name: of the signal.
+
+    Raises:
+      ValueError: if a number is out of range, or if the signal compares prompts
+        as it is.
+    """
+    if not 0 <= self.coefficient < float("inf"):
+      raise ValueError(
+        f"between_coefficient must be ≥ 0 and finite, got {self.coefficient}"
+      )
+    if self.coefficient and name not in IN_GROUPS:
+      raise ValueError(
+        f"between_coefficient: {name} advantages are not of groups; those are"
+        f" {', '.join(IN_GROUPS)}"
+      )
+    if self.end is not None and not 0 <= self.begin < self.end:
+      raise ValueError(
+        f"between_end must be above between_begin {self.begin}, got {self.end}"
+      )
 
 
 ALONE = Between()
 
 
-def between_prompts(reward: Array, threshold: float = 0.0) -> Array:
+def between_prompts(reward: Array) -> Array:
   """What a prompt's samples earn on average, standardised over the batch.
 
   Args:
     reward: float[G, N], this device's share.
-    threshold: as of Between.
 
   Returns:
     float[1, N]: prompts' means, less the mean of all devices' rewards, over
-    their standard deviation; 0 if that mean is below the threshold.
+    their standard deviation.
 
   Source: derived; BUILD_NOTES.md has what it does.
   """
   mean, variance = diagnostics.moments(reward, update.DEVICE_AXIS)
   own = jnp.mean(reward, axis=0, keepdims=True)
-  standard = (own - mean) * jax.lax.rsqrt(variance + _LEAST_VARIANCE)
-  return jnp.where(mean >= threshold, standard, 0.0)
-
-
-def of_rewards(name: str, reward: Array, between: Between = ALONE) -> Array:
-  """Advantages of samples: a key of FROM_REWARDS, and some `between_prompts`.
-
-  Args:
-    name: a key of FROM_REWARDS.
-    reward: float[G, N].
-    between: how much of it.
-
-  Returns:
-    float[G, N], the same for all tokens of a sample.
-  """
-  advantage = FROM_REWARDS[name](reward)
-  if between.coefficient:
-    advantage += between.coefficient * between_prompts(
-      reward, between.threshold
-    )
-  return advantage
-
-
-def check_between(name: str, between: Between) -> None:
-  """Checks that a signal takes some of `between_prompts`.
-
-  Raises:
-    ValueError: if the coefficient is negative or not finite, or if the signal
-      compares prompts as it is.
-  """
-  if not 0 <= between.coefficient < float("inf"):
-    raise ValueError(
-      f"between_coefficient must be ≥ 0 and finite, got {between.coefficient}"
-    )
-  if between.coefficient and name not in IN_GROUPS:
-    raise ValueError(
-      f"between_coefficient: {name} advantages are not of groups; those are"
-      f" {', '.join(IN_GROUPS)}"
-    )
+  return (own - mean) * jax.lax.rsqrt(variance + _LEAST_VARIANCE)
 
 
 def make(
@@ -185,7 +179,6 @@ def make(
   discount: float = 1.0,
   gae_lambda: float = 1.0,
   num_known: int = 5,
-  between: Between = ALONE,
 ) -> Estimate:
   """A signal by its name.
 
@@ -196,7 +189,6 @@ def make(
     discount: for `learned`, γ in [0, 1].
     gae_lambda: for `learned`, λ in [0, 1].
     num_known: for `verifier` and `preference`, K ≥ 1.
-    between: for those IN_GROUPS, how much of `between_prompts` there is.
 
   Raises:
     ValueError: if a name is unknown or a number is out of range.
@@ -206,9 +198,8 @@ def make(
       raise ValueError(f"{what} must be in [0, 1], got {number}")
   if num_known < 1:
     raise ValueError(f"num_known must be ≥ 1, got {num_known}")
-  check_between(name, between)
   if name in FROM_REWARDS:
-    return from_rewards(name, between)
+    return from_rewards(name)
   if name == "learned":
     return learned(value, discount, gae_lambda)
   if name == "oracle":
@@ -220,11 +211,11 @@ def make(
   raise ValueError(f"advantage: unknown {name!r}; known: {', '.join(NAMES)}")
 
 
-def from_rewards(name: str, between: Between = ALONE) -> Estimate:
-  """`of_rewards` as a signal."""
+def from_rewards(name: str) -> Estimate:
+  """A key of FROM_REWARDS as a signal."""
 
   def estimate(params, samples):
-    advantage = of_rewards(name, samples.reward, between)
+    advantage = FROM_REWARDS[name](samples.reward)
     spread = jnp.broadcast_to(advantage[..., None], samples.mask.shape)
     return of_sampled(samples, spread)
 

@@ -127,7 +127,8 @@ def make_training(
     raise ValueError(f"num_samples must be ≥ 2 for pairs, got {num_samples}")
   chunk = lean_objectives.chunk_of(chunk_tokens, model.vocab_size)
 
-  def prepare(params, samples):
+  def prepare(params, samples, completed):
+    del completed
     del params
     batch = Completions(
       prompt=samples.prompt,

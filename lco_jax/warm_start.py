@@ -64,7 +64,8 @@ def make_training(
       truncated=jnp.zeros_like(solved),
     )
 
-  def prepare(params, samples):
+  def prepare(params, samples, completed):
+    del completed
     ones = samples.mask.astype(jnp.float32)
     signal = signals.of_sampled(samples, ones)
     batch = language.make_batch(

@@ -260,7 +260,9 @@ def test_vmpo_takes_weights_in_place_of_advantages():
     params = net.init(jax.random.key(0))
     keys = jax.random.split(jax.random.key(1), task.num_streams)
     _, trajectory = task.collect(params, task.init_actor(keys), keys)
-    batches.append(placement.alone(task.prepare)(params, trajectory)[0])
+    batches.append(
+      placement.alone(task.prepare)(params, trajectory, jnp.int32(0))[0]
+    )
   plain, weighted = batches
   expected = losses.vmpo_weights(plain.advantage, 0.05)
   np.testing.assert_allclose(weighted.advantage, expected, rtol=1e-4)

@@ -218,7 +218,7 @@ def test_dropped_groups_ask_for_nothing():
     even = np.ptp(np.asarray(samples.reward), axis=0) == 0
     assert 0 < even.sum() < _PROMPTS
     prepare = jax.jit(placement.alone(task.prepare))
-    batch, metrics = prepare(params, samples)
+    batch, metrics = prepare(params, samples, 0)
     counted = np.asarray(batch.mask).any(axis=(0, 2))
     np.testing.assert_array_equal(counted, ~even if dropped else counted | True)
     np.testing.assert_array_equal(batch.advantage[:, even], 0)
@@ -230,7 +230,7 @@ def test_vmpo_weighs_the_better_half():
   plain, weighted = _make("mdpo"), _make("vmpo", dual_bound=0.05)
   params, samples = _sampled(plain)
   (batch, _), (own, _) = (
-    jax.jit(placement.alone(task.prepare))(params, samples)
+    jax.jit(placement.alone(task.prepare))(params, samples, 0)
     for task in (plain, weighted)
   )
   mask = np.asarray(batch.mask)
@@ -260,29 +260,6 @@ def test_advantages_of_groups(name):
   np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
-def test_some_of_what_prompts_earn():
-  """Samples that all fail are pulled down where others succeed."""
-  reward = jnp.array([[1.0, 0.0, 1.0], [0.0, 0.0, 1.0]])
-  estimate = functools.partial(signals.of_rewards, "group_relative")
-  some = signals.Between(0.1)
-  found = placement.alone(lambda x: estimate(x, some))(reward)
-  between = np.array([0.0, -0.5, 0.5]) / np.sqrt(0.25 + 1e-3)
-  own = np.array([[1.0, 0.0, 0.0], [-1.0, 0.0, 0.0]])
-  np.testing.assert_allclose(found, own + 0.1 * between, atol=1e-5)
-  for threshold, expected in ((0.5, found), (0.6, own)):
-    later = signals.Between(0.1, threshold)
-    np.testing.assert_allclose(
-      placement.alone(lambda x, own=later: estimate(x, own))(reward),
-      expected,
-      atol=1e-5,
-    )
-  equal = jnp.full((4, 3), 0.7)
-  found = placement.alone(lambda x: estimate(x, some))(equal)
-  np.testing.assert_allclose(found, 0.0, atol=1e-6)
-  two = placement.alone(estimate)(reward)
-  np.testing.assert_allclose(two, own, atol=1e-5)
-
-
 def test_noise_turns_rewards_over():
   noisy = _make(reward_noise=0.3, num_samples=64)
   _, samples = _sampled(noisy)
@@ -304,10 +281,6 @@ def test_shaped_rewards_are_between():
     ({"num_samples": 1, "num_minibatches": 1}, "num_samples"),
     ({"reward": "kind"}, "reward"),
     ({"reward_noise": 0.7}, "reward_noise"),
-    (
-      {"advantage": "batch_centred", "between": signals.Between(0.1)},
-      "not of groups",
-    ),
     ({"beta": 0.0}, "beta"),
     ({"sampling": generation.Sampling(0.0)}, "temperature"),
     ({"num_minibatches": 3}, "num_minibatches"),

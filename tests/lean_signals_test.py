@@ -11,6 +11,7 @@ from lco_jax import (
   lean_objectives,
   lean_signals,
   networks,
+  placement,
   signals,
   types,
 )
@@ -121,6 +122,23 @@ def test_equals_the_dense_signal(asked, name, chunk):
   # Some sampled tokens are among the likeliest, some are not.
   again = (found.known[..., 1:] == found.known[..., :1]).any(axis=-1)
   assert name == "group_relative" or (again.any() and not again.all())
+
+
+def test_what_prompts_earn_comes_beside_what_samples_do(asked):
+  model, params, texts, _ = asked
+
+  def estimate(texts, between):
+    return lean_signals.estimate(
+      "group_relative", model, model, params, texts, _KNOWN, 0, between
+    )
+
+  own = estimate(texts, None)
+  some = placement.alone(estimate)(texts, jnp.float32(0.5))
+  between = placement.alone(signals.between_prompts)(texts.reward)
+  expected = np.where(texts.mask, own.advantage + 0.5 * between[..., None], 0.0)
+  assert np.abs(between).min() > 0.1
+  np.testing.assert_allclose(some.advantage, expected, atol=1e-5)
+  np.testing.assert_allclose(some.known_advantage[..., 0], expected, atol=1e-5)
 
 
 def test_where_policy_and_verifier_agree(asked):

@@ -78,7 +78,7 @@ def test_the_loss_against_a_loop():
   np.testing.assert_array_equal(
     samples.prompt[:, :, 0], samples.prompt[0, :, :1][:, 0][None].repeat(4, 0)
   )
-  batch, metrics = jax.jit(placement.alone(task.prepare))(params, samples)
+  batch, metrics = jax.jit(placement.alone(task.prepare))(params, samples, 0)
   spread = np.asarray(samples.reward[..., 0] != samples.reward[..., 1])
   assert 0 < spread.sum() < spread.size
   np.testing.assert_allclose(

@@ -290,6 +290,7 @@ def test_a_dry_run_says_what_it_would_take(model_path):
     ("--config.policy_learning_rates=(1e-3, 1e-2)", "policy_learning_rates"),
     ("--config.advantage=oracle", "advantage: 'oracle'"),
     ("--config.between_coefficient=-1", "between_coefficient must be ≥ 0"),
+    ("--config.between_end=0", "between_end must be above"),
     ("--config.clip_low=0.1", "clip_low: lco_mse takes"),
     ("--config.verifier=x", "verifier: group_relative advantages ask none"),
     ("--config.advantage=verifier", "verifier must be set"),

@@ -70,10 +70,6 @@ def get_config(task: str = "addition") -> ml_collections.ConfigDict:
   config.discount = 1.0
   config.gae_lambda = 1.0
   config.num_known = 5  # Tokens that a verifier is asked about.
-  # Beside advantages in groups, so much of what prompts earn beside each other,
-  # in batches that earn the threshold on average.
-  config.between_coefficient = 0.0
-  config.between_threshold = 0.0
   config.dual_bound = 0.1  # vmpo: KL of its weights from equal ones, nats.
   config.verifier_from = config_dict.placeholder(str)
 

@@ -99,10 +99,11 @@ def get_config(task: str = "chain_sum") -> ml_collections.ConfigDict:
   config.verifier = config_dict.placeholder(str)
   config.verifier_reference = config_dict.placeholder(str)
   config.num_known = 5  # Tokens that a verifier is asked about.
-  # Beside advantages in groups, so much of what prompts earn beside each other,
-  # in batches that earn the threshold on average.
+  # Beside advantages in groups, so much of what prompts earn beside each other;
+  # from so many completed updates on, and until so many.
   config.between_coefficient = 0.0
-  config.between_threshold = 0.0
+  config.between_begin = 0
+  config.between_end = config_dict.placeholder(int)
   config.dual_bound = 0.1  # vmpo: KL of its weights from equal ones, nats.
 
   # Objective.
