@@ -6,13 +6,12 @@ python -m experiments.benchmark llm
 
 prints a JSON line for one learner and one for several, or for each case.
 control: at the settings at which PureJaxRL's PPO is timed, CartPole-v1, 4
-environments, 128 steps,
-4 epochs, 4 minibatches, two 64×64 tanh networks, 500,000 steps. language:
-addition, 2 layers of width 64, one step on 32 prompts × 8 samples; also tokens
-per second of generation and of learning apart, and what the cache is worth.
-llm: a pretrained model, completions of 24 tokens after prompts of 64, beside
-PyTorch and transformers where they are installed; and a loss alone, with the
-logits of all tokens at once or of some at a time.
+environments, 128 steps, 4 epochs, 4 minibatches, two 64×64 tanh networks,
+500,000 steps. language: addition, 2 layers of width 64, one step on 32 prompts
+× 8 samples; also tokens per second of generation and of learning apart, and
+what the cache is worth. llm: a pretrained model, completions of 24 tokens after
+prompts of 64, beside PyTorch and transformers where they are installed; and a
+loss alone, with the logits of all tokens at once or of some at a time.
 """
 
 import json

@@ -10,12 +10,12 @@ from typing import Any
 
 from experiments import settings as settings_lib
 from lco_jax import (
+  between,
   generation,
   llm,
   networks,
   placement,
   pretrained,
-  signals,
   tasks,
   text_rollout,
   token_objectives,
@@ -88,7 +88,7 @@ def build(settings: Mapping) -> Run:
       policy_loss,
       settings_lib.make_optimizer(settings, "policy", num_steps),
       verifier_model=other,
-      between=signals.Between(
+      between=between.Between(
         settings["between_coefficient"],
         settings["between_begin"],
         settings["between_end"],

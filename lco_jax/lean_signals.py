@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from lco_jax import (
   advantages,
+  between,
   lean_objectives,
   networks,
   signals,
@@ -52,7 +53,7 @@ def estimate(
   samples: types.TextSamples,
   num_known: int,
   chunk_tokens: int,
-  between: Array | None = None,
+  between_weight: Array | None = None,
 ) -> LeanSignal:
   """A signal by its name.
 
@@ -65,13 +66,13 @@ def estimate(
     num_known: of verifiers' signals, the policy's likeliest tokens that they
       are asked about, beside the sampled one.
     chunk_tokens: tokens whose logits are held at a time; 0 for all.
-    between: float[], weight of `signals.between_prompts` beside advantages in
-      groups; None for none.
+    between_weight: float[], of `between.standardized` beside advantages in
+      groups; None for none of it.
   """
   if name in signals.FROM_REWARDS:
     advantage = signals.FROM_REWARDS[name](samples.reward)
-    if between is not None:
-      advantage += between * signals.between_prompts(samples.reward)
+    if between_weight is not None:
+      advantage += between_weight * between.standardized(samples.reward)
     return of_sampled(samples, advantage[..., None])
   likeliest = lean_objectives.likeliest(
     model, params["policy"], samples, num_known, chunk_tokens

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from lco_jax import between as between_lib
 from lco_jax import (
   diagnostics,
   language_metrics,
@@ -57,7 +58,7 @@ def make_training(
   advantage: str | None = None,
   verifier_model: networks.LanguageModel | None = None,
   num_known: int = 5,
-  between: signals.Between = signals.ALONE,
+  between: between_lib.Between = between_lib.ALONE,
   dual_bound: float = 0.1,
   entropy_coefficient: float = 0.0,
   reference_coefficient: float = 0.0,
@@ -109,7 +110,12 @@ def make_training(
     raise ValueError(
       f"advantage: {advantage!r} is not among {', '.join(known)}"
     )
-  between.check(advantage)
+  between.check()
+  if between.coefficient and advantage not in signals.IN_GROUPS:
+    raise ValueError(
+      f"between_coefficient: {advantage} advantages are not of groups; those"
+      f" are {', '.join(signals.IN_GROUPS)}"
+    )
   in_groups = advantage in signals.IN_GROUPS or algorithm.drops_even_groups
   if num_samples < 2 and in_groups:
     raise ValueError(

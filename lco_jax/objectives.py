@@ -8,7 +8,7 @@ algorithm are the keyword arguments of its function here.
 import functools
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import jax
 import jax.numpy as jnp
@@ -81,7 +81,7 @@ def lco_kld(
       there is no factor.
     clip: as for LCO-MSE.
   """
-  _check_choice("anchor", anchor, ANCHORS)
+  check_choice("anchor", anchor, ANCHORS)
   check_number("max_importance_weight", max_importance_weight, at_least=1.0)
   _check_clip(clip)
 
@@ -223,10 +223,7 @@ def options_of(algorithm: str) -> tuple[str, ...]:
   Raises:
     ValueError: if the algorithm is unknown.
   """
-  if algorithm not in POLICY_LOSSES:
-    raise ValueError(
-      f"algorithm: unknown {algorithm!r}; known: {', '.join(POLICY_LOSSES)}"
-    )
+  check_choice("algorithm", algorithm, POLICY_LOSSES)
   return tuple(inspect.signature(POLICY_LOSSES[algorithm]).parameters)
 
 
@@ -319,9 +316,9 @@ def make_objective(
 def _regression(
   loss, anchor: str, support: str, centred: bool, clip: float | None
 ) -> PolicyLoss:
-  _check_choice("anchor", anchor, ANCHORS)
+  check_choice("anchor", anchor, ANCHORS)
   _check_clip(clip)
-  _check_choice("support", support, SUPPORTS)
+  check_choice("support", support, SUPPORTS)
   if centred is None:
     centred = support == "full"
 
@@ -366,7 +363,12 @@ def _anchored_target(anchor: str, logits: Array, batch: types.Batch) -> Array:
   return logits + shift  # The losses hold their targets constant.
 
 
-def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+def check_choice(name: str, value: str, choices: Collection[str]) -> None:
+  """Checks a setting that has a few values.
+
+  Raises:
+    ValueError: if the value is not among the choices.
+  """
   if value not in choices:
     raise ValueError(f"{name}: unknown {value!r}; known: {', '.join(choices)}")
 

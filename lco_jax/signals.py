@@ -25,9 +25,6 @@ from lco_jax import (
 
 Array = jax.Array
 
-# Rewards that are all but equal are not magnified.
-_LEAST_VARIANCE = 1e-3
-
 
 class Signal(NamedTuple):
   """What a signal says.
@@ -100,76 +97,6 @@ IN_GROUPS = ("group_relative", "group_centred", "leave_one_out")
 #   preference  log-ratios of a policy trained on preferences
 OF_VERIFIERS = ("verifier", "preference")
 NAMES = (*FROM_REWARDS, "learned", "oracle", *OF_VERIFIERS)
-
-
-class Between(NamedTuple):
-  """How much prompts count beside each other, where samples are compared.
-
-  Advantages in groups are 0 where all samples of a prompt earn the same. A
-  little of `between_prompts` beside them pulls certain failures down, so that
-  something else is tried there. It is for a while: when something else is
-  found, groups learn it best alone.
-
-  Attributes:
-    coefficient: weight of `between_prompts`, ≥ 0.
-    begin: completed updates from which it counts.
-    end: completed updates from which it does no more; None for never.
-  """
-
-  coefficient: float = 0.0
-  begin: int = 0
-  end: int | None = None
-
-  def weight(self, completed: Array) -> Array:
-    """The coefficient, or 0, after so many updates int32[]: float32[]."""
-    counts = completed >= self.begin
-    if self.end is not None:
-      counts &= completed < self.end
-    return jnp.where(counts, self.coefficient, 0.0)
-
-  def check(self, name: str) -> None:
-    """Checks the numbers, and that a signal takes some of `between_prompts`.
-
-    Args:
-      name: of the signal.
-
-    Raises:
-      ValueError: if a number is out of range, or if the signal compares prompts
-        as it is.
-    """
-    if not 0 <= self.coefficient < float("inf"):
-      raise ValueError(
-        f"between_coefficient must be ≥ 0 and finite, got {self.coefficient}"
-      )
-    if self.coefficient and name not in IN_GROUPS:
-      raise ValueError(
-        f"between_coefficient: {name} advantages are not of groups; those are"
-        f" {', '.join(IN_GROUPS)}"
-      )
-    if self.end is not None and not 0 <= self.begin < self.end:
-      raise ValueError(
-        f"between_end must be above between_begin {self.begin}, got {self.end}"
-      )
-
-
-ALONE = Between()
-
-
-def between_prompts(reward: Array) -> Array:
-  """What a prompt's samples earn on average, standardised over the batch.
-
-  Args:
-    reward: float[G, N], this device's share.
-
-  Returns:
-    float[1, N]: prompts' means, less the mean of all devices' rewards, over
-    their standard deviation.
-
-  Source: derived; BUILD_NOTES.md has what it does.
-  """
-  mean, variance = diagnostics.moments(reward, update.DEVICE_AXIS)
-  own = jnp.mean(reward, axis=0, keepdims=True)
-  return (own - mean) * jax.lax.rsqrt(variance + _LEAST_VARIANCE)
 
 
 def make(

@@ -113,10 +113,7 @@ def options_of(algorithm: str) -> tuple[str, ...]:
   Raises:
     ValueError: if the algorithm is unknown.
   """
-  if algorithm not in ALGORITHMS:
-    raise ValueError(
-      f"algorithm: unknown {algorithm!r}; known: {', '.join(ALGORITHMS)}"
-    )
+  objectives.check_choice("algorithm", algorithm, ALGORITHMS)
   policy_loss = ALGORITHMS[algorithm].policy_loss
   return tuple(inspect.signature(policy_loss).parameters)
 

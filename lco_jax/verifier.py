@@ -38,10 +38,7 @@ def options_of(algorithm: str) -> tuple[str, ...]:
   Raises:
     ValueError: if the algorithm is unknown.
   """
-  if algorithm not in ALGORITHMS:
-    raise ValueError(
-      f"algorithm: unknown {algorithm!r}; known: {', '.join(ALGORITHMS)}"
-    )
+  objectives.check_choice("algorithm", algorithm, ALGORITHMS)
   return ALGORITHMS[algorithm]
 
 
@@ -128,8 +125,7 @@ def make_training(
   chunk = lean_objectives.chunk_of(chunk_tokens, model.vocab_size)
 
   def prepare(params, samples, completed):
-    del completed
-    del params
+    del params, completed
     batch = Completions(
       prompt=samples.prompt,
       padding=samples.padding,

@@ -21,7 +21,14 @@ _LAYERS = (
   {"token_objectives"},
   {"lean_objectives", "scoring", "text_generation", "update"},
   {"placement", "loss_geometry", "laboratory", "finiteness"},
-  {"training", "evaluation", "language_evaluation", "signals", "learner_state"},
+  {
+    "training",
+    "evaluation",
+    "language_evaluation",
+    "signals",
+    "learner_state",
+    "between",
+  },
   {"language_metrics", "lean_signals"},
   {
     "control",

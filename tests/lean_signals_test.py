@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from lco_jax import (
+  between,
   lean_objectives,
   lean_signals,
   networks,
@@ -127,16 +128,16 @@ def test_equals_the_dense_signal(asked, name, chunk):
 def test_what_prompts_earn_comes_beside_what_samples_do(asked):
   model, params, texts, _ = asked
 
-  def estimate(texts, between):
+  def estimate(texts, weight):
     return lean_signals.estimate(
-      "group_relative", model, model, params, texts, _KNOWN, 0, between
+      "group_relative", model, model, params, texts, _KNOWN, 0, weight
     )
 
   own = estimate(texts, None)
   some = placement.alone(estimate)(texts, jnp.float32(0.5))
-  between = placement.alone(signals.between_prompts)(texts.reward)
-  expected = np.where(texts.mask, own.advantage + 0.5 * between[..., None], 0.0)
-  assert np.abs(between).min() > 0.1
+  prompts = placement.alone(between.standardized)(texts.reward)
+  expected = np.where(texts.mask, own.advantage + 0.5 * prompts[..., None], 0.0)
+  assert np.abs(prompts).min() > 0.1
   np.testing.assert_allclose(some.advantage, expected, atol=1e-5)
   np.testing.assert_allclose(some.known_advantage[..., 0], expected, atol=1e-5)
 

@@ -231,21 +231,3 @@ def test_what_cannot_be():
   ):
     with pytest.raises(ValueError, match=name):
       signals.make(**({"name": "learned", "model": None} | changes))
-
-
-def test_what_prompts_earn_beside_each_other():
-  """Samples that all fail are pulled down where others succeed."""
-  reward = jnp.array([[1.0, 0.0, 1.0], [0.0, 0.0, 1.0]])
-  found = placement.alone(signals.between_prompts)(reward)
-  expected = np.array([[0.0, -0.5, 0.5]]) / np.sqrt(0.25 + 1e-3)
-  np.testing.assert_allclose(found, expected, atol=1e-5)
-  equal = jnp.full((4, 3), 0.7)
-  found = placement.alone(signals.between_prompts)(equal)
-  np.testing.assert_allclose(found, 0.0, atol=1e-5)
-
-
-def test_prompts_count_beside_each_other_for_a_while():
-  some = signals.Between(0.1, begin=2, end=4)
-  found = [float(some.weight(jnp.int32(n))) for n in range(6)]
-  np.testing.assert_allclose(found, [0, 0, 0.1, 0.1, 0, 0])
-  assert float(signals.Between(0.1).weight(jnp.int32(10**6))) > 0
