@@ -65,6 +65,7 @@ def measure(case: str, model: str, algorithm: str, repeats: int) -> dict:
   row = token_objectives.ALGORITHMS[algorithm]
   if case in LOSSES:
     return _loss(*LOSSES[case], row, repeats)
+  cpu_backend.keep_memory()  # As in runs.
   own = pretrained.load(model)
   if case in PEERS:
     return transformers_benchmark.measure(

@@ -166,10 +166,15 @@ def inactive(settings: Mapping) -> list[str]:
     found += [
       f"{name}: {advantage} advantages ask no verifier" for name in asking
     ]
-  if settings["between_coefficient"] and row.drops_even_groups:
-    found.append(
-      f"between_coefficient: {algorithm} leaves out the prompts it is for"
-    )
+  if settings["between_coefficient"]:
+    if advantage not in signals.IN_GROUPS:
+      found.append(
+        f"between_coefficient: {advantage} advantages are of no groups"
+      )
+    elif row.drops_even_groups:
+      found.append(
+        f"between_coefficient: {algorithm} leaves out the prompts it is for"
+      )
   if not row.takes_weights:
     found.append(f"dual_bound: {algorithm} takes no weights")
   if not settings["lora_rank"]:

@@ -51,6 +51,7 @@ def _train(stack: contextlib.ExitStack) -> None:
   workdir = pathlib.Path(flags.FLAGS.workdir or "")
   with stage.explained(workdir):
     settings = command_line.read_settings(_CONFIG.value)
+    cpu_backend.keep_memory()
     if flags.FLAGS.distributed:  # A process for each core.
       cpu_backend.divide_cores(1)
     if not _DRY_RUN.value:

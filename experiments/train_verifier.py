@@ -43,6 +43,7 @@ def _train(stack: contextlib.ExitStack) -> None:
   workdir = pathlib.Path(flags.FLAGS.workdir)
   with stage.explained(workdir):
     settings = command_line.read_settings(_CONFIG.value)
+    cpu_backend.keep_memory()
     if flags.FLAGS.distributed:  # A process for each core.
       cpu_backend.divide_cores(1)
     stack.enter_context(command_line.job(settings))

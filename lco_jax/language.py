@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import optax
 
 from lco_jax import (
+  counting,
   diagnostics,
   generation,
   language_metrics,
@@ -105,12 +106,7 @@ def make_training(
     ValueError: if a number or a name is out of range.
   """
   advantage = advantage or algorithm.advantage
-  in_groups = advantage in signals.IN_GROUPS or algorithm.drops_even_groups
-  if num_samples < 2 and in_groups:
-    raise ValueError(
-      f"num_samples must be ≥ 2 for {advantage} advantages in groups, got"
-      f" {num_samples}"
-    )
+  counting.check_groups(algorithm, advantage, num_samples)
   if advantage == "learned" and value_model is None:
     raise ValueError("value_model must be given for learned advantages")
   if advantage == "oracle" and not task.one_answer:
@@ -119,15 +115,14 @@ def make_training(
     )
   if reward not in REWARDS:
     raise ValueError(f"reward: unknown {reward!r}; known: {', '.join(REWARDS)}")
-  objectives.check_number("dual_bound", dual_bound, above=0.0)
   if not 0 <= reward_noise < 0.5:
     raise ValueError(f"reward_noise must be in [0, 0.5), got {reward_noise}")
   for name, number in (
     ("beta", beta),
     ("nonpositive_beta_multiple", nonpositive_beta_multiple),
+    ("dual_bound", dual_bound),
   ):
-    if not 0 < number < float("inf"):
-      raise ValueError(f"{name} must be positive and finite, got {number}")
+    objectives.check_number(name, number, above=0.0)
   policy = generation.completion_outputs(model)
   value = None
   if advantage == "learned":
@@ -148,12 +143,9 @@ def make_training(
   def prepare(params, samples, completed):
     del completed
     signal = estimate(params, samples)
-    even = jnp.broadcast_to(
-      jnp.ptp(samples.reward, axis=0, keepdims=True) == 0, samples.reward.shape
+    counted = counting.of_batch(
+      algorithm, samples, signal.advantage, dual_bound
     )
-    counted = samples.mask
-    if algorithm.drops_even_groups:
-      counted = counted & ~even[..., None]
     looked_at = _some(samples)
     reference_logits = policy(
       params["reference"], samples if reference_coefficient else looked_at
@@ -163,15 +155,10 @@ def make_training(
       reference_log_prob = numerics.action_log_prob(
         reference_logits, samples.action
       )
-    counting = jnp.where(counted, signal.advantage, 0.0)
-    if algorithm.takes_weights:
-      counting = losses.vmpo_weights(
-        counting, dual_bound, counted, update.DEVICE_AXIS
-      )
     batch = make_batch(
       samples,
-      counted,
-      signal._replace(advantage=counting),
+      counted.mask,
+      signal._replace(advantage=counted.advantage),
       targets.optimal_logits(
         samples.logits,
         signal.dense,
@@ -182,7 +169,7 @@ def make_training(
       reference_log_prob,
       algorithm.weighting,
     )
-    metrics = language_metrics.of_samples(samples, even)
+    metrics = language_metrics.of_samples(samples, counted.even)
     metrics |= language_metrics.of_target(batch, signal, samples)
     metrics |= update.across_devices(
       {

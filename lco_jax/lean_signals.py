@@ -67,11 +67,11 @@ def estimate(
       are asked about, beside the sampled one.
     chunk_tokens: tokens whose logits are held at a time; 0 for all.
     between_weight: float[], of `between.standardized` beside advantages in
-      groups; None for none of it.
+      groups, and of no others; None for none of it.
   """
   if name in signals.FROM_REWARDS:
     advantage = signals.FROM_REWARDS[name](samples.reward)
-    if between_weight is not None:
+    if between_weight is not None and name in signals.IN_GROUPS:
       advantage += between_weight * between.standardized(samples.reward)
     return of_sampled(samples, advantage[..., None])
   likeliest = lean_objectives.likeliest(

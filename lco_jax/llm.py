@@ -14,11 +14,11 @@ import optax
 
 from lco_jax import between as between_lib
 from lco_jax import (
+  counting,
   diagnostics,
   language_metrics,
   lean_objectives,
   lean_signals,
-  losses,
   networks,
   numerics,
   objectives,
@@ -91,7 +91,8 @@ def make_training(
     verifier_model: of the parts "verifier" and "verifier_reference", for
       advantages of verifiers; None for the policy's.
     num_known: of a verifier's advantages, tokens that it is asked about.
-    between: what prompts count beside each other; of advantages in groups.
+    between: what prompts count beside each other; nothing where advantages
+      are not of groups.
     dual_bound: ε of V-MPO's weights, > 0, nats, where they are taken.
     entropy_coefficient: weight of the entropy bonus, ≥ 0.
     reference_coefficient: weight of the KL to the policy at the start, ≥ 0.
@@ -111,17 +112,7 @@ def make_training(
       f"advantage: {advantage!r} is not among {', '.join(known)}"
     )
   between.check()
-  if between.coefficient and advantage not in signals.IN_GROUPS:
-    raise ValueError(
-      f"between_coefficient: {advantage} advantages are not of groups; those"
-      f" are {', '.join(signals.IN_GROUPS)}"
-    )
-  in_groups = advantage in signals.IN_GROUPS or algorithm.drops_even_groups
-  if num_samples < 2 and in_groups:
-    raise ValueError(
-      f"num_samples must be ≥ 2 for {advantage} advantages in groups, got"
-      f" {num_samples}"
-    )
+  counting.check_groups(algorithm, advantage, num_samples)
   for name, number in (
     ("beta", beta),
     ("nonpositive_beta_multiple", nonpositive_beta_multiple),
@@ -162,24 +153,16 @@ def make_training(
       chunk_tokens,
       between.weight(completed) if between.coefficient else None,
     )
-    even = jnp.broadcast_to(
-      jnp.ptp(samples.reward, axis=0, keepdims=True) == 0, samples.reward.shape
+    counted = counting.of_batch(
+      algorithm, samples, signal.advantage, dual_bound
     )
-    counted = samples.mask
-    if algorithm.drops_even_groups:
-      counted = counted & ~even[..., None]
-    counting = jnp.where(counted, signal.advantage, 0.0)
-    if algorithm.takes_weights:
-      counting = losses.vmpo_weights(
-        counting, dual_bound, counted, update.DEVICE_AXIS
-      )
     reference_log_prob = jnp.zeros_like(samples.log_prob)
     if reference_coefficient:
       reference_log_prob = lean_objectives.of_completions(
         model, params["reference"], samples, chunk_tokens
       ).log_prob
     weight, share = token_objectives.token_weights(
-      counted, algorithm.weighting, completion_length
+      counted.mask, algorithm.weighting, completion_length
     )
     own_beta = targets.sign_dependent_beta(
       signal.advantage, beta, nonpositive_beta_multiple
@@ -188,11 +171,11 @@ def make_training(
       prompt=samples.prompt,
       padding=samples.padding,
       action=samples.action,
-      mask=counted,
+      mask=counted.mask,
       sampled=samples.mask,
       weight=weight,
       share=share,
-      advantage=counting,
+      advantage=counted.advantage,
       old_log_prob=samples.log_prob,
       reference_log_prob=reference_log_prob,
       old_hidden=samples.hidden,
@@ -203,11 +186,11 @@ def make_training(
       known_advantage=signal.known_advantage,
       rest_advantage=signal.rest_advantage,
     )
-    metrics = language_metrics.of_samples(samples, even)
+    metrics = language_metrics.of_samples(samples, counted.even)
     metrics |= update.across_devices(
       {
         "counted_tokens": numerics.average(
-          counted.astype(jnp.float32), samples.mask
+          counted.mask.astype(jnp.float32), samples.mask
         ),
         "scoring_failed": numerics.average(samples.failed.astype(jnp.float32)),
       }

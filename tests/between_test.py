@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lco_jax import between, llm, placement, token_objectives
+from lco_jax import between, placement
 
 
 def test_what_prompts_earn_beside_each_other():
@@ -37,19 +37,3 @@ def test_prompts_count_beside_each_other_for_a_while():
 def test_numbers_that_cannot_be(values, name):
   with pytest.raises(ValueError, match=name):
     between.Between(*values).check()
-
-
-def test_signals_that_compare_prompts_take_none_of_it():
-  row = token_objectives.ALGORITHMS["lco_mse"]
-  with pytest.raises(ValueError, match="reward advantages are not of groups"):
-    llm.make_training(
-      None,
-      row,
-      row.policy_loss(),
-      None,
-      num_prompts=2,
-      num_samples=2,
-      completion_length=4,
-      advantage="reward",
-      between=between.Between(0.1),
-    )

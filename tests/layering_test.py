@@ -29,7 +29,7 @@ _LAYERS = (
     "learner_state",
     "between",
   },
-  {"language_metrics", "lean_signals"},
+  {"language_metrics", "lean_signals", "counting"},
   {
     "control",
     "language",

@@ -128,9 +128,9 @@ def test_equals_the_dense_signal(asked, name, chunk):
 def test_what_prompts_earn_comes_beside_what_samples_do(asked):
   model, params, texts, _ = asked
 
-  def estimate(texts, weight):
+  def estimate(texts, weight, name="group_relative"):
     return lean_signals.estimate(
-      "group_relative", model, model, params, texts, _KNOWN, 0, weight
+      name, model, model, params, texts, _KNOWN, 0, weight
     )
 
   own = estimate(texts, None)
@@ -140,6 +140,11 @@ def test_what_prompts_earn_comes_beside_what_samples_do(asked):
   assert np.abs(prompts).min() > 0.1
   np.testing.assert_allclose(some.advantage, expected, atol=1e-5)
   np.testing.assert_allclose(some.known_advantage[..., 0], expected, atol=1e-5)
+  # Advantages that compare prompts already take none of it.
+  np.testing.assert_array_equal(
+    estimate(texts, jnp.float32(0.5), "reward").advantage,
+    estimate(texts, None, "reward").advantage,
+  )
 
 
 def test_where_policy_and_verifier_agree(asked):

@@ -272,6 +272,15 @@ def test_a_dry_run_says_what_it_would_take(model_path):
     "optimizer state",
   ):
     assert said in done.stdout, done.stdout
+  done = _train(
+    model_path,
+    "--dry_run",
+    "--config.advantage=reward",
+    "--config.between_coefficient=0.1",
+  )
+  assert (
+    "between_coefficient: reward advantages are of no groups" in done.stdout
+  )
 
 
 @pytest.mark.parametrize(
