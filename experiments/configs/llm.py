@@ -12,19 +12,6 @@ from lco_jax import token_objectives
 
 # Of every algorithm: none was tuned apart. BUILD_NOTES.md has the runs.
 _DEFAULT = {"policy_learning_rate": 1e-5, "beta": 1.0}
-# What was found for tasks, with LCO-MSE.
-_FOUND = {
-  "chain_sum": {
-    "num_prompts": 16,
-    "num_updates": 80,
-    "optimizer_options": "b2=0.95",
-    "policy_learning_rate": 1.75e-5,
-    # While nothing else is left to learn than what never came up.
-    "between_coefficient": 0.06,
-    "between_begin": 22,
-    "between_end": 35,
-  }
-}
 # Of tasks that are made smaller than they come.
 _TASK_OPTIONS = {
   "chain_sum": "min_terms=2,max_terms=2,min_digits=1,max_digits=1"
@@ -132,7 +119,6 @@ def get_config(task: str = "chain_sum") -> ml_collections.ConfigDict:
 
   policy_loss.add_options(config)  # Of single algorithms.
 
-  config.update(_FOUND.get(task, {}))
   config.tuned = {"chosen": ("task", task)} | {
     algorithm: dict(_DEFAULT) for algorithm in token_objectives.ALGORITHMS
   }
