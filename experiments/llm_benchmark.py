@@ -65,7 +65,7 @@ def measure(case: str, model: str, algorithm: str, repeats: int) -> dict:
   row = token_objectives.ALGORITHMS[algorithm]
   if case in LOSSES:
     return _loss(*LOSSES[case], row, repeats)
-  cpu_backend.keep_memory()  # As in runs.
+  cpu_backend.keep_memory()  # As in runs; the peer has it, too.
   own = pretrained.load(model)
   if case in PEERS:
     return transformers_benchmark.measure(

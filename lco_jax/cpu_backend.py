@@ -1,4 +1,4 @@
-"""How the CPU backend uses a machine's cores.
+"""How the CPU backend uses a machine's cores, and its memory.
 
 By default it is one device whose operations share a pool of threads. For
 control's small networks handing work from thread to thread costs more than it
@@ -13,9 +13,12 @@ import jax
 
 _LEVEL = "xla_backend_optimization_level"
 _LIBRARY = "xla_cpu_experimental_ynn_fusion_type"
-# Options of glibc's mallopt: one arena for all threads, as others cannot hold
-# large blocks; no block of its own from the system; never give back.
-_KEEPING = {-8: 1, -4: 0, -1: -1}
+# Options of glibc's mallopt, by the numbers in its malloc.h.
+_KEEPING = {
+  -8: 1,  # M_ARENA_MAX: all threads share one, as others hold no large blocks.
+  -4: 0,  # M_MMAP_MAX: no block comes from the system on its own.
+  -1: -1,  # M_TRIM_THRESHOLD: nothing is given back.
+}
 
 
 def divide_cores(*shares: int) -> None:
