@@ -102,6 +102,7 @@ def build(settings: Mapping) -> Run:
           "num_epochs",
           "num_minibatches",
           "num_microbatches",
+          "max_visits",
           "chunk_tokens",
           "beta",
           "nonpositive_beta_multiple",

@@ -190,9 +190,12 @@ def make_programs(
     not finite, the collector's rollout being that update's.
   """
 
+  def learn_one(state, rollout):
+    actor = task.follow(state.actor, rollout, state.update)
+    return training.learn_step(task, state, actor, rollout)
+
   def learn(state, rollout):
-    step = functools.partial(training.learn_step, task)
-    state, metrics = jax.vmap(step)(state, state.actor, rollout)
+    state, metrics = jax.vmap(learn_one)(state, rollout)
     return state, placement.all_seeds(metrics, axis=0)
 
   steps = {}  # By the rollout's shapes.

@@ -28,6 +28,7 @@ from lco_jax import (
   training,
   types,
   update,
+  visits,
 )
 
 Array = jax.Array
@@ -51,6 +52,7 @@ def make_training(
   num_epochs: int = 1,
   num_minibatches: int = 1,
   num_microbatches: int = 1,
+  max_visits: int = 1,
   chunk_tokens: int | None = None,
   beta: float = 1.0,
   nonpositive_beta_multiple: float = 1.0,
@@ -80,6 +82,7 @@ def make_training(
     num_minibatches: minibatches of each pass, a divisor of G.
     num_microbatches: parts that the gradient of a minibatch is added up of, a
       divisor of the prompts of a device.
+    max_visits: updates that a prompt is met in at most, see `visits`.
     chunk_tokens: tokens whose logits are held at a time; 0 for all, None for
       `lean_objectives.default_chunk`.
     beta: KL strength of the optimal target, positive and finite.
@@ -112,6 +115,7 @@ def make_training(
       f"advantage: {advantage!r} is not among {', '.join(known)}"
     )
   between.check()
+  visits.check(max_visits)
   counting.check_groups(algorithm, advantage, num_samples)
   for name, number in (
     ("beta", beta),
@@ -236,7 +240,7 @@ def make_training(
 
   return training.Training(
     init_params=init_params,
-    init_actor=lambda keys: (),
+    init_actor=visits.first,
     collect=None,
     prepare=prepare,
     update=update.make_update(
@@ -251,6 +255,9 @@ def make_training(
     num_steps=num_samples,
     num_epochs=num_epochs,
     num_minibatches=num_minibatches,
+    follow=lambda drawn, samples, completed: visits.following(
+      drawn, samples.correct, completed, max_visits
+    ),
     max_kl=max_kl,
     long_reductions=True,
     hold=None if on_policy else lambda params: _behaviour(whole(params)),

@@ -1,8 +1,9 @@
 """Collecting completions of texts, which the host asks for and scores.
 
-Devices generate; the host draws problems, decodes and has them scored. What is
-collected depends on the seed, the stream and the update alone, so a run that is
-resumed meets the same problems.
+Devices generate; the host draws problems, decodes and has them scored. A
+problem depends on the seed, the stream and the update in which it was drawn,
+which the learner's state carries (see `visits`), so a run that is resumed meets
+the same ones.
 """
 
 import dataclasses
@@ -82,7 +83,7 @@ class Asking:
   def draw(
     self, seed: int, stream: int, update: int
   ) -> tuple[dict[str, Any], list[int]]:
-    """The problem that a stream of a seed meets in an update, and its prompt.
+    """The problem that a stream of a seed draws in an update, and its prompt.
 
     One that leaves no room for an answer is drawn again: where such are rare, a
     run should not end with the first.
@@ -93,7 +94,8 @@ class Asking:
     for again in range(1 + _REDRAWS):
       # The first draw is as it was before there were others.
       more = [again] if again else []
-      words = np.random.SeedSequence([int(seed), int(stream), update, *more])
+      place = [int(seed), int(stream), int(update)]
+      words = np.random.SeedSequence([*place, *more])
       number = int(words.generate_state(1, np.uint64)[0] >> 1)
       problem = self.task.problem("train", number)
       try:
@@ -169,22 +171,23 @@ class TextCollector:
     """Samples and scores G completions of every prompt.
 
     Args:
-      state: learner state [devices, seeds, ...].
+      state: learner state [devices, seeds, ...], its actor's that of `visits`.
 
     Returns:
       TextSamples [devices, S, G, N, ...], on the devices.
     """
     where, asking = self._placement, self._asking
+    # Every process draws all, to pad to the longest.
+    drawn = where.deal_streams(where.collect_streams(state.actor))
     problems, prompts = zip(
       *(
-        asking.draw(seed, stream, self._update)
-        for seed, stream in zip(
-          self._seeds.flat, self._streams.flat, strict=True
+        asking.draw(*place)
+        for place in zip(
+          self._seeds.flat, self._streams.flat, drawn.flat, strict=True
         )
       ),
       strict=True,
     )
-    # All processes pad to the longest of all.
     prompt, padding = text_generation.padded(prompts)
     shape, own = self._seeds.shape, where.local_devices
     asked = where.put_local(

@@ -53,6 +53,8 @@ class Training:
     num_steps: T.
     num_epochs: passes over each rollout.
     num_minibatches: minibatches of each pass, a divisor of T.
+    follow: (collector's state, rollout, completed updates int32[]) → the
+      collector's state after it, where the host collects.
     max_kl: KL of a minibatch at which the policy's epochs stop, > 0, nats; see
       `update.run_epochs`. None for none.
     long_reductions: whether an update sums over thousands of rows, as that of a
@@ -77,6 +79,7 @@ class Training:
   num_steps: int
   num_epochs: int
   num_minibatches: int
+  follow: Callable[[Any, Any, Array], Any] = lambda actor, rollout, done: actor
   max_kl: float | None = None
   long_reductions: bool = False
   hold: Callable[[dict[str, types.Params]], dict[str, Any]] | None = None

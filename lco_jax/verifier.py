@@ -22,6 +22,7 @@ from lco_jax import (
   objectives,
   training,
   update,
+  visits,
 )
 
 Array = jax.Array
@@ -177,7 +178,7 @@ def make_training(
 
   return training.Training(
     init_params=init_params,
-    init_actor=lambda keys: (),
+    init_actor=visits.first,
     collect=None,
     prepare=prepare,
     update=update.make_update(objective, {"policy": optimizer}),
@@ -188,5 +189,8 @@ def make_training(
     num_steps=num_samples,
     num_epochs=num_epochs,
     num_minibatches=1,
+    follow=lambda drawn, samples, completed: visits.following(
+      drawn, samples.correct, completed, max_visits=1
+    ),
     long_reductions=True,
   )

@@ -28,6 +28,7 @@ _LAYERS = (
     "signals",
     "learner_state",
     "between",
+    "visits",
   },
   {"language_metrics", "lean_signals", "counting"},
   {

@@ -9,6 +9,7 @@ import pytest
 
 from lco_jax import (
   generation,
+  host_rollout,
   llm,
   networks,
   numerics,
@@ -48,7 +49,7 @@ class _Words:
     return [scoring.Score(value, False) for value in waiting]
 
 
-def _collector(end, algorithm="dr_grpo", **options):
+def _collector(end, algorithm="dr_grpo", max_visits=1, **options):
   """(what collects, state at the start, where, task)."""
   words = _Words(tuple(end))
   model = networks.make_language_model(
@@ -70,6 +71,7 @@ def _collector(end, algorithm="dr_grpo", **options):
     num_prompts=_PROMPTS,
     num_samples=_SAMPLES,
     completion_length=_LONGEST,
+    max_visits=max_visits,
   )
   where = placement.place(1, _PROMPTS, jax.local_devices()[:1])
   params = jax.jit(model.init)(jax.random.key(0))
@@ -178,3 +180,25 @@ def test_log_probabilities_are_the_policys_at_any_temperature():
   )
   tempered = numerics.action_log_prob(logits / 0.3, samples.action)
   assert np.abs(np.asarray(tempered - expected)[mask]).max() > 0.1
+
+
+def test_prompts_of_uneven_groups_are_met_again():
+  """They are those of the update in which they were drawn."""
+  collector, state, where, task = _collector([1], max_visits=3)
+  program = host_rollout.make_programs(collector, task, where, [1])[1]
+  kept = 0
+  for update in range(6):
+    drawn = np.array(state.actor)[0, 0]  # The program consumes the state.
+    state, _ = program(state)
+    asked = jax.tree.map(lambda leaf: np.asarray(leaf)[0, 0], collector.rollout)
+    for stream in range(_PROMPTS):
+      _, tokens = collector._asking.draw(0, stream, drawn[stream])
+      padding = asked.padding[0, stream]
+      assert asked.prompt[0, stream, padding:].tolist() == tokens
+    uneven = asked.correct.any(axis=0) & ~asked.correct.all(axis=0)
+    again = uneven & (update + 1 - drawn < 3)
+    np.testing.assert_array_equal(
+      np.asarray(state.actor)[0, 0], np.where(again, drawn, update + 1)
+    )
+    kept += again.sum()
+  assert 0 < kept < 6 * _PROMPTS

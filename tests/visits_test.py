@@ -1,0 +1,36 @@
+"""A prompt is met again while some of its samples solve it and some do not."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lco_jax import visits
+
+# Of four prompts: none, some, all, some of three samples are right.
+_CORRECT = np.array([[0, 1, 1, 0], [0, 0, 1, 0], [0, 1, 1, 1]], bool)
+
+
+@pytest.mark.parametrize(
+  "completed, max_visits, expected",
+  [
+    (5, 1, [6, 6, 6, 6]),  # Every prompt is met once.
+    (5, 2, [6, 5, 6, 6]),  # The last was drawn an update ago.
+    (5, 3, [6, 5, 6, 4]),
+    (6, 2, [7, 7, 7, 7]),
+  ],
+)
+def test_uneven_groups_are_met_again(completed, max_visits, expected):
+  drawn = jnp.array([5, 5, 5, 4], jnp.int32)
+  found = visits.following(drawn, _CORRECT, jnp.int32(completed), max_visits)
+  np.testing.assert_array_equal(found, expected)
+  assert found.dtype == jnp.int32
+
+
+def test_the_first_prompts_are_those_of_the_first_update():
+  keys = np.zeros((3, 2), np.uint32)
+  np.testing.assert_array_equal(visits.first(keys), [0, 0, 0])
+
+
+def test_a_prompt_is_met_once_at_least():
+  with pytest.raises(ValueError, match="max_visits must be finite and ≥ 1"):
+    visits.check(0)
