@@ -1,9 +1,10 @@
-"""Meeting a prompt again while there is something to learn from it.
+"""Meeting a prompt again until all of its samples solve it.
 
-A stream keeps its prompt while some of its samples solve it and some do not:
-groups that are all alike have advantages of 0. What it carries is the number of
-updates that were completed when its prompt was drawn, from which the prompt can
-be drawn again, so a run that is resumed meets the same ones.
+What all samples solve teaches nothing more, and when most prompts are solved, a
+batch has few that are not. A stream that keeps those has more of them.
+
+It carries the number of updates that were completed when its prompt was drawn.
+The prompt can be drawn from it again, so a run that is resumed meets the same.
 """
 
 import jax
@@ -42,9 +43,9 @@ def following(
   Returns:
     int32[N].
 
-  Source: as dynamic sampling does, arXiv:2503.14476, section 3.2, it spends
-    samples where groups are uneven; over time, in place of drawing more.
+  Source: in place of the drawing of more prompts of arXiv:2503.14476, section
+    3.2. BUILD_NOTES.md has what it does.
   """
-  uneven = jnp.any(correct, axis=0) & ~jnp.all(correct, axis=0)
-  again = uneven & (completed + 1 - drawn < max_visits)
+  unsolved = ~jnp.all(correct, axis=0)
+  again = unsolved & (completed + 1 - drawn < max_visits)
   return jnp.where(again, drawn, completed + 1)

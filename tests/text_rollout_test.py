@@ -182,7 +182,7 @@ def test_log_probabilities_are_the_policys_at_any_temperature():
   assert np.abs(np.asarray(tempered - expected)[mask]).max() > 0.1
 
 
-def test_prompts_of_uneven_groups_are_met_again():
+def test_prompts_that_are_not_solved_are_met_again():
   """They are those of the update in which they were drawn."""
   collector, state, where, task = _collector([1], max_visits=3)
   program = host_rollout.make_programs(collector, task, where, [1])[1]
@@ -195,8 +195,7 @@ def test_prompts_of_uneven_groups_are_met_again():
       _, tokens = collector._asking.draw(0, stream, drawn[stream])
       padding = asked.padding[0, stream]
       assert asked.prompt[0, stream, padding:].tolist() == tokens
-    uneven = asked.correct.any(axis=0) & ~asked.correct.all(axis=0)
-    again = uneven & (update + 1 - drawn < 3)
+    again = ~asked.correct.all(axis=0) & (update + 1 - drawn < 3)
     np.testing.assert_array_equal(
       np.asarray(state.actor)[0, 0], np.where(again, drawn, update + 1)
     )

@@ -1,4 +1,4 @@
-"""A prompt is met again while some of its samples solve it and some do not."""
+"""A prompt is met again until all of its samples solve it."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -14,12 +14,12 @@ _CORRECT = np.array([[0, 1, 1, 0], [0, 0, 1, 0], [0, 1, 1, 1]], bool)
   "completed, max_visits, expected",
   [
     (5, 1, [6, 6, 6, 6]),  # Every prompt is met once.
-    (5, 2, [6, 5, 6, 6]),  # The last was drawn an update ago.
-    (5, 3, [6, 5, 6, 4]),
+    (5, 2, [5, 5, 6, 6]),  # The last was drawn an update ago.
+    (5, 3, [5, 5, 6, 4]),
     (6, 2, [7, 7, 7, 7]),
   ],
 )
-def test_uneven_groups_are_met_again(completed, max_visits, expected):
+def test_what_is_not_solved_is_met_again(completed, max_visits, expected):
   drawn = jnp.array([5, 5, 5, 4], jnp.int32)
   found = visits.following(drawn, _CORRECT, jnp.int32(completed), max_visits)
   np.testing.assert_array_equal(found, expected)
