@@ -16,6 +16,19 @@ _DEFAULT = {"policy_learning_rate": 1e-5, "beta": 1.0}
 _TASK_OPTIONS = {
   "chain_sum": "min_terms=2,max_terms=2,min_digits=1,max_digits=1"
 }
+# What a policy's training was found to need, for any algorithm.
+_OF_TASK = {
+  "chain_sum": {
+    "completion_length": 10,
+    "num_prompts": 16,
+    "max_visits": 4,
+    "policy_learning_rate": 1.75e-5,
+    "optimizer_options": "b2=0.95",
+    "between_coefficient": 0.06,
+    "between_begin": 20,
+    "between_end": 34,
+  }
+}
 
 
 def common(task: str) -> ml_collections.ConfigDict:
@@ -120,6 +133,7 @@ def get_config(task: str = "chain_sum") -> ml_collections.ConfigDict:
 
   policy_loss.add_options(config)  # Of single algorithms.
 
+  config.update(_OF_TASK.get(task, {}))
   config.tuned = {"chosen": ("task", task)} | {
     algorithm: dict(_DEFAULT) for algorithm in token_objectives.ALGORITHMS
   }
