@@ -141,6 +141,7 @@ def _step(num_prompts, num_samples, own, row, repeats) -> dict:
       correct=np.zeros(shape, bool),
       truncated=np.zeros(shape, bool),
       failed=np.zeros(shape, bool),
+      first_visit=np.ones(shape, bool),
     )
   )
 

@@ -159,12 +159,16 @@ def _report(
     )
   }
   before = workdir / "before.json"
-  logged = run_directory.read_metrics(workdir, ["correct", "entropy"])
-  last = -(-len(logged["correct"]) // 10)
+  logged = run_directory.read_metrics(
+    workdir, ["first_visit_correct", "first_visits", "entropy"]
+  )
+  # Prompts that are met again are those that are not solved.
+  correct = logged["first_visit_correct"], logged["first_visits"]
+  last = -(-len(logged["entropy"]) // 10)
   summary = {
     **llm_stage.described(settings, result),
     "samples_per_second": result.steps_per_second,
-    "final_correct": statistics.summarize(logged["correct"][-last:].mean(0)),
+    "final_correct": statistics.summarize(curves.final_return(*correct)),
     "final_entropy": statistics.summarize(logged["entropy"][-last:].mean(0)),
     "before": json.loads(before.read_text()) if before.exists() else None,
     **evaluations,
@@ -174,14 +178,11 @@ def _report(
   curves.save_learning_curve(
     picture,
     *curves.binned(
-      logged["env_steps"],
-      logged["correct"],
-      np.ones_like(logged["correct"]),
-      gone=np.isnan(logged["correct"]),
+      logged["env_steps"], *correct, gone=np.isnan(logged["entropy"])
     ),
     title=f"{settings['algorithm']} on {settings['task']}",
     x_label="samples",
-    y_label="share of correct samples (training prompts)",
+    y_label="share of correct samples (training prompts when first met)",
   )
   for name in ("before", "validation", "evaluation"):
     if summary[name]:

@@ -5,8 +5,9 @@ from typing import Any
 
 import numpy as np
 
-# Metrics that are NaN by right in an update in which no episode ended.
-_MAY_BE_MISSING = "episode_"
+# Beginnings of metrics that are means of what an update may have none of, and
+# then are NaN by right → the metric that counts it.
+_COUNTS = {"episode_": "episodes", "first_visit_": "first_visits"}
 
 
 class NonFiniteError(RuntimeError):
@@ -23,12 +24,20 @@ class NonFiniteError(RuntimeError):
     self.update, self.seed, self.position = update, seed, position
 
 
+def count_of(name: str) -> str | None:
+  """The metric that says how much a metric is the mean of.
+
+  None for metrics that are known of every update.
+  """
+  return next(
+    (count for begin, count in _COUNTS.items() if name.startswith(begin)), None
+  )
+
+
 def always_finite(metrics: Mapping[str, Any]) -> dict[str, Any]:
   """Those metrics that must be finite for an update to be applied."""
   return {
-    name: values
-    for name, values in metrics.items()
-    if not name.startswith(_MAY_BE_MISSING)
+    name: values for name, values in metrics.items() if count_of(name) is None
   }
 
 

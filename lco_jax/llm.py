@@ -199,6 +199,7 @@ def make_training(
         "scoring_failed": numerics.average(samples.failed.astype(jnp.float32)),
       }
     )
+    metrics |= visits.metrics_of(samples)
     return batch, metrics
 
   def assess(before, params, batch):

@@ -179,6 +179,10 @@ class TextCollector:
     where, asking = self._placement, self._asking
     # Every process draws all, to pad to the longest.
     drawn = where.deal_streams(where.collect_streams(state.actor))
+    first_visit = np.broadcast_to(
+      (drawn == self._update)[:, :, None],
+      (*drawn.shape[:2], self._task.num_steps, drawn.shape[2]),
+    )
     problems, prompts = zip(
       *(
         asking.draw(*place)
@@ -215,6 +219,7 @@ class TextCollector:
       reward=where.put_local(reward),
       correct=where.put_local(correct),
       failed=where.put_local(failed),
+      first_visit=where.put_local(first_visit[own]),
     )
     self._update += 1
     return self.rollout
@@ -277,6 +282,7 @@ class TextCollector:
       correct=blank,
       truncated=done.truncated,
       failed=blank,
+      first_visit=blank,
     )
 
   def _scored(

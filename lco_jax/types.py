@@ -231,6 +231,7 @@ class TextSamples:
     correct: bool[G, N], whether the completion solves the problem.
     truncated: bool[G, N], whether it was cut off before its end.
     failed: bool[G, N], whether its verifier took too long, or failed.
+    first_visit: bool[G, N], whether the prompt was not met before.
   """
 
   prompt: Array
@@ -243,6 +244,7 @@ class TextSamples:
   correct: Array
   truncated: Array
   failed: Array
+  first_visit: Array
 
 
 @_pytree

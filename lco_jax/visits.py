@@ -10,7 +10,7 @@ The prompt can be drawn from it again, so a run that is resumed meets the same.
 import jax
 import jax.numpy as jnp
 
-from lco_jax import objectives, types
+from lco_jax import objectives, types, update
 
 Array = jax.Array
 
@@ -49,3 +49,25 @@ def following(
   unsolved = ~jnp.all(correct, axis=0)
   again = unsolved & (completed + 1 - drawn < max_visits)
   return jnp.where(again, drawn, completed + 1)
+
+
+def metrics_of(samples: types.TextSamples) -> types.Metrics:
+  """How prompts that were not met before fared, over all devices.
+
+  The others are those that were not solved: a mean with them is a lower one.
+
+  Args:
+    samples: [G, N], this device's share.
+
+  Returns:
+    The share of such prompts' samples that are right, NaN if there are none,
+    and the number of such prompts.
+  """
+  where = samples.first_visit
+  right, count = jax.lax.psum(
+    (jnp.sum(samples.correct & where), jnp.sum(where)), update.DEVICE_AXIS
+  )
+  return {
+    "first_visit_correct": jnp.where(count > 0, right / count, jnp.nan),
+    "first_visits": (count / len(where)).astype(jnp.float32),
+  }

@@ -70,6 +70,7 @@ def asked():
     correct=blank,
     truncated=blank,
     failed=blank,
+    first_visit=~blank,
   )
   samples = types.Samples(
     prompt=texts.prompt,

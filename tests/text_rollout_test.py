@@ -195,6 +195,9 @@ def test_prompts_that_are_not_solved_are_met_again():
       _, tokens = collector._asking.draw(0, stream, drawn[stream])
       padding = asked.padding[0, stream]
       assert asked.prompt[0, stream, padding:].tolist() == tokens
+    np.testing.assert_array_equal(
+      asked.first_visit, np.tile(drawn == update, (_SAMPLES, 1))
+    )
     again = ~asked.correct.all(axis=0) & (update + 1 - drawn < 3)
     np.testing.assert_array_equal(
       np.asarray(state.actor)[0, 0], np.where(again, drawn, update + 1)

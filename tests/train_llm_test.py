@@ -86,6 +86,9 @@ def test_a_run_leaves_a_whole_directory(finished):
     rows = list(csv.DictReader(file))
   assert [row["update"] for row in rows] == ["1", "2", "3", "4"]
   assert {"correct", "kl_old_new", "target_tail_mass"} <= set(rows[0])
+  # What none of a prompt's samples solve is met three times.
+  assert [float(row["first_visits"]) for row in rows] == [4, 0, 0, 4]
+  assert [row["first_visit_correct"] for row in rows][1:3] == ["", ""]
   shown = _completions(workdir)
   assert [line["update"] for line in shown] == [1] * 4 + [2] * 4 + [3] * 4 + [
     4
@@ -176,8 +179,8 @@ def test_devices_do_not_matter(finished, model_path, tmp_path):
     one, two = (table[update] for table in tables)
     for name, value in one.items():
       np.testing.assert_allclose(
-        float(two[name]),
-        float(value),
+        float(two[name] or "nan"),
+        float(value or "nan"),
         rtol=tolerance,
         atol=2e-4,
         err_msg=name,

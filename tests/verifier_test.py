@@ -59,6 +59,7 @@ def _samples(model, params):
     correct=jnp.asarray(reward >= 1),
     truncated=jnp.asarray(blank),
     failed=jnp.asarray(failed),
+    first_visit=jnp.asarray(~blank),
   )
 
 

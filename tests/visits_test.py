@@ -1,10 +1,13 @@
 """A prompt is met again until all of its samples solve it."""
 
+import dataclasses
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lco_jax import visits
+from lco_jax import placement, visits
 
 # Of four prompts: none, some, all, some of three samples are right.
 _CORRECT = np.array([[0, 1, 1, 0], [0, 0, 1, 0], [0, 1, 1, 1]], bool)
@@ -34,3 +37,28 @@ def test_the_first_prompts_are_those_of_the_first_update():
 def test_a_prompt_is_met_once_at_least():
   with pytest.raises(ValueError, match="max_visits must be finite and ≥ 1"):
     visits.check(0)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Samples:
+  """What is looked at of samples [G, N]."""
+
+  correct: np.ndarray
+  first_visit: np.ndarray
+
+
+@pytest.mark.parametrize(
+  "new, correct", [([1, 1, 1, 1], 6 / 12), ([0, 1, 1, 0], 5 / 6)]
+)
+def test_only_what_is_new_tells_how_good_a_policy_is(new, correct):
+  def metrics(correct, first_visit):
+    return visits.metrics_of(_Samples(correct, first_visit))
+
+  measured = jax.jit(placement.alone(metrics))
+  first_visit = np.tile(np.array(new, bool), (3, 1))
+  found = measured(_CORRECT, first_visit)
+  assert float(found["first_visits"]) == sum(new)
+  np.testing.assert_allclose(found["first_visit_correct"], correct)
+  none = measured(_CORRECT, np.zeros_like(first_visit))
+  assert float(none["first_visits"]) == 0
+  assert np.isnan(none["first_visit_correct"])

@@ -18,7 +18,7 @@ matplotlib.use("Agg")  # Files only; works without a display.
 import matplotlib.pyplot as plt
 import numpy as np
 
-from lco_jax import preference, run_directory
+from lco_jax import finiteness, preference, run_directory
 from lco_jax.reporting import curves, stability, statistics, tables
 
 _PAGE = pathlib.Path(__file__).with_name("page.html")
@@ -111,15 +111,15 @@ def load(path: pathlib.Path) -> Run | None:
   if settings["algorithm"] in preference.ALGORITHMS:
     steps = 2 * steps  # A step is a pair of samples.
   gone = np.isnan(logged["policy_loss"])
-  ends = np.ones_like(logged[score])
-  episodes = logged.get("episodes", ends)
+  always = np.ones_like(logged[score])
   metrics = {}
   for name, values in logged.items():
-    counted = episodes if name.startswith("episode_") else ends
+    counted = logged.get(finiteness.count_of(name), always)
     at, metrics[name] = curves.binned(
       steps, values, np.where(np.isnan(values), 0.0, counted), _WINDOWS, gone
     )
-  final = curves.final_return(logged[score], episodes)
+  counted = logged.get(finiteness.count_of(score), always)
+  final = curves.final_return(logged[score], counted)
   return Run(
     path, settings, score, at, metrics, np.where(gone[-1], np.nan, final)
   )

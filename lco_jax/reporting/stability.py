@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from lco_jax import run_directory
+from lco_jax import finiteness, run_directory
 from lco_jax.reporting import curves, statistics
 
 # A run has collapsed if it lost so much of what it had gained at its best, if
@@ -57,16 +57,17 @@ def read_scores(workdir: pathlib.Path, floor: float) -> Scores:
   """
   score = score_of(workdir)
   names = ["kl_old_new", "entropy", "policy_gradient_norm"]
-  if score == "episode_return_mean":
-    names.append("episodes")
+  count = finiteness.count_of(score)
+  if count:
+    names.append(count)
   logged = run_directory.read_metrics(workdir, [score, *names])
   # What is not finite is written as an empty cell, and so is all after it.
   faulted = np.isnan(logged["kl_old_new"])
-  episodes = logged.get("episodes", np.ones_like(logged[score]))
+  counts = logged.get(count, np.ones_like(logged[score]))
   _, windows = curves.binned(
     logged["env_steps"],
     logged[score],
-    np.where(faulted, 0.0, episodes),
+    np.where(faulted, 0.0, counts),
     num_windows=10,
   )
   updates = np.array_split(np.arange(len(faulted)), len(windows))
@@ -114,7 +115,7 @@ def score_of(workdir: pathlib.Path) -> str:
   """
   with open(workdir / "metrics.csv") as file:
     names = file.readline().strip().split(",")
-  for name in ("episode_return_mean", "correct"):
+  for name in ("episode_return_mean", "first_visit_correct", "correct"):
     if name in names:
       return name
   raise ValueError(f"{workdir}: metrics.csv has no score")

@@ -5,6 +5,11 @@ import pytest
 
 from lco_jax.reporting import stability
 
+_COUNTS = {
+  "episode_return_mean": "episodes",
+  "first_visit_correct": "first_visits",
+}
+
 
 def _write(path, score, kl, entropy, name="correct"):
   """A metrics.csv of arrays [updates, seeds]; NaN is an empty cell."""
@@ -15,8 +20,8 @@ def _write(path, score, kl, entropy, name="correct"):
     "entropy": entropy,
     "policy_gradient_norm": 2 * np.asarray(kl),
   }
-  if name == "episode_return_mean":
-    columns["episodes"] = np.where(np.isnan(score), 0, 3)
+  if name in _COUNTS:
+    columns[_COUNTS[name]] = np.where(np.isnan(score), 0, 3)
   with open(path / "metrics.csv", "w", newline="") as file:
     writer = csv.writer(file)
     writer.writerow(["update", "env_steps", "seed", *columns])
@@ -54,11 +59,12 @@ def test_scores_of_a_run(tmp_path):
   assert stability.score_of(tmp_path / "run") == "correct"
 
 
-def test_windows_without_an_episode_keep_the_last_known_return(tmp_path):
+@pytest.mark.parametrize("name", list(_COUNTS))
+def test_windows_without_an_episode_keep_the_last_known_return(tmp_path, name):
   score = np.full((20, 1), np.nan)
   score[5], score[14] = 10.0, 40.0
   fine = np.full((20, 1), 0.1)
-  _write(tmp_path / "run", score, fine, fine, "episode_return_mean")
+  _write(tmp_path / "run", score, fine, fine, name)
   found = stability.read_scores(tmp_path / "run", floor=-1.0)
   windows = [-1, -1, 10, 10, 10, 10, 10, 40, 40, 40]
   np.testing.assert_allclose(found.area, np.mean(windows))
