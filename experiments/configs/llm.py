@@ -103,7 +103,7 @@ def get_config(task: str = "chain_sum") -> ml_collections.ConfigDict:
   config.algorithm = "lco_mse"
   config.num_minibatches = 1
   config.num_microbatches = 1  # Parts of a minibatch's gradient.
-  config.max_visits = 1  # Updates that a prompt is met in until it is solved.
+  config.max_visits = 1  # Updates in which an unsolved prompt is met, at most.
 
   # Advantages; None for the algorithm's own.
   config.advantage = config_dict.placeholder(str)
