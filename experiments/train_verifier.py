@@ -11,7 +11,6 @@ as --config.verifier.
 import contextlib
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -21,12 +20,9 @@ from experiments import command_line, llm_run, llm_stage, stage
 from lco_jax import (
   cpu_backend,
   generation,
-  lean_objectives,
-  networks,
   run_directory,
   runner,
   scoring,
-  text_generation,
   types,
   verifier,
 )
@@ -81,7 +77,9 @@ def _report(
   summary = llm_stage.described(settings, result)
   for examination in examinations:
     split = examination.split
-    before, *after = _accuracies(examination, scorer, run, learned, settings)
+    before, *after = _accuracies(
+      examination, scorer, run.pretrained.params, learned, settings
+    )
     found = [own["accuracy"] for own in after]
     summary[split] = {
       "pairs": before["pairs"],
@@ -102,7 +100,7 @@ def _report(
 def _accuracies(
   examination: llm_stage.Examination,
   scorer: scoring.Scorer,
-  run: llm_run.Run,
+  reference: types.Params,
   learned: list[types.Params],
   settings: Mapping,
 ) -> list[dict]:
@@ -111,7 +109,7 @@ def _accuracies(
   Pairs are of completions of one question by the reference, of which one is
   worth more by the task's own verifier. The first policy is the reference.
   """
-  reference = jax.device_put(run.pretrained.params)
+  reference = jax.device_put(reference)
   answers = [
     examination.ask(reference, scorer, generation.Sampling(), index)
     for index in range(examination.num_samples)
@@ -121,85 +119,24 @@ def _accuracies(
     values = values >= 1
   scored = ~np.stack([answer.failed for answer in answers])
   where = (values[:, None] > values[None]) & scored[:, None] & scored[None]
-  asked = _asked(examination.prompts, answers, settings["completion_length"])
-  base, *others = _log_probs(run.model, [reference, *learned], asked, settings)
+  said = [answer.tokens for answer in answers]
+
+  def log_probs(params):
+    return examination.completer.log_probs(params, examination.prompts, said)
+
+  base, mask = log_probs(reference)
 
   def accuracy(own):
-    score = np.asarray(
-      verifier.score(settings["algorithm"], own, base, asked.mask)
-    )
+    score = np.asarray(verifier.score(settings["algorithm"], own, base, mask))
     better = score[:, None] > score[None]
     level = score[:, None] == score[None]
     right = better + 0.5 * level  # By chance, where it cannot tell.
     return float(right[where].mean()) if where.any() else None
 
+  found = [base, *(log_probs(jax.device_put(own))[0] for own in learned)]
   return [
-    {"pairs": int(where.sum()), "accuracy": accuracy(own)}
-    for own in [base, *others]
+    {"pairs": int(where.sum()), "accuracy": accuracy(own)} for own in found
   ]
-
-
-class _Asked(NamedTuple):
-  """Questions and what was answered: fields as of `verifier.Completions`."""
-
-  prompt: np.ndarray
-  padding: np.ndarray
-  action: np.ndarray
-  mask: np.ndarray
-
-
-def _asked(
-  prompts: Sequence[list[int]],
-  answers: Sequence[llm_stage.Answers],
-  completion_length: int,
-) -> _Asked:
-  """Arrays [G, Q, ...] of G answers to each of Q questions."""
-  prompt, padding = text_generation.padded(prompts)
-  shape = (len(answers), len(prompts))
-  action = np.zeros((*shape, completion_length), np.int32)
-  mask = np.zeros(action.shape, bool)
-  for place in np.ndindex(shape):
-    own = answers[place[0]].tokens[place[1]]
-    action[place][: len(own)], mask[place][: len(own)] = own, True
-  return _Asked(
-    np.broadcast_to(prompt, (*shape, prompt.shape[-1])),
-    np.broadcast_to(padding, shape),
-    action,
-    mask,
-  )
-
-
-def _log_probs(
-  model: networks.LanguageModel,
-  policies: Sequence[types.Params],
-  asked: _Asked,
-  settings: Mapping,
-) -> list[np.ndarray]:
-  """log π of the answers' tokens, in nats, by each policy: float[G, Q, C].
-
-  A question is read once for all its answers, some questions at a time.
-  """
-  num_answers, num_questions = asked.padding.shape
-  together = max(1, settings["eval_batch"] // num_answers)
-  chunk = lean_objectives.chunk_of(settings["chunk_tokens"], model.vocab_size)
-  read = jax.jit(
-    lambda params, some: (
-      lean_objectives.of_completions(model, params, some, chunk).log_prob
-    )
-  )
-  # The last comes again, so that all batches are of one size.
-  rows = np.arange(num_questions + -num_questions % together)
-  rows = np.minimum(rows, num_questions - 1).reshape(-1, together)
-
-  def by(params):
-    params = jax.device_put(params)
-    found = [
-      read(params, jax.tree.map(lambda leaf, own=own: leaf[:, own], asked))
-      for own in rows
-    ]
-    return np.concatenate(found, axis=1)[:, :num_questions]
-
-  return [by(params) for params in policies]
 
 
 if __name__ == "__main__":

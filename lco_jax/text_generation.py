@@ -137,6 +137,34 @@ class Completer:
         )
     return [readings[row] for row in range(len(texts))]
 
+  def log_probs(
+    self,
+    params: types.Params,
+    prompts: Sequence[Sequence[int]],
+    answers: Sequence[Sequence[Sequence[int]]],
+  ) -> tuple[np.ndarray, np.ndarray]:
+    """log π of answers' tokens; a prompt is read once for all of its own.
+
+    Args:
+      params: of the model.
+      prompts: tokens of N prompts.
+      answers: G times an answer to each prompt, of num_tokens tokens at most.
+
+    Returns:
+      (float32[G, N, num_tokens] in nats, 0 where there is no token;
+      bool[G, N, num_tokens], where there is one).
+    """
+    shape = (len(answers), len(prompts), self.num_tokens)
+    tokens, mask = np.zeros(shape, np.int32), np.zeros(shape, bool)
+    for place in np.ndindex(shape[:2]):
+      own = answers[place[0]][place[1]]
+      tokens[place][: len(own)], mask[place][: len(own)] = own, True
+    found = np.zeros(shape, np.float32)
+    for rows in _batches(prompts, self.batch_size // len(answers)):
+      asked = padded([prompts[row] for row in rows])
+      found[:, rows] = self._log_probs(params, *asked, tokens[:, rows])
+    return np.where(mask, found, np.float32(0)), mask
+
   @functools.partial(jax.jit, static_argnums=(0, 5))
   def _generate(self, params, prompt, padding, keys, sampling):
     return generation.generate(
@@ -163,6 +191,19 @@ class Completer:
       return Reading(nll, likeliest, values)
 
     return jax.lax.map(one, (jnp.asarray(tokens), hidden))
+
+  @functools.partial(jax.jit, static_argnums=0)
+  def _log_probs(self, params, prompt, padding, tokens):
+    answers = tokens.reshape(-1, self.num_tokens)
+    hidden = generation.completion_hidden(
+      self.model, params, prompt, padding, answers
+    )
+
+    def one(row):  # Logits of one answer at a time.
+      own, hidden = row
+      return numerics.action_log_prob(self.model.head(params, hidden), own)
+
+    return jax.lax.map(one, (answers, hidden)).reshape(tokens.shape)
 
 
 def _batches(
