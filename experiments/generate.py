@@ -14,6 +14,7 @@ import pathlib
 from collections.abc import Iterator
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
@@ -133,19 +134,19 @@ def _rows(own: pretrained.Pretrained, texts: list[str]) -> list[dict]:
   )
   params = jax.device_put(own.params)
 
-  def completed(key, sampling):
-    keys = jax.random.split(key, len(prompts))
-    return completer.complete(params, prompts, keys, sampling)
+  def completed(keys, sampling):
+    each = jnp.stack([jax.random.split(key, len(prompts)) for key in keys])
+    return completer.complete(params, prompts, each, sampling)
 
   readings = completer.read(params, prompts, min(_TOP, own.config.vocab_size))
   key = jax.random.key(_SEED.value)
-  greedy = completed(key, generation.Sampling(temperature=0.0))
+  (greedy,) = completed([key], generation.Sampling(temperature=0.0))
   samples = []
   if _TEMPERATURE.value is not None:
-    samples = [
-      completed(jax.random.fold_in(key, index), sampling)
-      for index in range(_NUM_SAMPLES.value)
-    ]
+    indices = range(_NUM_SAMPLES.value)
+    samples = completed(
+      [jax.random.fold_in(key, index) for index in indices], sampling
+    )
   return [
     {
       "text": texts[row],

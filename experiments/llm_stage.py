@@ -4,10 +4,11 @@ import contextlib
 import json
 import os
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import tqdm
 from absl import flags
@@ -242,20 +243,28 @@ class Examination:
     params: types.Params,
     scorer: scoring.Scorer,
     sampling: generation.Sampling,
-    index: int,
-  ) -> Answers:
-    """Has every problem completed once.
+    indices: Sequence[int],
+  ) -> list[Answers]:
+    """Has every problem completed, once for each index.
 
     Args:
       params: of the policy, on devices.
       scorer: of completions.
       sampling: the distribution to sample from.
-      index: other samples for another one.
+      indices: other samples for others.
     """
-    keys = jax.random.split(
-      jax.random.fold_in(self._key, index), len(self.prompts)
+    keys = jnp.stack(
+      [
+        jax.random.split(
+          jax.random.fold_in(self._key, index), len(self.prompts)
+        )
+        for index in indices
+      ]
     )
-    tokens = self.completer.complete(params, self.prompts, keys, sampling)
+    said = self.completer.complete(params, self.prompts, keys, sampling)
+    return [self._scored(tokens, scorer) for tokens in said]
+
+  def _scored(self, tokens: list[list[int]], scorer: scoring.Scorer) -> Answers:
     texts = [self._asking.tokenizer.decode(own) for own in tokens]
     waiting = [
       scorer.submit(problem, text)

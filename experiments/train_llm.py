@@ -94,13 +94,15 @@ def _evaluated(
   """What a policy makes of a split: greedily, and by untempered samples."""
   params = jax.device_put(params)
   problems = examination.problems
-  greedy = examination.ask(
-    params, scorer, generation.Sampling(temperature=0.0), 0
+  (greedy,) = examination.ask(
+    params, scorer, generation.Sampling(temperature=0.0), [0]
   )
-  sampled = [
-    examination.ask(params, scorer, generation.Sampling(), 1 + index)
-    for index in range(examination.num_samples)
-  ]
+  sampled = examination.ask(
+    params,
+    scorer,
+    generation.Sampling(),
+    range(1, 1 + examination.num_samples),
+  )
   right = greedy.values >= 1
   return {
     "split": examination.split,

@@ -110,10 +110,9 @@ def _accuracies(
   worth more by the task's own verifier. The first policy is the reference.
   """
   reference = jax.device_put(reference)
-  answers = [
-    examination.ask(reference, scorer, generation.Sampling(), index)
-    for index in range(examination.num_samples)
-  ]
+  answers = examination.ask(
+    reference, scorer, generation.Sampling(), range(examination.num_samples)
+  )
   values = np.stack([answer.values for answer in answers])  # [G, Q]
   if settings["reward"] == "exact":  # As the pairs that were trained on.
     values = values >= 1

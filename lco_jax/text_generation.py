@@ -82,7 +82,7 @@ class Completer:
     model: to sample from.
     end: tokens that end a completion.
     num_tokens: of a completion, at most.
-    batch_size: sequences side by side.
+    batch_size: sequences side by side, or those of one prompt.
   """
 
   model: networks.LanguageModel
@@ -96,22 +96,30 @@ class Completer:
     prompts: Sequence[Sequence[int]],
     keys: types.PRNGKey,
     sampling: generation.Sampling,
-  ) -> list[list[int]]:
-    """Completions, the end included, of each prompt.
+  ) -> list[list[list[int]]]:
+    """Completions, the end included; a prompt is read once for all of its own.
 
     Args:
       params: of the model.
-      prompts: tokens.
-      keys: PRNG keys [prompts].
+      prompts: tokens of N prompts.
+      keys: PRNG keys [G, N].
       sampling: the distribution to sample from.
+
+    Returns:
+      Tokens of G times a completion of each prompt.
     """
-    completions: list[list[int]] = [[] for _ in prompts]
-    for rows in _batches(prompts, self.batch_size):
+    completions: list[list[list[int]]] = [[[] for _ in prompts] for _ in keys]
+    for rows in _batches(prompts, self.batch_size // len(keys)):
       asked = padded([prompts[row] for row in rows])
-      done = self._generate(params, *asked, keys[np.array(rows)], sampling)
-      tokens, mask = np.asarray(done.tokens), np.asarray(done.mask)
-      for row, own, chosen in zip(rows, tokens, mask, strict=True):
-        completions[row] = own[chosen].tolist()
+      own = keys[:, np.array(rows)]
+      done = self._generate(params, *asked, own.reshape(-1), sampling)
+      shape = (*own.shape, self.num_tokens)
+      tokens, mask = (
+        np.reshape(leaf, shape) for leaf in (done.tokens, done.mask)
+      )
+      for sample, place in np.ndindex(own.shape):
+        chosen = tokens[sample, place][mask[sample, place]]
+        completions[sample][rows[place]] = chosen.tolist()
     return completions
 
   def read(
