@@ -4,7 +4,6 @@ import contextlib
 import csv
 import json
 import signal
-import socket
 import time
 
 import numpy as np
@@ -36,11 +35,6 @@ _CLIFF = (
 )
 
 
-def _address():
-  with socket.create_server(("127.0.0.1", 0)) as server:
-    return f"127.0.0.1:{server.getsockname()[1]}"
-
-
 @contextlib.contextmanager
 def _job(
   workdir,
@@ -52,7 +46,7 @@ def _job(
   start_timeout=120,
 ):
   """Starts the processes of a job, or one of them, and leaves none behind."""
-  coordinator = coordinator or _address()
+  coordinator = coordinator or scripts.free_address()
   started = []
   for number in range(processes) if only is None else [only]:
     command = [f"--workdir={workdir}", *flags]
@@ -184,7 +178,7 @@ def test_a_signal_to_one_saves_and_stops_all(tmp_path, four_devices):
     assert status == 75 and "stopped after update" in line
     assert _ends(started[1])[0] == 75
   # The second process does not see the run directory.
-  coordinator = _address()
+  coordinator = scripts.free_address()
   with (
     _job(workdir, *_CARTPOLE, "--resume", only=0, coordinator=coordinator) as a,
     _job(
@@ -241,7 +235,7 @@ def test_who_never_starts_is_named(tmp_path, only, line):
 
 
 def test_other_settings_are_noticed(tmp_path):
-  workdir, same = tmp_path / "run", {"coordinator": _address()}
+  workdir, same = tmp_path / "run", {"coordinator": scripts.free_address()}
   other = "--config.beta=2"
   with (
     _job(workdir, *_CARTPOLE, only=0, **same) as (first,),

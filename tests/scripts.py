@@ -10,6 +10,7 @@ import os
 import pathlib
 import resource
 import runpy
+import socket
 import sys
 import tempfile
 
@@ -121,6 +122,12 @@ class Process:
 def run(module: str, *flags: str, timeout: int = 300, **options) -> Done:
   """Runs experiments.MODULE with flags; options as of `Process`."""
   return Process(module, *flags, **options).finish(timeout)
+
+
+def free_address() -> str:
+  """An address of this machine at which nothing listens."""
+  with socket.create_server(("127.0.0.1", 0)) as server:
+    return f"127.0.0.1:{server.getsockname()[1]}"
 
 
 def overridden(*flags: str) -> list[str]:

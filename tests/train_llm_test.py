@@ -71,6 +71,11 @@ def _completions(workdir):
     return [json.loads(line) for line in file]
 
 
+def _metrics(workdir):
+  with open(workdir / "metrics.csv") as file:
+    return list(csv.DictReader(file))
+
+
 def test_a_run_leaves_a_whole_directory(finished):
   workdir, done = finished
   files = {"config.json", "metrics.csv", "tensorboard", "checkpoints", ".lock"}
@@ -82,8 +87,7 @@ def test_a_run_leaves_a_whole_directory(finished):
   summary = json.loads((workdir / "summary.json").read_text())
   assert summary["total_samples"] == 4 * 4 * 4
   assert summary["evaluation"]["split"] == "test"
-  with open(workdir / "metrics.csv") as file:
-    rows = list(csv.DictReader(file))
+  rows = _metrics(workdir)
   assert [row["update"] for row in rows] == ["1", "2", "3", "4"]
   assert {"correct", "kl_old_new", "target_tail_mass"} <= set(rows[0])
   # What none of a prompt's samples solve is met three times.
@@ -159,32 +163,57 @@ def test_a_resumed_run_is_the_same(finished, model_path, tmp_path):
   assert (again / weights).read_bytes() == (workdir / weights).read_bytes()
 
 
-def test_devices_do_not_matter(finished, model_path, tmp_path):
-  """Two devices with half of the prompts each, their gradients in two parts."""
-  workdir = tmp_path / "run"
-  done = _train(
-    model_path,
-    f"--workdir={workdir}",
-    "--config.num_microbatches=2",
-    devices=2,
-  )
+_HALVES = "--config.num_microbatches=2"
+
+
+@pytest.fixture(scope="module")
+def divided(model_path, tmp_path_factory):
+  """A run on two devices: half of the prompts each, in two parts."""
+  workdir = tmp_path_factory.mktemp("llm") / "run"
+  done = _train(model_path, f"--workdir={workdir}", _HALVES, devices=2)
   assert done.returncode == 0, done.stderr
-  tables = []
-  for path in (finished[0], workdir):
-    with open(path / "metrics.csv") as file:
-      tables.append(list(csv.DictReader(file)))
-  assert float(tables[0][1]["kl_old_new"]) > 1e-4
+  return workdir
+
+
+def test_devices_do_not_matter(finished, divided):
+  one, two = (_metrics(path) for path in (finished[0], divided))
+  assert float(one[1]["kl_old_new"]) > 1e-4
   # What rounding does grows from update to update.
   for update, tolerance in ((0, 1e-2), (1, 3e-2)):
-    one, two = (table[update] for table in tables)
-    for name, value in one.items():
+    for name, value in one[update].items():
       np.testing.assert_allclose(
-        float(two[name] or "nan"),
+        float(two[update][name] or "nan"),
         float(value or "nan"),
         rtol=tolerance,
         atol=2e-4,
         err_msg=name,
       )
+
+
+def test_two_processes_are_as_two_devices(divided, model_path, tmp_path):
+  """Each asks and scores its own; both know which prompts are met again."""
+  workdir = tmp_path / "run"
+  coordinator = scripts.free_address()
+  started = [
+    scripts.Process(
+      "train_llm",
+      *scripts.overridden(
+        _CONFIG, f"--config.model={model_path}", *_SMALL, _HALVES
+      ),
+      f"--workdir={workdir}",
+      "--distributed",
+      f"--coordinator={coordinator}",
+      "--num_processes=2",
+      f"--process_id={number}",
+      path=_STAND_INS,
+    )
+    for number in range(2)
+  ]
+  for process in started:
+    done = process.finish()
+    assert done.returncode == 0, done.stderr
+  assert _completions(workdir) == _completions(divided)
+  assert _metrics(workdir) == _metrics(divided)
 
 
 def test_adapters_alone_are_trained(model_path, tmp_path):
@@ -244,8 +273,7 @@ def test_a_verifier_and_a_policy_that_asks_it(model_path, tmp_path):
     "--config.eval_samples=1",
   )
   assert done.returncode == 0, done.stderr
-  with open(workdir / "metrics.csv") as file:
-    (row,) = csv.DictReader(file)
+  (row,) = _metrics(workdir)
   assert float(row["policy_gradient_norm"]) > 1e-3
   # Six tokens are known, at most; the tail is what the target gives others.
   assert 0.1 < float(row["target_tail_mass"]) < 0.99
