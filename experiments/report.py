@@ -3,7 +3,8 @@
 python -m experiments.report --out=DIR RUN_DIR...
 
 Reads run directories only, also those below the directories that are named,
-such as a comparison's or a stability map's.
+such as a comparison's or a stability map's. Runs whose settings differ in
+their seeds alone are one run of all these seeds.
 """
 
 import pathlib
@@ -11,7 +12,7 @@ import pathlib
 from absl import flags
 
 from experiments import command_line
-from lco_jax.reporting import report
+from lco_jax.reporting import recorded, report
 
 _OUT = flags.DEFINE_string("out", None, "Directory to write to.")
 flags.mark_flag_as_required("out")
@@ -23,15 +24,15 @@ def main(*directories: str) -> None:
     raise command_line.ScriptError("name at least one run directory")
   out = pathlib.Path(_OUT.value)
   try:
-    paths = report.find([pathlib.Path(name) for name in directories])
-    runs = [run for run in map(report.load, paths) if run is not None]
-    if not runs:
+    paths = recorded.find([pathlib.Path(name) for name in directories])
+    begun = [run for run in map(recorded.load, paths) if run is not None]
+    if not begun:
       raise ValueError(f"{', '.join(directories)}: no run has an update yet")
     out.mkdir(parents=True, exist_ok=True)
   except (ValueError, OSError) as error:
     raise command_line.ScriptError(error) from error
   try:
-    report.write(runs, out)
+    report.write(recorded.joined(begun), out)
   except OSError as error:
     raise command_line.ScriptError(f"--out {out}: {error}") from error
   print((out / "scores.md").read_text())

@@ -1,14 +1,14 @@
-"""What runs came to, from their directories alone: one page, figures, tables.
+"""What runs came to: one page, figures and tables.
 
 Scores are returns, or shares of right answers. Seeds are never dropped.
 """
 
 import csv
-import dataclasses
 import html
 import json
 import pathlib
 import string
+import textwrap
 from collections.abc import Mapping, Sequence
 
 import matplotlib
@@ -18,19 +18,14 @@ matplotlib.use("Agg")  # Files only; works without a display.
 import matplotlib.pyplot as plt
 import numpy as np
 
-from lco_jax import finiteness, preference, run_directory
-from lco_jax.reporting import curves, stability, statistics, tables
+from lco_jax.reporting import recorded, statistics, tables
+from lco_jax.reporting.recorded import Run
 
+_LEGEND_CHARACTERS = 110  # Of a line below the figure.
 _PAGE = pathlib.Path(__file__).with_name("page.html")
-_WINDOWS = 60
 # Settings that say nothing about what was trained.
 _ASIDE = (
-  "seed",
-  "num_seeds",
-  "updates_per_chunk",
-  "checkpoint_seconds",
-  "keep_checkpoints",
-  "wandb_project",
+  *recorded.NOT_TRAINED,
   "init_from",
   "verifier_from",
   "eval_problems",
@@ -38,91 +33,6 @@ _ASIDE = (
   "eval_episodes",
   "algorithm",
 )
-
-
-@dataclasses.dataclass(frozen=True)
-class Run:
-  """A run directory.
-
-  Attributes:
-    path: the directory.
-    settings: its config.json.
-    score: name of the metric that it is judged by.
-    steps: float[windows], environment steps, or samples, of each seed.
-    metrics: {name: float[windows, seeds]}, means of windows; NaN where a seed
-      has no value.
-    final: float[seeds], mean score over the last tenth; NaN where a seed
-      stopped before, or never ended an episode.
-  """
-
-  path: pathlib.Path
-  settings: Mapping
-  score: str
-  steps: np.ndarray
-  metrics: Mapping[str, np.ndarray]
-  final: np.ndarray
-
-  @property
-  def problem(self) -> str:
-    """The environment or task."""
-    return self.settings.get("environment") or self.settings["task"]
-
-  @property
-  def algorithm(self) -> str:
-    """What it was trained by."""
-    return self.settings["algorithm"]
-
-
-def find(paths: Sequence[pathlib.Path]) -> list[pathlib.Path]:
-  """The run directories at or below some paths; not their warm starts.
-
-  Raises:
-    ValueError: naming a path without any.
-  """
-  found = []
-  for path in paths:
-    own = sorted(
-      file.parent
-      for file in path.rglob("metrics.csv")
-      if file.parent == path or file.parent.name != "warm_start"
-    )
-    if not own:
-      raise ValueError(f"{path} holds no run: no metrics.csv")
-    found += [directory for directory in own if directory not in found]
-  return found
-
-
-def load(path: pathlib.Path) -> Run | None:
-  """Reads a run; None if it has no update yet.
-
-  Raises:
-    ValueError: if its files are missing or damaged.
-  """
-  settings = run_directory.read_config(path)
-  if "algorithm" not in settings:
-    raise ValueError(f"{path}: config.json names no algorithm")
-  with open(path / "metrics.csv") as file:
-    names = file.readline().strip().split(",")[3:]
-    if not file.readline():
-      return None
-  score = stability.score_of(path)
-  logged = run_directory.read_metrics(path, names)
-  steps = logged.pop("env_steps")
-  if settings["algorithm"] in preference.ALGORITHMS:
-    steps = 2 * steps  # A step is a pair of samples.
-  gone = np.isnan(logged["policy_loss"])
-  always = np.ones_like(logged[score])
-  metrics = {}
-  for name, values in logged.items():
-    counted = logged.get(finiteness.count_of(name), always)
-    at, metrics[name] = curves.binned(
-      steps, values, np.where(np.isnan(values), 0.0, counted), _WINDOWS, gone
-    )
-  counted = logged.get(finiteness.count_of(score), always)
-  final = curves.final_return(logged[score], counted)
-  return Run(
-    path, settings, score, at, metrics, np.where(gone[-1], np.nan, final)
-  )
 
 
 def labels(runs: Sequence[Run]) -> list[str]:
@@ -142,14 +52,20 @@ def labels(runs: Sequence[Run]) -> list[str]:
       and any(other.settings.get(name) != value for other in alike)
     ]
     parts = [run.algorithm]
-    parts += [f"{name}={run.settings[name]}" for name in differing]
+    parts += [
+      f"{name}={run.settings[name]}"
+      for name in differing
+      if run.settings[name] is not None
+    ]
     result.append(" ".join(parts))
   # What is still alike differs in its directory alone.
   names = [
     (run.problem, label) for run, label in zip(runs, result, strict=True)
   ]
   return [
-    f"{label} ({run.path})" if names.count((run.problem, label)) > 1 else label
+    f"{label} ({_directories(run)})"
+    if names.count((run.problem, label)) > 1
+    else label
     for run, label in zip(runs, result, strict=True)
   ]
 
@@ -170,7 +86,9 @@ def summaries(runs: Sequence[Run]) -> list[dict]:
         "high": scores["ci95"][1],
         "worst": None if np.isnan(run.final).any() else float(run.final.min()),
         "stopped": int(np.isnan(run.final).sum()),
-        "directory": str(run.path),
+        **_evaluated(run, "greedy"),
+        **_evaluated(run, "sampled"),
+        "directory": _directories(run),
       }
     )
   return sorted(
@@ -180,6 +98,19 @@ def summaries(runs: Sequence[Run]) -> list[dict]:
       np.inf if row["IQM"] is None else -row["IQM"],
     ),
   )
+
+
+def _evaluated(run: Run, name: str) -> dict[str, float | None]:
+  """IQM of what the learned policies came to, and its interval."""
+  columns = name, f"{name} low", f"{name} high"
+  if name not in run.evaluated:
+    return dict.fromkeys(columns)
+  scores = statistics.summarize(run.evaluated[name])
+  return dict(zip(columns, (scores["iqm"], *scores["ci95"]), strict=True))
+
+
+def _directories(run: Run) -> str:
+  return ", ".join(map(str, run.paths))
 
 
 def comparisons(runs: Sequence[Run]) -> list[dict]:
@@ -208,10 +139,7 @@ def comparisons(runs: Sequence[Run]) -> list[dict]:
         low, high = statistics.stratified_interval(
           statistics.probability_of_improvement, x, y
         )
-        shared = (
-          better.settings["seed"] == other.settings["seed"]
-          and x.shape == y.shape
-        )
+        shared = better.seeds == other.seeds
         rows.append(
           {
             "problem": problem,
@@ -237,7 +165,7 @@ def write(runs: Sequence[Run], out: pathlib.Path) -> None:
   """Writes report.html, scores as CSV and Markdown, and a figure a problem.
 
   Args:
-    runs: from `load`.
+    runs: from `recorded.joined`.
     out: directory, which exists.
   """
   rows, pairs = summaries(runs), comparisons(runs)
@@ -287,6 +215,11 @@ def write(runs: Sequence[Run], out: pathlib.Path) -> None:
 
 
 def _shown(rows: Sequence[Mapping]) -> list[dict]:
+  evaluated = [
+    name
+    for name in ("greedy", "sampled")
+    if any(row[name] is not None for row in rows)
+  ]
   return [
     {
       "problem": row["problem"],
@@ -295,6 +228,12 @@ def _shown(rows: Sequence[Mapping]) -> list[dict]:
       "IQM [95%]": tables.interval(row["IQM"], row["low"], row["high"]),
       "worst": tables.short(row["worst"]),
       "stopped": row["stopped"],
+      **{
+        name: tables.interval(
+          row[name], row[f"{name} low"], row[f"{name} high"]
+        )
+        for name in evaluated
+      },
     }
     for row in rows
   ]
@@ -349,7 +288,7 @@ def _save_figure(
       run.steps[known],
       statistics.interquartile_mean(values[known]),
       color=color,
-      label=label,
+      label=textwrap.fill(label, _LEGEND_CHARACTERS),
       linewidth=2,
     )
   axes.set_title(f"{problem}: each algorithm's best run")
@@ -357,7 +296,7 @@ def _save_figure(
   axes.set_ylabel(f"{runs[0][0].score} (IQM, 95%)")
   axes.grid(alpha=0.2)
   axes.spines[["top", "right"]].set_visible(False)
-  axes.legend(frameon=False, fontsize=8)
+  figure.legend(loc="outside lower left", frameon=False, fontsize=8)
   name = "".join(c if c.isalnum() else "-" for c in problem)
   for suffix in ("png", "svg"):
     figure.savefig(out / f"{name}.{suffix}")

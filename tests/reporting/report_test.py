@@ -9,20 +9,22 @@ import subprocess
 import numpy as np
 import pytest
 
-from lco_jax.reporting import report
+from lco_jax.reporting import recorded, report
 from tests import scripts
 
 
-def _write(path, algorithm, scores, **settings):
+def _write(path, algorithm, scores, summary=None, updates=20, **settings):
   """A run of 20 updates; scores [seeds] are what it comes to, NaN stops it."""
   path.mkdir(parents=True)
   config = {"environment": "Catch </script>", "algorithm": algorithm, "seed": 0}
   (path / "config.json").write_text(json.dumps(config | settings))
+  if summary is not None:
+    (path / "summary.json").write_text(json.dumps(summary))
   with open(path / "metrics.csv", "w", newline="") as file:
     writer = csv.writer(file)
     columns = ["entropy", "episode_return_mean", "episodes", "policy_loss"]
     writer.writerow(["update", "env_steps", "seed", *columns])
-    for update in range(1, 21):
+    for update in range(1, updates + 1):
       for seed, score in enumerate(scores):
         stopped = np.isnan(score) and update > 10
         value = 1.0 if np.isnan(score) else score * update / 20
@@ -45,9 +47,9 @@ def runs(tmp_path):
 
 
 def test_runs_are_found_and_told_apart(runs, tmp_path):
-  found = report.find([runs])
+  found = recorded.find([runs])
   assert [path.name for path in found] == ["a", "b", "c", "d"]
-  loaded = [report.load(path) for path in found]
+  loaded = [recorded.load(path) for path in found]
   assert report.labels(loaded) == [
     "lco_mse beta=1.0",
     "lco_mse beta=0.1",
@@ -60,15 +62,76 @@ def test_runs_are_found_and_told_apart(runs, tmp_path):
   np.testing.assert_allclose(loaded[0].final, np.arange(5, 9) * 0.975)
   np.testing.assert_array_equal(np.isnan(loaded[3].final), [0, 0, 0, 1])
   begun = _write(tmp_path / "begun", "ppo", [])
-  assert report.load(begun) is None
+  assert recorded.load(begun) is None
   (tmp_path / "empty").mkdir()
   with pytest.raises(ValueError, match="empty"):
-    report.find([tmp_path / "empty"])
+    recorded.find([tmp_path / "empty"])
+
+
+def test_runs_that_differ_in_seeds_alone_are_one(tmp_path):
+  def write(name, scores, seed, accuracy, **settings):
+    return recorded.load(
+      _write(
+        tmp_path / name,
+        "ppo",
+        scores,
+        {"evaluation": {"greedy": {"per_seed": accuracy}}},
+        seed=seed,
+        num_seeds=len(scores),
+        **settings,
+      )
+    )
+
+  late = write("late", [7.0], 2, [0.7], rate=1, keep_checkpoints=3)
+  early = write("early", [5.0, np.nan], 0, [0.5, None], rate=1)
+  (run,) = recorded.joined([late, early])
+  assert run.seeds == (0, 1, 2)
+  assert run.paths == (tmp_path / "late", tmp_path / "early")
+  np.testing.assert_allclose(run.final, np.array([5, np.nan, 7]) * 0.975)
+  np.testing.assert_array_equal(run.evaluated["greedy"], [0.5, np.nan, 0.7])
+  for name, values in run.metrics.items():
+    np.testing.assert_array_equal(values[:, :2], early.metrics[name])
+    np.testing.assert_array_equal(values[:, 2:], late.metrics[name])
+  for kept_apart in (
+    write("again", [7.0], 2, [0.7], rate=1),
+    write("other", [7.0], 3, [0.7], rate=2),
+    write("begun", [7.0], 3, [0.7], rate=1, updates=9),
+  ):
+    assert len(recorded.joined([late, kept_apart, early])) == 2
+
+
+@pytest.mark.parametrize(
+  "summary",
+  [
+    {"evaluation": {"per_seed": [1]}, "evaluation_sampled": {"per_seed": [2]}},
+    {"evaluation": {"per_seed": [1.0], "greedy": 1.0,
+                    "pass_at_k": {"1": {"per_seed": [2]}}}},
+    {"evaluation": {"greedy": {"per_seed": [1]}, "sampled": {"per_seed": [2]}}},
+  ],
+  ids=["control", "language", "pretrained"],
+)  # fmt: skip
+def test_scores_of_learned_policies(tmp_path, summary):
+  path = _write(tmp_path / "run", "ppo", [5.0], summary)
+  run = recorded.load(path)
+  assert {name: own.tolist() for name, own in run.evaluated.items()} == {
+    "greedy": [1.0],
+    "sampled": [2.0],
+  }
+  other = recorded.load(_write(tmp_path / "other", "lco_mse", [4.0]))
+  rows = report.summaries([run, other])
+  assert [row["greedy"] for row in rows] == [1.0, None]
+  report.write([run, other], tmp_path)
+  assert "| 2.000 [2.000, 2.000] |" in (tmp_path / "scores.md").read_text()
+  (path / "summary.json").write_text("{")
+  with pytest.raises(ValueError, match="summary.json is damaged"):
+    recorded.load(path)
 
 
 def test_no_seed_is_dropped(runs):
   """A run of which a seed stopped has no score, and comes last."""
-  rows = report.summaries([report.load(path) for path in report.find([runs])])
+  rows = report.summaries(
+    [recorded.load(path) for path in recorded.find([runs])]
+  )
   assert [row["run"] for row in rows] == [
     "lco_mse beta=1.0",
     "ppo beta=1.0",
@@ -80,7 +143,7 @@ def test_no_seed_is_dropped(runs):
 
 
 def test_best_runs_are_compared(runs):
-  loaded = [report.load(path) for path in report.find([runs])]
+  loaded = [recorded.load(path) for path in recorded.find([runs])]
   (row,) = report.comparisons(loaded)
   assert (row["better"], row["than"]) == ("lco_mse", "ppo")
   # Of 16 pairs 5, 6, 7, 8 wins 9 and a half against 4, 5, 6, 7: with 3 ties.
@@ -150,7 +213,9 @@ document.body.dataset.seen = JSON.stringify(seen);
 @pytest.mark.skipif(not shutil.which("chromium"), reason="needs chromium")
 def test_the_page_in_a_browser(runs, tmp_path):
   """It loads without an error, and its controls do what they say."""
-  report.write([report.load(path) for path in report.find([runs])], tmp_path)
+  report.write(
+    [recorded.load(path) for path in recorded.find([runs])], tmp_path
+  )
   page = (tmp_path / "report.html").read_text()
   (tmp_path / "check.html").write_text(page + _CHECK)
   done = subprocess.run(

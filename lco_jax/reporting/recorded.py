@@ -1,0 +1,205 @@
+"""Runs as their directories have them; seeds of several directories joined."""
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from lco_jax import finiteness, preference, run_directory
+from lco_jax.reporting import curves, stability
+
+_WINDOWS = 60
+# Settings that change nothing of what is learned, but for what a seed draws.
+NOT_TRAINED = (
+  "seed",
+  "num_seeds",
+  "updates_per_chunk",
+  "checkpoint_seconds",
+  "keep_checkpoints",
+  "wandb_project",
+  "export",
+  "scoring_workers",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+  """Seeds that were trained alike.
+
+  Attributes:
+    paths: the run directories that hold them.
+    settings: config.json of the first.
+    seeds: numbers of the seeds, none twice.
+    score: name of the metric that it is judged by.
+    steps: float[windows], environment steps, or samples, of each seed.
+    metrics: {name: float[windows, seeds]}, means of windows; NaN where a seed
+      has no value.
+    final: float[seeds], mean score over the last tenth; NaN where a seed
+      stopped before, or never ended an episode.
+    evaluated: {"greedy" or "sampled": float[seeds]}, scores of the policies
+      that were learned: episodic returns, or accuracies on test problems; empty
+      where a run was not evaluated.
+  """
+
+  paths: tuple[pathlib.Path, ...]
+  settings: Mapping
+  seeds: tuple[int, ...]
+  score: str
+  steps: np.ndarray
+  metrics: Mapping[str, np.ndarray]
+  final: np.ndarray
+  evaluated: Mapping[str, np.ndarray]
+
+  @property
+  def problem(self) -> str:
+    """The environment or task."""
+    return self.settings.get("environment") or self.settings["task"]
+
+  @property
+  def algorithm(self) -> str:
+    """What it was trained by."""
+    return self.settings["algorithm"]
+
+
+def find(paths: Sequence[pathlib.Path]) -> list[pathlib.Path]:
+  """The run directories at or below some paths; not their warm starts.
+
+  Raises:
+    ValueError: naming a path without any.
+  """
+  found = []
+  for path in paths:
+    own = sorted(
+      file.parent
+      for file in path.rglob("metrics.csv")
+      if file.parent == path or file.parent.name != "warm_start"
+    )
+    if not own:
+      raise ValueError(f"{path} holds no run: no metrics.csv")
+    found += [directory for directory in own if directory not in found]
+  return found
+
+
+def load(path: pathlib.Path) -> Run | None:
+  """Reads a run; None if it has no update yet.
+
+  Raises:
+    ValueError: if its files are missing or damaged.
+  """
+  settings = run_directory.read_config(path)
+  if "algorithm" not in settings:
+    raise ValueError(f"{path}: config.json names no algorithm")
+  with open(path / "metrics.csv") as file:
+    names = file.readline().strip().split(",")[3:]
+    if not file.readline():
+      return None
+  score = stability.score_of(path)
+  logged = run_directory.read_metrics(path, names)
+  steps = logged.pop("env_steps")
+  if settings["algorithm"] in preference.ALGORITHMS:
+    steps = 2 * steps  # A step is a pair of samples.
+  gone = np.isnan(logged["policy_loss"])
+  always = np.ones_like(logged[score])
+  metrics = {}
+  for name, values in logged.items():
+    counted = logged.get(finiteness.count_of(name), always)
+    at, metrics[name] = curves.binned(
+      steps, values, np.where(np.isnan(values), 0.0, counted), _WINDOWS, gone
+    )
+  counted = logged.get(finiteness.count_of(score), always)
+  final = curves.final_return(logged[score], counted)
+  return Run(
+    paths=(path,),
+    settings=settings,
+    seeds=tuple(settings["seed"] + i for i in range(len(final))),
+    score=score,
+    steps=at,
+    metrics=metrics,
+    final=np.where(gone[-1], np.nan, final),
+    evaluated=_evaluated(path),
+  )
+
+
+def _evaluated(path: pathlib.Path) -> dict[str, np.ndarray]:
+  """Scores of each seed's policy from summary.json, as each script has it."""
+  try:
+    summary = json.loads((path / "summary.json").read_text())
+  except FileNotFoundError:
+    return {}
+  except ValueError as error:
+    raise ValueError(f"{path}/summary.json is damaged: {error}") from error
+  evaluation = summary.get("evaluation", {})
+  if "evaluation_sampled" in summary:  # Control.
+    found = {"greedy": evaluation, "sampled": summary["evaluation_sampled"]}
+  elif "pass_at_k" in evaluation:  # Language tasks.
+    found = {"greedy": evaluation, "sampled": evaluation["pass_at_k"]["1"]}
+  else:  # Pretrained models; verifiers have none.
+    found = evaluation
+  return {
+    name: np.array(found[name]["per_seed"], float)
+    for name in ("greedy", "sampled")
+    if name in found
+  }
+
+
+def joined(runs: Sequence[Run]) -> list[Run]:
+  """Runs whose settings differ in seeds alone, as one run of all their seeds.
+
+  One whose seed is there already, of another length, or with other metrics
+  stays a run of its own.
+
+  Args:
+    runs: from `load`.
+  """
+  groups: list[list[Run]] = []
+  for run in runs:
+    for group in groups:
+      if all(_belong_together(run, other) for other in group):
+        group.append(run)
+        break
+    else:
+      groups.append([run])
+  return [_join(group) for group in groups]
+
+
+def _belong_together(run: Run, other: Run) -> bool:
+  return (
+    _trained(run) == _trained(other)
+    and not set(run.seeds) & set(other.seeds)
+    and np.array_equal(run.steps, other.steps)
+    and run.metrics.keys() == other.metrics.keys()
+    and run.evaluated.keys() == other.evaluated.keys()
+  )
+
+
+def _trained(run: Run) -> dict:
+  """The settings that what is learned depends on."""
+  return {k: v for k, v in run.settings.items() if k not in NOT_TRAINED}
+
+
+def _join(runs: Sequence[Run]) -> Run:
+  """One run of the seeds of several, by their numbers."""
+  first = runs[0]
+  seeds = np.concatenate([run.seeds for run in runs])
+  order = np.argsort(seeds)
+
+  def of_all(parts):
+    return np.concatenate(list(parts), axis=-1)[..., order]
+
+  return Run(
+    paths=tuple(path for run in runs for path in run.paths),
+    settings=first.settings,
+    seeds=tuple(seeds[order].tolist()),
+    score=first.score,
+    steps=first.steps,
+    metrics={
+      name: of_all(run.metrics[name] for run in runs) for name in first.metrics
+    },
+    final=of_all(run.final for run in runs),
+    evaluated={
+      name: of_all(run.evaluated[name] for run in runs)
+      for name in first.evaluated
+    },
+  )
