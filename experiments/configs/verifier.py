@@ -16,6 +16,9 @@ _DEFAULT = {
   "dpo": {"policy_learning_rate": 1e-5, "beta": 0.1},
 }
 
+# What was found to do.
+_OF_TASK = {"chain_sum": {"completion_length": 12, "num_updates": 30}}
+
 
 def get_config(task: str = "chain_sum") -> ml_collections.ConfigDict:
   """Settings of the training of a verifier by pairs.
@@ -32,6 +35,8 @@ def get_config(task: str = "chain_sum") -> ml_collections.ConfigDict:
   config.eval_samples = 8
   # qrm: weight of the chosen completion's likelihood; dpo has beta.
   config.cross_entropy_coefficient = config_dict.placeholder(float)
+
+  config.update(_OF_TASK.get(task, {}))
   config.tuned = {"chosen": ("task", task)} | {
     algorithm: _DEFAULT[algorithm] for algorithm in verifier.ALGORITHMS
   }
