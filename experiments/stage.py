@@ -22,6 +22,7 @@ from lco_jax import (
   placement,
   run_directory,
   runner,
+  scoring,
   training,
 )
 
@@ -102,12 +103,15 @@ def explained(workdir: pathlib.Path) -> Iterator[None]:
   """Turns what is known to go wrong into one line.
 
   Raises:
-    ScriptError: for wrong input, a damaged checkpoint, a full disk.
+    ScriptError: for wrong input, a damaged checkpoint, a full disk, or
+      processes that cannot score.
   """
   try:
     yield
   except (ValueError, checkpointing.CheckpointError) as error:
     raise command_line.ScriptError(error) from error
+  except scoring.ScoringError as error:
+    raise command_line.ScriptError(error, command_line.FAILED) from error
   except OSError as error:
     raise command_line.ScriptError(
       f"workdir {workdir} cannot be written to: {error}", command_line.FAILED
@@ -250,7 +254,7 @@ def train(
       command_line.FAILED,
       everywhere=True,
     ) from error
-  except checkpointing.CheckpointError as error:
+  except (checkpointing.CheckpointError, scoring.ScoringError) as error:
     raise command_line.ScriptError(error, command_line.FAILED) from error
   except OSError as error:
     raise command_line.ScriptError(

@@ -20,6 +20,12 @@ from lco_jax import tasks
 
 # Times that a completion is handed to processes that end before they score it.
 _TRIES = 3
+# Seconds from one look at whether the processes are well to the next.
+_GLANCE = 1.0
+
+
+class ScoringError(RuntimeError):
+  """Nothing can be scored: processes end before they do."""
 
 
 class Score(NamedTuple):
@@ -41,11 +47,13 @@ class Waiting(NamedTuple):
     entry: the problem.
     completion: text.
     future: of what it is worth.
+    pool: of the processes that it was handed to.
   """
 
   entry: dict[str, Any]
   completion: str
   future: concurrent.futures.Future
+  pool: pebble.ProcessPool
 
 
 class Scorer(contextlib.AbstractContextManager):
@@ -61,8 +69,7 @@ class Scorer(contextlib.AbstractContextManager):
     """
     self._task, self._num_workers = task, num_workers
     self._seconds = seconds
-    # A fork of this process would copy the locks of JAX's threads; one of a
-    # server that has only read the code is made in milliseconds.
+    # A fork of this process would copy the locks of JAX's threads.
     self._context = multiprocessing.get_context("forkserver")
     self._context.set_forkserver_preload(["lco_jax.tasks"])
     _start_server()
@@ -77,27 +84,27 @@ class Scorer(contextlib.AbstractContextManager):
       self._end()
       self._pool = self._make_pool()
       future = self._pool.schedule(self._task.score, **arguments)
-    return Waiting(entry, completion, future)
+    return Waiting(entry, completion, future, self._pool)
 
   def collect(self, waiting: Sequence[Waiting]) -> list[Score]:
     """Waits for scores, in the order of `waiting`.
 
     Raises:
-      RuntimeError: if processes end before they score anything.
+      ScoringError: if processes end before they score anything.
     """
     return [self._score(own) for own in waiting]
 
   def _score(self, waiting: Waiting) -> Score:
     for _ in range(_TRIES):
       try:
-        return Score(float(waiting.future.result()), failed=False)
+        return Score(float(_result(waiting)), failed=False)
       except BrokenProcessPool:
         # A process ended that was not scoring: the system was out of memory,
         # say. The pool does not survive it; the completion is not to blame.
         waiting = self.submit(waiting.entry, waiting.completion)
       except Exception:  # Whatever a verifier raises; or its time was up.
         return Score(0.0, failed=True)
-    raise RuntimeError("the processes that score end before they do")
+    raise ScoringError("the processes that score end before they do")
 
   def _make_pool(self) -> pebble.ProcessPool:
     return pebble.ProcessPool(
@@ -114,6 +121,24 @@ class Scorer(contextlib.AbstractContextManager):
   def __exit__(self, *_):
     """Ends the processes."""
     self._end()
+
+
+def _result(waiting: Waiting) -> float:
+  """What a completion is worth.
+
+  A pool that breaks says so of what its processes were handed. What they were
+  not yet handed would be waited for without end.
+
+  Raises:
+    BrokenProcessPool: if the processes ended.
+    Exception: what the verifier raised, or that its time was up.
+  """
+  future = waiting.future
+  while not future.done():
+    if not waiting.pool.active:
+      raise BrokenProcessPool("the processes ended")
+    concurrent.futures.wait([future], timeout=_GLANCE)
+  return future.result()
 
 
 def _start_server() -> None:

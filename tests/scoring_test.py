@@ -14,10 +14,10 @@ import pytest
 from lco_jax import scoring
 
 
-def _scorer(score, seconds=30.0):
+def _scorer(score, seconds=30.0, num_workers=2):
   """A scorer of a task that is scored by some function of two arguments."""
   task = types.SimpleNamespace(score=score, load=dict)
-  return scoring.Scorer(task, 2, seconds)
+  return scoring.Scorer(task, num_workers, seconds)
 
 
 def test_scores_come_in_order():
@@ -82,13 +82,24 @@ def test_a_process_that_ends_while_it_waits_is_replaced():
       time.sleep(1)
 
 
+def test_what_no_process_was_handed_yet_is_scored_by_the_next():
+  """More waits than a pipe holds when the only one ends."""
+  with _scorer(_process, num_workers=1) as scorer:
+    (before,) = {score.value for score in _scores(scorer, 8)}
+    os.kill(int(before), signal.SIGKILL)
+    waiting = [scorer.submit("x" * 1000, n) for n in range(200)]
+    after = scorer.collect(waiting)
+  assert not any(score.failed for score in after)
+  assert before not in {score.value for score in after}
+
+
 def test_processes_that_never_begin():
   """One line for a person, rather than a score."""
   load = functools.partial(operator.truediv, 1, 0)
   task = types.SimpleNamespace(score=_process, load=load)
   with (
     scoring.Scorer(task, 1, seconds=30.0) as scorer,
-    pytest.raises(RuntimeError, match="end before they do"),
+    pytest.raises(scoring.ScoringError, match="end before they do"),
   ):
     _scores(scorer, 2)
 
