@@ -11,6 +11,7 @@ completion, and samples where --temperature is given.
 import json
 import os
 import pathlib
+import re
 from collections.abc import Iterator
 
 import jax
@@ -22,6 +23,8 @@ from experiments import command_line
 from lco_jax import generation, networks, pretrained, text_generation
 
 _TOP = 20  # Likeliest next tokens that are shown.
+# Halves of characters, which JSON can name and no encoding has.
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 _MODEL = flags.DEFINE_string(
   "model",
@@ -47,7 +50,10 @@ _NUM_SAMPLES = flags.DEFINE_integer(
 )
 _SEED = flags.DEFINE_integer("seed", 0, "Of the samples.", lower_bound=0)
 _BATCH_SIZE = flags.DEFINE_integer(
-  "batch_size", 16, "Sequences side by side.", lower_bound=1
+  "batch_size",
+  16,
+  "Sequences side by side; all samples of a prompt are, however many.",
+  lower_bound=1,
 )
 _DTYPE = flags.DEFINE_enum(
   "dtype", "float32", ["float32", "bfloat16"], "Of the computation."
@@ -68,6 +74,8 @@ def main() -> None:
       raise ValueError(f"--prompts {_PROMPTS.value}: has no texts")
     if not out.parent.is_dir():
       raise ValueError(f"--out {out}: no such folder as {out.parent}")
+    if out.is_dir():
+      raise ValueError(f"--out {out}: is a folder")
     own = pretrained.load(_MODEL.value)
     rows = _rows(own, texts)
   except ValueError as error:
@@ -104,7 +112,7 @@ def _texts(path: pathlib.Path) -> Iterator[str]:
       text = json.loads(line)["text"]
     except (ValueError, KeyError, TypeError, RecursionError):
       text = None
-    if not isinstance(text, str) or not text:
+    if not isinstance(text, str) or not text or _SURROGATE.search(text):
       raise ValueError(
         f'--prompts {path}, line {number}: not {{"text": ...}} with a text'
       )

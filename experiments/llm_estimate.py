@@ -175,6 +175,18 @@ def inactive(settings: Mapping) -> list[str]:
       found.append(
         f"between_coefficient: {algorithm} leaves out the prompts it is for"
       )
+    if settings["between_begin"] >= settings["num_updates"]:
+      found.append(
+        f"between_coefficient: it counts from update"
+        f" {settings['between_begin'] + 1} on, there are"
+        f" {settings['num_updates']}"
+      )
+  else:
+    found += [
+      f"{name}: between_coefficient is 0"
+      for name in ("between_begin", "between_end")
+      if settings[name]
+    ]
   if not row.takes_weights:
     found.append(f"dual_bound: {algorithm} takes no weights")
   if not settings["lora_rank"]:

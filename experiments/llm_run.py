@@ -73,7 +73,8 @@ def build(settings: Mapping) -> Run:
   row = token_objectives.ALGORITHMS[settings["algorithm"]]
   policy_loss = row.policy_loss(**options)
   common = _common(settings)
-  other, given = _verifier(settings, row, common["pretrained"])
+  other, given, longest = _verifier(settings, row, common["pretrained"])
+  common["asking"] = _within(common["asking"], longest)
   policy_of = llm.policy_of(settings["lora_rank"], settings["lora_alpha"])
   num_steps = (
     settings["num_updates"]
@@ -221,8 +222,6 @@ def _common(settings: Mapping) -> dict[str, Any]:
     sampling=sampling,
     exact=settings["reward"] == "exact",
   )
-  for number in range(PROMPTS_LOOKED_AT):
-    asking.prompt(task.problem("train", number)["question"])  # It may raise.
   config = own.config_with(
     dtype=settings["dtype"], rematerialize=settings["rematerialize"]
   )
@@ -231,17 +230,37 @@ def _common(settings: Mapping) -> dict[str, Any]:
     "pretrained": own,
     "model_config": config,
     "model": model,
-    "asking": asking,
+    "asking": _within(asking, own.context_length),
     "num_updates": settings["num_updates"],
   }
+
+
+def _within(
+  asking: text_rollout.Asking, context_length: int
+) -> text_rollout.Asking:
+  """The same, of texts that are not longer than that.
+
+  Raises:
+    ValueError: if one of the first problems leaves no room for an answer.
+  """
+  asking = dataclasses.replace(
+    asking, context_length=min(asking.context_length, context_length)
+  )
+  for number in range(PROMPTS_LOOKED_AT):
+    asking.prompt(asking.task.problem("train", number)["question"])
+  return asking
 
 
 def _verifier(
   settings: Mapping,
   row: token_objectives.Algorithm,
   own: pretrained.Pretrained,
-) -> tuple[networks.LanguageModel | None, dict[str, types.Params]]:
-  """The model of a verifier's advantages, and its parts of the parameters.
+) -> tuple[networks.LanguageModel | None, dict[str, types.Params], int]:
+  """What a verifier's advantages ask.
+
+  Returns:
+    Its model, its parts of the parameters, and the tokens of the longest text
+    that it reads.
 
   Raises:
     ValueError: if one is missing, not asked for, or of other tokens.
@@ -255,7 +274,7 @@ def _verifier(
     if settings[name] is not None and name not in names:
       raise ValueError(f"{name}: {advantage} advantages ask none")
   if not names:
-    return None, {}
+    return None, {}, own.context_length
   if settings["verifier"] is None:
     raise ValueError(f"verifier must be set for advantage {advantage}")
   found = {
@@ -275,9 +294,11 @@ def _verifier(
   config = dataclasses.replace(
     found["verifier"].config, dtype=settings["dtype"]
   )
-  return networks.make_language_model(config), {
-    name: other.params for name, other in found.items()
-  }
+  return (
+    networks.make_language_model(config),
+    {name: other.params for name, other in found.items()},
+    min(other.context_length for other in found.values()),
+  )
 
 
 def task_options(text: str) -> dict[str, Any]:

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import pathlib
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -126,8 +127,9 @@ def export(
     return
   for seed, own in zip(stage.seeds_of(cell.settings), learned, strict=True):
     folder = cell.workdir / f"model_{seed}"
-    if not folder.exists():
-      pretrained.export(run.pretrained, own, folder)
+    if folder.exists():  # Of a run that was resumed: maybe of other steps.
+      shutil.rmtree(folder)
+    pretrained.export(run.pretrained, own, folder)
     print(f"model: {folder}")
 
 

@@ -108,11 +108,12 @@ def make_training(
   Raises:
     ValueError: if a number or a name is out of range.
   """
-  advantage = advantage or algorithm.advantage
   known = (*signals.FROM_REWARDS, *signals.OF_VERIFIERS)
+  chosen = "" if advantage else ", which the algorithm takes by default,"
+  advantage = advantage or algorithm.advantage
   if advantage not in known:
     raise ValueError(
-      f"advantage: {advantage!r} is not among {', '.join(known)}"
+      f"advantage: {advantage!r}{chosen} is not among {', '.join(known)}"
     )
   between.check()
   visits.check(max_visits)

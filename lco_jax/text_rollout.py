@@ -80,6 +80,10 @@ class Asking:
       )
     return tokens
 
+  def reward(self, value: np.ndarray) -> np.ndarray:
+    """What scores in [0, 1] earn."""
+    return np.where(value >= 1, 1.0, 0.0) if self.exact else value
+
   def draw(
     self, seed: int, stream: int, update: int
   ) -> tuple[dict[str, Any], list[int]]:
@@ -112,7 +116,7 @@ class Example:
   Attributes:
     question: the problem's.
     completion: text.
-    reward: what it got.
+    reward: what it earned.
   """
 
   question: str
@@ -213,7 +217,7 @@ class TextCollector:
     scores = self._scored(entries.reshape(shape)[own], tokens, mask)
     value, failed = scores[..., 0].astype(np.float32), scores[..., 1] > 0
     correct = value >= 1
-    reward = correct.astype(np.float32) if asking.exact else value
+    reward = np.float32(asking.reward(value))
     self.rollout = dataclasses.replace(
       samples,
       reward=where.put_local(reward),
@@ -303,7 +307,7 @@ class TextCollector:
     self._show(
       self._update + 1,
       [
-        Example(*texts[index], scores[index].value)
+        Example(*texts[index], float(self._asking.reward(scores[index].value)))
         for index in range(0, number, per_sample)
       ],
     )

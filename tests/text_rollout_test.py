@@ -46,10 +46,12 @@ class _Words:
     return len(entry["question"] + text) % 3 / 2
 
   def collect(self, waiting):
-    return [scoring.Score(value, False) for value in waiting]
+    return [scoring.Score(value, failed=value == 0.5) for value in waiting]
 
 
-def _collector(end, algorithm="dr_grpo", max_visits=1, **options):
+def _collector(
+  end, algorithm="dr_grpo", max_visits=1, show=lambda *_: None, **options
+):
   """(what collects, state at the start, where, task)."""
   words = _Words(tuple(end))
   model = networks.make_language_model(
@@ -87,7 +89,7 @@ def _collector(end, algorithm="dr_grpo", max_visits=1, **options):
     **{"sampling": generation.Sampling()} | options,
   )
   collector = text_rollout.TextCollector(
-    asking, model, task, where, (0,), words, llm.policy_of(0, 1.0)
+    asking, model, task, where, (0,), words, llm.policy_of(0, 1.0), show=show
   )
   return collector, state, where, task
 
@@ -145,11 +147,22 @@ def test_completions_that_do_not_end_stay_whole():
 @pytest.mark.parametrize("exact", [True, False])
 def test_what_is_worth_a_part_is_not_correct(exact):
   """Nor is it a reward where only solutions are."""
-  collector, state, _, _ = _collector([1], exact=exact)
-  samples = jax.tree.map(np.asarray, collector.collect(state))
-  rewards = set(samples.reward.ravel().tolist())
-  assert rewards == ({0.0, 1.0} if exact else {0.0, 0.5, 1.0})
-  np.testing.assert_array_equal(samples.correct, samples.reward == 1)
+  shown = []
+  collector, state, _, _ = _collector(
+    [1], show=lambda update, examples: shown.append(examples), exact=exact
+  )
+  for _ in range(4):
+    samples = jax.tree.map(np.asarray, collector.collect(state))
+    rewards = set(samples.reward.ravel().tolist())
+    assert rewards == ({0.0, 1.0} if exact else {0.0, 0.5, 1.0})
+    np.testing.assert_array_equal(samples.correct, samples.reward == 1)
+    # What is shown is what is learned from.
+    first = samples.reward[0, 0, :, 0]
+    assert [example.reward for example in shown.pop()] == first.tolist()
+    # What could not be scored is known; here it is what is worth a half.
+    assert samples.failed.any() and not (samples.failed & samples.correct).any()
+    if not exact:
+      np.testing.assert_array_equal(samples.failed, samples.reward == 0.5)
 
 
 def test_problems_that_leave_no_room_are_drawn_again():

@@ -150,17 +150,17 @@ def test_a_resumed_run_is_the_same(finished, model_path, tmp_path):
   shutil.copytree(workdir, again)
   for step in ("3", "4"):
     shutil.rmtree(again / "checkpoints" / step)
-  for name in ("summary.json", "model_0"):
-    path = again / name
-    shutil.rmtree(path) if path.is_dir() else path.unlink()
+  (again / "summary.json").unlink()
+  exported = again / "model_0" / "model.safetensors"
+  exported.write_bytes(b"of other steps")
   done = scripts.run(
     "train_llm", f"--workdir={again}", "--resume", path=_STAND_INS
   )
   assert done.returncode == 0, done.stderr
   for name in ("metrics.csv", "completions.jsonl"):
     assert (again / name).read_bytes() == (workdir / name).read_bytes()
-  weights = "model_0/model.safetensors"
-  assert (again / weights).read_bytes() == (workdir / weights).read_bytes()
+  weights = workdir / "model_0" / "model.safetensors"
+  assert exported.read_bytes() == weights.read_bytes()
 
 
 _HALVES = "--config.num_microbatches=2"
@@ -277,11 +277,24 @@ def test_a_verifier_and_a_policy_that_asks_it(model_path, tmp_path):
   assert float(row["policy_gradient_norm"]) > 1e-3
   # Six tokens are known, at most; the tail is what the target gives others.
   assert 0.1 < float(row["target_tail_mass"]) < 0.99
+  # A verifier of shorter texts than the policy's is not asked about longer.
+  config = judge / "model_0" / "config.json"
+  sizes = json.loads(config.read_text())
+  config.write_text(json.dumps(sizes | {"max_position_embeddings": 8}))
+  done = _train(
+    model_path,
+    "--dry_run",
+    "--config.advantage=verifier",
+    f"--config.verifier={judge / 'model_0'}",
+  )
+  assert done.returncode == 2
+  assert "completion_length 5 after a prompt" in done.complaint
 
 
 def test_a_dry_run_says_what_it_would_take(model_path):
   done = _train(model_path, "--dry_run", "--config.algorithm=ppo")
   assert done.returncode == 2  # ppo needs a value network.
+  assert "'learned', which the algorithm takes by default" in done.complaint
   done = _train(model_path, "--dry_run", "--resume")
   assert done.complaint == "error: --resume needs --workdir"
   done = _train(
@@ -427,10 +440,12 @@ def test_generate_by_chat(model_path, tmp_path):
   [
     (['{"text": "a"}', "{"], "--batch_size=2", "line 2"),
     (['{"text": 1}'], "--batch_size=2", "line 1"),
+    (['{"text": "\\ud800 a"}'], "--batch_size=2", "line 1"),
     (['{"text": "a"}'], "--max_new_tokens=128", "--max_new_tokens 128"),
     (['{"text": "a"}'], "--temperature=-1", "temperature"),
     (['{"text": "a"}'], "--num_samples=2", "--num_samples: there are no"),
     (['{"text": "a"}'], "--out=/none/x", "--out /none/x"),
+    (['{"text": "a"}'], "--out=.", "--out .: is a folder"),
     (['{"text": "a"}'], "--model=none", "none: no such model"),
   ],
 )

@@ -58,7 +58,7 @@ def common(task: str) -> ml_collections.ConfigDict:
   config.num_updates = 100
   config.eval_problems = 64
   config.eval_samples = 4
-  config.eval_batch = 64  # Sequences side by side.
+  config.eval_batch = 64  # Sequences side by side; a prompt's samples all are.
 
   # Data: num_samples completions of each of num_prompts prompts.
   config.num_prompts = 8

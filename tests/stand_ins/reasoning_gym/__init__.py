@@ -2,18 +2,16 @@
 
 import dataclasses
 import random
-import time
 
 from reasoning_gym import factory
 
 
 @dataclasses.dataclass
 class ChainSum:
-  """Sums of two digits; where it is slow, no score comes in time."""
+  """Sums of two digits."""
 
   seed: int
   size: int
-  slow: bool = False
 
   def __getitem__(self, index):
     rng = random.Random(self.seed + index)
@@ -21,8 +19,6 @@ class ChainSum:
     return {"question": f"{a} + {b} =", "answer": str(a + b), "metadata": {}}
 
   def score_answer(self, answer, entry):
-    if self.slow:
-      time.sleep(60)
     if answer is None:
       return 0.0
     near = 0.5 * (len(answer) % 2)  # So that a random model gets something.
