@@ -17,6 +17,8 @@ from lco_jax import (
 # Arrays of a chunk's logits that are held side by side: of the policy, of the
 # behaviour policy, the target, and their gradient.
 _LOGIT_ARRAYS = 4
+# What a process of Python holds that has read the code, measured: bytes.
+_PROCESS = 450 * 2**20
 
 
 def estimate(settings: Mapping, run: llm_run.Run) -> str:
@@ -71,13 +73,54 @@ def estimate(settings: Mapping, run: llm_run.Run) -> str:
     f"memory on each of {len(where.devices)} device(s), {here} learner(s):",
   ]
   memory = _memory(settings, run, tokens, prompts * samples, length + answer)
-  for name, size in memory.items():
-    lines.append(f"  {name:<44}{_size(here * size):>10}")
-  lines.append(f"  {'about':<44}{_size(here * sum(memory.values())):>10}")
+  lines += _table({name: here * size for name, size in memory.items()})
+  lines += [
+    "",
+    "memory of the host (for the CPU backend, which is both, add them):",
+    *_table(_host_memory(settings, run, learners)),
+  ]
   idle = inactive(settings)
   lines += ["", "without effect under these settings:" if idle else ""]
   lines += [f"  {reason}" for reason in idle]
   return "\n".join(lines).rstrip()
+
+
+def _table(memory: Mapping[str, int]) -> list[str]:
+  """A line for each, and their sum."""
+  rows = {**memory, "about": sum(memory.values())}
+  return [f"  {name:<44}{_size(size):>10}" for name, size in rows.items()]
+
+
+def _shapes(run: llm_run.Run) -> tuple[dict[str, Any], Any]:
+  """A learner's parts of the parameters, and its optimizer's state."""
+  parts = jax.eval_shape(
+    run.training.init_params, jax.random.key(0), dict(run.given)
+  )
+  return parts, jax.eval_shape(
+    run.training.optimizers["policy"].init, parts["policy"]
+  )
+
+
+def _host_memory(
+  settings: Mapping, run: llm_run.Run, learners: int
+) -> dict[str, int]:
+  """Bytes that the process which saves and evaluates holds beside a device's.
+
+  Args:
+    settings: of the run.
+    run: built from them.
+    learners: of the run.
+  """
+  parts, state = _shapes(run)
+  return {
+    "the models as they were read": sum(
+      _bytes(part) for part in run.given.values()
+    ),
+    "a checkpoint while it is written": learners
+    * (_bytes(parts) + _bytes(state)),
+    "this process, and those that score": _PROCESS
+    * (1 + settings["scoring_workers"]),
+  }
 
 
 def _memory(
@@ -93,13 +136,8 @@ def _memory(
     slots: tokens of a sequence.
   """
   config = run.model_config
-  parts = jax.eval_shape(
-    run.training.init_params, jax.random.key(0), dict(run.given)
-  )
+  parts, state = _shapes(run)
   trained, held = _bytes(parts["policy"]), _bytes(parts)
-  state = jax.eval_shape(
-    run.training.optimizers["policy"].init, parts["policy"]
-  )
   weights = _bytes(run.pretrained.params)
   item = 2 if config.dtype == "bfloat16" else 4
   # What a block keeps for the backward pass: its norms, queries, keys, values,

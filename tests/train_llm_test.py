@@ -3,6 +3,7 @@
 import csv
 import json
 import pathlib
+import re
 import shutil
 
 import jax
@@ -303,6 +304,8 @@ def test_a_dry_run_says_what_it_would_take(model_path):
     "--config.algorithm=dapo",
     "--config.num_epochs=1",
     "--config.between_coefficient=0.1",
+    "--config.between_begin=4",
+    "--config.between_end=9",
     "--config.agreement_beta_multiple=2",
   )
   assert done.returncode == 0, done.stderr
@@ -314,10 +317,18 @@ def test_a_dry_run_says_what_it_would_take(model_path):
     "beta: dapo has no optimal target",
     "agreement_beta_multiple: dapo has no optimal target",
     "between_coefficient: dapo leaves out",
+    "between_coefficient: it counts from update 5 on, there are 4",
     "attention weights",
-    "optimizer state",
   ):
     assert said in done.stdout, done.stdout
+  held = dict(re.findall("^  (.+?)  +(.+)$", done.stdout, re.MULTILINE))
+  for name, numbers in (
+    ("the models as they were read", count),
+    ("parameters (policy, reference)", 2 * count),
+    ("optimizer state", 2 * count),
+    ("parameters and state before the update", 3 * count),
+  ):
+    assert held[name] == f"{numbers * 4 / 2**10:.0f} KiB"
   done = _train(
     model_path,
     "--dry_run",
