@@ -88,7 +88,7 @@ def estimate(settings: Mapping, run: llm_run.Run) -> str:
 def _table(memory: Mapping[str, int]) -> list[str]:
   """A line for each, and their sum."""
   rows = {**memory, "about": sum(memory.values())}
-  return [f"  {name:<44}{_size(size):>10}" for name, size in rows.items()]
+  return [f"  {name:<52}{_size(size):>10}" for name, size in rows.items()]
 
 
 def _shapes(run: llm_run.Run) -> tuple[dict[str, Any], Any]:

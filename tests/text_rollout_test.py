@@ -30,6 +30,7 @@ class _Words:
   """Stands in for a task, a tokenizer and a scorer: a token is a number."""
 
   end: tuple[int, ...]
+  more: int = 0
 
   def problem(self, split, number):
     del split
@@ -43,17 +44,22 @@ class _Words:
     return " ".join(map(str, tokens))
 
   def submit(self, entry, text):
-    return len(entry["question"] + text) % 3 / 2
+    return (self.more + len(entry["question"] + text)) % 3 / 2
 
   def collect(self, waiting):
     return [scoring.Score(value, failed=value == 0.5) for value in waiting]
 
 
 def _collector(
-  end, algorithm="dr_grpo", max_visits=1, show=lambda *_: None, **options
+  end,
+  algorithm="dr_grpo",
+  max_visits=1,
+  show=lambda *_: None,
+  more=0,
+  **options,
 ):
   """(what collects, state at the start, where, task)."""
-  words = _Words(tuple(end))
+  words = _Words(tuple(end), more)
   model = networks.make_language_model(
     networks.TransformerConfig(
       vocab_size=_VOCABULARY,
@@ -145,24 +151,24 @@ def test_completions_that_do_not_end_stay_whole():
 
 
 @pytest.mark.parametrize("exact", [True, False])
-def test_what_is_worth_a_part_is_not_correct(exact):
+@pytest.mark.parametrize("more", range(3))  # Each is worth all of it once.
+def test_what_is_worth_a_part_is_not_correct(exact, more):
   """Nor is it a reward where only solutions are."""
   shown = []
   collector, state, _, _ = _collector(
-    [1], show=lambda update, examples: shown.append(examples), exact=exact
+    [1], show=lambda _, own: shown.extend(own), more=more, exact=exact
   )
-  for _ in range(4):
-    samples = jax.tree.map(np.asarray, collector.collect(state))
-    rewards = set(samples.reward.ravel().tolist())
-    assert rewards == ({0.0, 1.0} if exact else {0.0, 0.5, 1.0})
-    np.testing.assert_array_equal(samples.correct, samples.reward == 1)
-    # What is shown is what is learned from.
-    first = samples.reward[0, 0, :, 0]
-    assert [example.reward for example in shown.pop()] == first.tolist()
-    # What could not be scored is known; here it is what is worth a half.
-    assert samples.failed.any() and not (samples.failed & samples.correct).any()
-    if not exact:
-      np.testing.assert_array_equal(samples.failed, samples.reward == 0.5)
+  samples = jax.tree.map(np.asarray, collector.collect(state))
+  rewards = set(samples.reward.ravel().tolist())
+  assert rewards == ({0.0, 1.0} if exact else {0.0, 0.5, 1.0})
+  np.testing.assert_array_equal(samples.correct, samples.reward == 1)
+  # What is shown is what is learned from.
+  first = samples.reward[0, 0, :, 0]
+  assert [example.reward for example in shown] == first.tolist()
+  # What could not be scored is known; here it is what is worth a half.
+  assert samples.failed.any() and not (samples.failed & samples.correct).any()
+  if not exact:
+    np.testing.assert_array_equal(samples.failed, samples.reward == 0.5)
 
 
 def test_problems_that_leave_no_room_are_drawn_again():
