@@ -195,7 +195,7 @@ def make_programs(
     return training.learn_step(task, state, actor, rollout)
 
   def learn(state, rollout):
-    state, metrics = jax.vmap(learn_one)(state, rollout)
+    state, metrics = placement_lib.each_seed(learn_one)(state, rollout)
     return state, placement.all_seeds(metrics, axis=0)
 
   steps = {}  # By the rollout's shapes.

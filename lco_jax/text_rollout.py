@@ -230,7 +230,8 @@ class TextCollector:
 
   def _generate_all(self, state, prompt, padding):
     """Every seed's completions, and the tokens of each seed's longest."""
-    samples = jax.vmap(self._generate)(state, prompt, padding)
+    each = placement_lib.each_seed(self._generate)
+    samples = each(state, prompt, padding)
     longest = jnp.max(jnp.sum(samples.mask, axis=-1), axis=(1, 2))
     longest = jax.lax.pmax(longest, update.DEVICE_AXIS)
     return samples, self._placement.all_seeds(longest, axis=0)

@@ -324,7 +324,7 @@ def compile_chunks(
   def run(length, state):
     def seeds_step(state, _):
       step = functools.partial(train_step, training, placement.num_shards)
-      return jax.vmap(step)(state)
+      return placement_lib.each_seed(step)(state)
 
     state, metrics = jax.lax.scan(seeds_step, state, length=length)
     return state, placement.all_seeds(metrics, axis=1)

@@ -37,6 +37,23 @@ def test_the_axis_is_bound_where_seeds_are_divided():
   np.testing.assert_array_equal(size(dealt), np.ones((8, 1)))
 
 
+@pytest.mark.parametrize("num_seeds", [1, 2])
+def test_each_seed_has_its_own(num_seeds):
+  """Also keys, as a state has them, and results that are none of them."""
+  seeds = jnp.arange(3, 3 + num_seeds)
+
+  def draw(tree, seed):
+    drawn = jax.random.randint(tree["key"], (4,), 0, 100)
+    return {"drawn": seed * drawn, "one": 1}
+
+  tree = {"key": jax.vmap(jax.random.key)(seeds)}
+  found = placement.each_seed(draw)(tree, seeds)
+  for i, seed in enumerate(seeds):
+    expected = draw({"key": jax.random.key(seed)}, seed)["drawn"]
+    np.testing.assert_array_equal(found["drawn"][i], expected)
+  np.testing.assert_array_equal(found["one"], np.ones(num_seeds))
+
+
 @pytest.mark.parametrize("num_seeds", [2, 16])
 def test_all_devices_are_told_what_each_seed_came_to(num_seeds):
   where = placement.place(num_seeds, 24, jax.devices())
