@@ -35,9 +35,6 @@ from lco_jax import (
 Array = jax.Array
 
 REWARDS = ("exact", "shaped")
-# What costs a pass of its own and is only looked at, is looked at in so many
-# samples of each prompt.
-_LOOKED_AT = 4
 
 
 def make_training(
@@ -146,7 +143,7 @@ def make_training(
     counted = counting.of_batch(
       algorithm, samples, signal.advantage, dual_bound
     )
-    looked_at = _some(samples)
+    looked_at = language_metrics.looked_at(samples)
     reference_logits = policy(
       params["reference"], samples if reference_coefficient else looked_at
     )
@@ -196,7 +193,7 @@ def make_training(
     return batch, metrics
 
   def assess(before, params, batch):
-    some = _some(batch)
+    some = language_metrics.looked_at(batch)
     logits = policy(params["policy"], some)
     metrics = language_metrics.of_change(some, logits)
     if diagnose:
@@ -324,11 +321,6 @@ def make_sampler(
     )
 
   return collect
-
-
-def _some(tree):
-  """Those samples [G, ...] that metrics with a pass of their own look at."""
-  return jax.tree.map(lambda x: x[: -(-x.shape[0] // _LOOKED_AT)], tree)
 
 
 def repeated(problems: tasks.Problem, num_samples: int) -> tasks.Problem:

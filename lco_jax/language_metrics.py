@@ -3,12 +3,34 @@
 Axes: samples G, prompts N, tokens C, vocabulary V.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
 from lco_jax import diagnostics, losses, numerics, signals, types, update
 
 Array = jax.Array
+
+# What costs a pass of its own and is only looked at, is looked at in one
+# completion in so many.
+_LOOKED_AT = 4
+
+
+def looked_at(tree: Any) -> Any:
+  """Those completions that metrics with a pass of their own look at.
+
+  Args:
+    tree: of arrays [G, N, ...].
+
+  Returns:
+    The same of fewer samples of each prompt and, if that is not enough, of
+    fewer prompts.
+  """
+  num_samples, num_prompts = jax.tree.leaves(tree)[0].shape[:2]
+  samples = -(-num_samples // _LOOKED_AT)
+  prompts = -(-num_samples * num_prompts // (_LOOKED_AT * samples))
+  return jax.tree.map(lambda leaf: leaf[:samples, :prompts], tree)
 
 
 def of_samples(

@@ -33,9 +33,6 @@ from lco_jax import (
 
 Array = jax.Array
 
-# What is only looked at after an update, is looked at in one sample in so many
-# of each prompt.
-_LOOKED_AT = 4
 # The part of the parameters that adapters adapt.
 BASE = "base"
 
@@ -205,7 +202,7 @@ def make_training(
 
   def assess(before, params, batch):
     before, params = whole(before), whole(params)
-    some = jax.tree.map(lambda x: x[: -(-len(x) // _LOOKED_AT)], batch)
+    some = language_metrics.looked_at(batch)
     now = lean_objectives.of_completions(
       model,
       params["policy"],

@@ -1,5 +1,7 @@
 """What the training of a large model makes of signals and settings."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,8 +21,8 @@ from lco_jax import (
 _SAMPLES, _PROMPTS, _LENGTH, _VOCABULARY, _WIDTH = 4, 3, 5, 11, 8
 
 
-def _training(algorithm="lco_mse", **options):
-  model = networks.make_language_model(
+def _model():
+  return networks.make_language_model(
     networks.TransformerConfig(
       vocab_size=_VOCABULARY,
       num_layers=1,
@@ -30,9 +32,12 @@ def _training(algorithm="lco_mse", **options):
       mlp_width=16,
     )
   )
+
+
+def _training(algorithm="lco_mse", **options):
   row = token_objectives.ALGORITHMS[algorithm]
   return llm.make_training(
-    model,
+    _model(),
     row,
     row.policy_loss(),
     optimizers.make_optimizer("sgd", lambda count: 1.0, None),
@@ -43,11 +48,11 @@ def _training(algorithm="lco_mse", **options):
   )
 
 
-def _samples():
+def _samples(num_samples=_SAMPLES, num_prompts=_PROMPTS):
   """Completions of any tokens; of some prompts more of them are right."""
   rng = np.random.default_rng(0)
-  shape = (_SAMPLES, _PROMPTS)
-  reward = 1.0 * (np.arange(_SAMPLES)[:, None] <= np.arange(_PROMPTS))
+  shape = (num_samples, num_prompts)
+  reward = 1.0 * (np.arange(num_samples)[:, None] <= np.arange(num_prompts))
   mask = np.arange(_LENGTH) < rng.integers(2, _LENGTH + 1, (*shape, 1))
   blank = np.zeros(shape, bool)
   tokens = rng.integers(0, _VOCABULARY, (*shape, _LENGTH)).astype(np.int32)
@@ -104,6 +109,31 @@ def test_beta_is_multiplied_where_it_is_told_to(monkeypatch):
   expected *= np.where(agreed, 5.0, 1.0)
   np.testing.assert_allclose(found.beta, expected)
   assert set(np.unique(found.beta)) == {2.0, 6.0, 10.0, 30.0}
+
+
+@pytest.mark.parametrize(
+  ("given", "looked_at"),
+  [((8, 3), (2, 3)), ((5, 4), (2, 3)), ((2, 6), (1, 3)), ((1, 8), (1, 2))],
+)
+def test_a_quarter_of_completions_is_looked_at_afterwards(given, looked_at):
+  training, samples = _training(), _samples(*given)
+  params = {"policy": _model().init(jax.random.key(0))}
+  batch = _prepared(training, samples)
+
+  def kl(unknown):
+    """With old states that are not known of the completions [G, N]."""
+    old = jnp.where(unknown[..., None, None], jnp.nan, batch.old_hidden)
+    told = placement.alone(training.assess)(
+      params, params, dataclasses.replace(batch, old_hidden=old)
+    )
+    return told["kl_old_new"]
+
+  samples, prompts = looked_at
+  unknown = np.ones(given, bool)
+  unknown[:samples, :prompts] = False
+  assert np.isfinite(kl(unknown))
+  unknown[samples - 1, prompts - 1] = True
+  assert np.isnan(kl(unknown))
 
 
 def test_an_algorithms_own_advantage_may_not_be_had():
