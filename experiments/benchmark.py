@@ -11,7 +11,8 @@ environments, 128 steps, 4 epochs, 4 minibatches, two 64×64 tanh networks,
 × 8 samples; also tokens per second of generation and of learning apart, and
 what the cache is worth. llm: a pretrained model, completions of 24 tokens after
 prompts of 64, beside PyTorch and transformers where they are installed; and a
-loss alone, with the logits of all tokens at once or of some at a time.
+loss alone, with the logits of all tokens at once or of some at a time; of a
+size for accelerators only with --case="loss 128256 chunked", or dense.
 """
 
 import json

@@ -3,6 +3,7 @@
 import functools
 import resource
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,25 +25,49 @@ from lco_jax import (
   training,
   types,
 )
+from lco_jax.networks import products
 
 # Whole steps: (prompts, completions of each).
 STEPS = {"8 prompts x 4": (8, 4), "32 prompts x 1": (32, 1)}
 # The same by PyTorch and transformers, where they are installed.
 PEERS = {f"{case}, transformers": STEPS[case] for case in STEPS}
-# Losses alone: (vocabulary, tokens at a time; None for the default, 0 for all).
+
+
+class Loss(NamedTuple):
+  """A loss alone, from final hidden states and an output layer in float32.
+
+  Attributes:
+    vocabulary: of the output layer.
+    chunk_tokens: tokens at a time; None for the default, 0 for all.
+    tokens: of the batch.
+    width: of the hidden states.
+    dtype: that they and the layer are multiplied in.
+  """
+
+  vocabulary: int
+  chunk_tokens: int | None
+  tokens: int = 4_096
+  width: int = 576
+  dtype: str = "float32"
+
+
 LOSSES = {
-  "loss 49152 dense": (49_152, 0),
-  "loss 49152 chunked": (49_152, None),
-  "loss 151936 dense": (151_936, 0),
-  "loss 151936 chunked": (151_936, None),
+  "loss 49152 dense": Loss(49_152, 0),
+  "loss 49152 chunked": Loss(49_152, None),
+  "loss 151936 dense": Loss(151_936, 0),
+  "loss 151936 chunked": Loss(151_936, None),
+}
+# Of a size for accelerators: measured only if asked for.
+LARGE_LOSSES = {
+  "loss 128256 dense": Loss(128_256, 0, 8_192, 4_096, "bfloat16"),
+  "loss 128256 chunked": Loss(128_256, None, 8_192, 4_096, "bfloat16"),
 }
 _PROMPT, _COMPLETION = 64, 24
-_TOKENS, _WIDTH = 4_096, 576
 _NEVER = -1  # No token ends a completion: all are of full length.
 
 
 def measure(case: str, model: str, algorithm: str, repeats: int) -> dict:
-  """A case of STEPS, PEERS or LOSSES.
+  """A case of STEPS, PEERS, LOSSES or LARGE_LOSSES.
 
   Args:
     case: its name.
@@ -51,20 +76,21 @@ def measure(case: str, model: str, algorithm: str, repeats: int) -> dict:
     repeats: calls; medians are returned.
 
   Returns:
-    {name: figure}; memory is of the whole process, above what it held when
-    everything was compiled.
+    {name: figure}; memory is of the accelerator or else of the whole process,
+    above what it held when everything was compiled.
 
   Raises:
     ValueError: if the case, the model or the algorithm is unknown, or a package
       missing.
   """
-  known = (*STEPS, *PEERS, *LOSSES)
+  given_states = LOSSES | LARGE_LOSSES
+  known = (*STEPS, *PEERS, *given_states)
   if case not in known:
     raise ValueError(f"case: unknown {case!r}; known: {', '.join(known)}")
   token_objectives.options_of(algorithm)  # Raises if it is unknown.
   row = token_objectives.ALGORITHMS[algorithm]
-  if case in LOSSES:
-    return _loss(*LOSSES[case], row, repeats)
+  if case in given_states:
+    return _loss(given_states[case], row, repeats)
   cpu_backend.keep_memory()  # As in runs; the peer has it, too.
   own = pretrained.load(model)
   if case in PEERS:
@@ -147,12 +173,12 @@ def _step(num_prompts, num_samples, own, row, repeats) -> dict:
 
   def learn(state, samples):
     step = functools.partial(training.learn_step, task)
-    return jax.vmap(step)(state, state.actor, samples)
+    return placement.each_seed(step)(state, state.actor, samples)
 
   learning = where.compile(
     learn, state, samples, donate_argnums=0, long_reductions=True
   )
-  held = _peak()
+  held = _held()
   generating = timing.seconds(lambda: generate(state.params["policy"]), repeats)
 
   def update():
@@ -172,12 +198,12 @@ def _step(num_prompts, num_samples, own, row, repeats) -> dict:
   }
 
 
-def _loss(vocab_size, chunk_tokens, row, repeats) -> dict:
+def _loss(case: Loss, row, repeats) -> dict:
   """Value and gradient of an objective from given hidden states."""
-  chunk_tokens = lean_objectives.chunk_of(chunk_tokens, vocab_size)
-  sequences, length = 16, _TOKENS // 16
+  chunk_tokens = lean_objectives.chunk_of(case.chunk_tokens, case.vocabulary)
+  sequences, length = 16, case.tokens // 16
   objective = lean_objectives.make_objective(
-    _states_alone(vocab_size),
+    _states_alone(case.vocabulary),
     row.policy_loss(),
     num_samples=1,
     chunk_tokens=chunk_tokens,
@@ -185,9 +211,12 @@ def _loss(vocab_size, chunk_tokens, row, repeats) -> dict:
     of_sequences=row.of_sequences,
   )
   keys = jax.random.split(jax.random.key(0), 4)
-  output = jax.random.normal(keys[0], (vocab_size, _WIDTH)) * _WIDTH**-0.5
-  hidden = jax.random.normal(keys[1], (sequences, length, _WIDTH))
-  action = jax.random.randint(keys[2], (sequences, length), 0, vocab_size)
+  output = jax.random.normal(keys[0], (case.vocabulary, case.width))
+  output *= case.width**-0.5
+  hidden = jax.random.normal(
+    keys[1], (sequences, length, case.width), case.dtype
+  )
+  action = jax.random.randint(keys[2], (sequences, length), 0, case.vocabulary)
   mask = jnp.ones((sequences, length), bool)
   weight, share = token_objectives.token_weights(mask, row.weighting)
   one = jnp.ones((sequences, length))
@@ -218,15 +247,13 @@ def _loss(vocab_size, chunk_tokens, row, repeats) -> dict:
   policy = {"params": {"output": output, "hidden": hidden}}
   arguments = (policy, networks.head_of(policy), batch)
   compiled = _compiled(jax.value_and_grad(mean), *arguments)
-  held = _peak()
+  held = _held()
   seconds = timing.seconds(lambda: compiled(*arguments), repeats)
   used = compiled.memory_analysis()
   return {
-    "tokens": _TOKENS,
-    "vocabulary": vocab_size,
-    "width": _WIDTH,
+    **case._asdict(),
     "chunk_tokens": chunk_tokens,
-    "seconds": round(seconds, 3),
+    "seconds": round(seconds, 4),
     "temporary_memory_gib": round(used.temp_size_in_bytes / 2**30, 3),
     "extra_memory_gib": round(_peak() - held, 3),
   }
@@ -242,8 +269,8 @@ def _states_alone(vocab_size: int) -> networks.LanguageModel:
     return own[:, : tokens.shape[1]], cache
 
   def head(params, states):
-    output = params["params"]["output"]
-    return jnp.einsum("...w,vw->...v", states, output)
+    output = params["params"]["output"].astype(states.dtype)
+    return products.of_rows("rw,vw->rv", states, output)
 
   return networks.LanguageModel(
     init=None,
@@ -261,6 +288,15 @@ def _compiled(function: Callable, *arguments):
   return jax.jit(function).lower(*arguments).compile(options)
 
 
+def _held() -> float:
+  """GiB in use now by the accelerator, or at most so far by the process."""
+  used = jax.local_devices()[0].memory_stats()  # None on CPU.
+  return used["bytes_in_use"] / 2**30 if used else _peak()
+
+
 def _peak() -> float:
-  """Peak memory of the process so far, GiB."""
+  """GiB that the accelerator, or else the process, held at most so far."""
+  used = jax.local_devices()[0].memory_stats()
+  if used:
+    return used["peak_bytes_in_use"] / 2**30
   return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

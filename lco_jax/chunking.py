@@ -27,6 +27,7 @@ def chunked_sum(
   rows: Any,
   constants: Any,
   chunk_size: int,
+  dtype: jax.typing.DTypeLike,
 ) -> tuple[jax.Array, Any]:
   """Adds up a function of rows, chunk by chunk.
 
@@ -40,6 +41,8 @@ def chunked_sum(
     rows: pytree of float arrays [R, ...].
     constants: pytree of arrays [R, ...] without a gradient.
     chunk_size: rows at a time, a divisor of R.
+    dtype: that the summand is given `params` and `shared` in. They are made so
+      once; the gradient adds up in their own type.
 
   Returns:
     (sum float[], other sums).
@@ -52,8 +55,9 @@ def chunked_sum(
     raise ValueError(
       f"chunk_size {chunk_size} does not divide the number of rows, {num_rows}"
     )
+  shared = jax.lax.stop_gradient(_as_type(shared, dtype))
   if chunk_size == num_rows:
-    total, others = summand(params, shared, rows, constants)
+    total, others = summand(_as_type(params, dtype), shared, rows, constants)
     return total, jax.lax.stop_gradient(others)
 
   def split(tree):
@@ -61,12 +65,13 @@ def chunked_sum(
       lambda leaf: leaf.reshape(-1, chunk_size, *leaf.shape[1:]), tree
     )
 
-  return _summed(summand, params, shared, split(rows), split(constants))
+  return _summed(summand, dtype, params, shared, split(rows), split(constants))
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _summed(summand, params, shared, rows, constants):
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _summed(summand, dtype, params, shared, rows, constants):
   """As `chunked_sum`, of [chunks, chunk_size, ...]."""
+  params = _as_type(params, dtype)
 
   def step(sums, chunk):
     own = summand(params, shared, *chunk)
@@ -78,32 +83,42 @@ def _summed(summand, params, shared, rows, constants):
   return jax.lax.scan(step, blank, chunks)[0]
 
 
-def _forward(summand, params, shared, rows, constants):
+def _forward(summand, dtype, params, shared, rows, constants):
+  typed = _as_type(params, dtype)
   gradient = jax.value_and_grad(summand, argnums=(0, 2), has_aux=True)
 
   def step(carry, chunk):
     sums, of_params = carry
-    own, (params_part, rows_part) = gradient(params, shared, *chunk)
-    of_params = jax.tree.map(jnp.add, of_params, params_part)
+    own, (params_part, rows_part) = gradient(typed, shared, *chunk)
+    of_params = jax.tree.map(_added, of_params, params_part)
     return (jax.tree.map(jnp.add, sums, own), of_params), rows_part
 
   chunks = (rows, constants)
   first = jax.tree.map(lambda leaf: leaf[0], chunks)
   blank = (
-    _zeros(jax.eval_shape(summand, params, shared, *first)),
+    _zeros(jax.eval_shape(summand, typed, shared, *first)),
     _zeros(params),
   )
   (sums, of_params), of_rows = jax.lax.scan(step, blank, chunks)
   return sums, (of_params, of_rows)
 
 
-def _backward(summand, gradients, cotangents):
-  del summand
+def _backward(summand, dtype, gradients, cotangents):
+  del summand, dtype
   scale, _ = cotangents  # The other sums are not differentiated.
   of_params, of_rows = jax.tree.map(
-    lambda leaf: (scale * leaf).astype(leaf.dtype), gradients
+    lambda leaf: (scale * leaf.astype(scale.dtype)).astype(leaf.dtype),
+    gradients,
   )
   return of_params, None, of_rows, None
+
+
+def _added(total, part):
+  return total + part.astype(total.dtype)
+
+
+def _as_type(tree, dtype):
+  return jax.tree.map(lambda leaf: leaf.astype(dtype), tree)
 
 
 def _zeros(tree):

@@ -29,13 +29,16 @@ Array = jax.Array
 
 # The part of the parameters with the output layer that sampled.
 BEHAVIOUR = "behaviour"
-# Bytes of logits at a time, if it is not said how many tokens.
-_CHUNK_BYTES = 2**25
+# Bytes of logits at a time, if it is not said how many tokens: on CPU what
+# stays near its cores, elsewhere what is worth a pass over the output layer.
+_CPU_BYTES, _ACCELERATOR_BYTES = 2**25, 2**30
 
 
 def default_chunk(vocab_size: int) -> int:
-  """Tokens at a time whose logits take about 32 MiB."""
-  return max(1, _CHUNK_BYTES // (4 * vocab_size))
+  """Tokens whose logits take about 32 MiB, or on accelerators 1 GiB."""
+  on_cpu = jax.default_backend() == "cpu"
+  size = _CPU_BYTES if on_cpu else _ACCELERATOR_BYTES
+  return max(1, size // (4 * vocab_size))
 
 
 def chunk_of(chunk_tokens: int | None, vocab_size: int) -> int:
@@ -127,6 +130,7 @@ def make_objective(
       hidden,
       batch,
       size,
+      hidden.dtype,
     )
     return {"policy": numerics.Average(total, count)}, metrics
 

@@ -98,13 +98,17 @@ def test_what_is_measured_of_language(monkeypatch):
 
 
 @pytest.mark.third_party
-@pytest.mark.parametrize("case", ["8 prompts x 4", "loss 49152 chunked"])
+@pytest.mark.parametrize(
+  "case", ["8 prompts x 4", "loss 49152 chunked", "loss 128256 dense"]
+)
 def test_what_is_measured_of_pretrained_models(tmp_path, monkeypatch, case):
-  monkeypatch.setattr(llm_benchmark, "_TOKENS", 64)
-  monkeypatch.setattr(llm_benchmark, "_WIDTH", 8)
   monkeypatch.setitem(llm_benchmark.STEPS, case, (2, 2))
-  if case in llm_benchmark.LOSSES:
-    monkeypatch.setitem(llm_benchmark.LOSSES, case, (96, 8))
+  for losses in (llm_benchmark.LOSSES, llm_benchmark.LARGE_LOSSES):
+    if case in losses:
+      small = losses[case]._replace(vocabulary=96, tokens=64, width=8)
+      if small.chunk_tokens is None:
+        small = small._replace(chunk_tokens=8)
+      monkeypatch.setitem(losses, case, small)
   path = tmp_path / "tiny.gguf"
   tiny_model.write_gguf(path, tiny_model.weights())
   figures = llm_benchmark.measure(case, str(path), "lco_kld", repeats=1)

@@ -71,7 +71,8 @@ def common(task: str) -> ml_collections.ConfigDict:
   # Memory and precision.
   config.dtype = "float32"  # Or bfloat16; parameters and losses are float32.
   config.rematerialize = False
-  # Tokens whose logits are held at a time; 0 for all, None for 32 MiB of them.
+  # Tokens whose logits are held at a time; 0 for all, None for 32 MiB of them,
+  # or 1 GiB on accelerators.
   config.chunk_tokens = config_dict.placeholder(int)
 
   # Optimization: any optax optimizer.
