@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from experiments import language_run, stage, timing
-from lco_jax import generation, runner, tasks, training
+from lco_jax import generation, placement, runner, tasks, training
 
 # Of the comparison of cached with uncached decoding.
 _SEQUENCES, _PROMPT, _TOKENS = 32, 8, 64
@@ -43,14 +43,14 @@ def measure(settings: dict, num_updates: int, repeats: int) -> dict:
     step = functools.partial(
       training.collect_step, run.training, where.num_shards
     )
-    return jax.vmap(step)(state)
+    return placement.each_seed(step)(state)
 
   compiled = where.compile(collect, state, long_reductions=True)
   actor, samples = compiled(state)
 
   def learn(state, actor, samples):
     step = functools.partial(training.learn_step, run.training)
-    return jax.vmap(step)(state, actor, samples)
+    return placement.each_seed(step)(state, actor, samples)
 
   learning = where.compile(learn, state, actor, samples, long_reductions=True)
   tokens = int(jnp.sum(samples.mask))

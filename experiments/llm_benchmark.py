@@ -76,8 +76,8 @@ def measure(case: str, model: str, algorithm: str, repeats: int) -> dict:
     repeats: calls; medians are returned.
 
   Returns:
-    {name: figure}; memory is of the accelerator or else of the whole process,
-    above what it held when everything was compiled.
+    {name: figure}; extra memory is the peak of the whole process above that
+    before the first call, or of an accelerator above what was in use then.
 
   Raises:
     ValueError: if the case, the model or the algorithm is unknown, or a package
@@ -86,7 +86,8 @@ def measure(case: str, model: str, algorithm: str, repeats: int) -> dict:
   given_states = LOSSES | LARGE_LOSSES
   known = (*STEPS, *PEERS, *given_states)
   if case not in known:
-    raise ValueError(f"case: unknown {case!r}; known: {', '.join(known)}")
+    names = ", ".join(map(repr, known))
+    raise ValueError(f"case: unknown {case!r}; known: {names}")
   token_objectives.options_of(algorithm)  # Raises if it is unknown.
   row = token_objectives.ALGORITHMS[algorithm]
   if case in given_states:

@@ -70,9 +70,17 @@ def estimate(settings: Mapping, run: llm_run.Run) -> str:
     f" {settings['num_updates'] * steps:,} optimizer steps,"
     f" {learners} learner(s)",
     "",
-    f"memory on each of {len(where.devices)} device(s), {here} learner(s):",
+    f"memory on each of {len(where.devices)} {jax.default_backend()} device(s),"
+    f" {here} learner(s):",
   ]
-  memory = _memory(settings, run, tokens, prompts * samples, length + answer)
+  memory = _memory(
+    settings,
+    run,
+    tokens,
+    microbatch * answer,
+    prompts * samples,
+    length + answer,
+  )
   lines += _table({name: here * size for name, size in memory.items()})
   lines += [
     "",
@@ -124,7 +132,12 @@ def _host_memory(
 
 
 def _memory(
-  settings: Mapping, run: llm_run.Run, tokens: int, sequences: int, slots: int
+  settings: Mapping,
+  run: llm_run.Run,
+  tokens: int,
+  answers: int,
+  sequences: int,
+  slots: int,
 ) -> dict[str, int]:
   """Bytes of one learner on one device, by what they are for.
 
@@ -132,6 +145,7 @@ def _memory(
     settings: of the run.
     run: built from them.
     tokens: that are read at a time.
+    answers: those of them that are of completions.
     sequences: that are generated.
     slots: tokens of a sequence.
   """
@@ -148,6 +162,7 @@ def _memory(
     kept = 6 * config.width + 4 * width + 4 * config.mlp_width
     attending = config.num_layers
   chunk = lean_objectives.chunk_of(settings["chunk_tokens"], config.vocab_size)
+  chunk = min(chunk or answers, answers)
   return {
     f"parameters ({', '.join(sorted(parts))})": held,
     "gradients": weights,
@@ -165,10 +180,10 @@ def _memory(
     "activations": tokens * config.num_layers * kept * item,
     # Softmax is in float32, whatever the type.
     "attention weights": tokens * attending * config.num_heads * slots * 4,
-    "logits at a time": _LOGIT_ARRAYS
+    f"logits, {chunk:,} tokens at a time": _LOGIT_ARRAYS
     * 4
     * config.vocab_size
-    * min(chunk or tokens, tokens),
+    * chunk,
   }
 
 

@@ -152,6 +152,7 @@ def make_training(
       reference_log_prob = numerics.action_log_prob(
         reference_logits, samples.action
       )
+      reference_logits = language_metrics.looked_at(reference_logits)
     batch = make_batch(
       samples,
       counted.mask,
@@ -174,9 +175,7 @@ def make_training(
           losses.entropy(samples.logits), samples.mask
         ),
         "kl_reference": numerics.average(
-          losses.kl_divergence(
-            looked_at.logits, reference_logits[: len(looked_at.reward)]
-          ),
+          losses.kl_divergence(looked_at.logits, reference_logits),
           looked_at.mask,
         ),
       }

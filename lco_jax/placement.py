@@ -206,7 +206,8 @@ class Placement:
 def each_seed(function: Callable) -> Callable:
   """`jax.vmap` over the seeds of a device, cheaper where there is only one.
 
-  An axis of size one is not free: to move it, XLA copies a whole model.
+  An axis of size one is not free: to move it, XLA copies a whole model. (Where
+  devices divide several seeds, `alone` keeps such an axis.)
 
   Args:
     function: of pytrees of one seed.

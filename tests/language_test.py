@@ -323,6 +323,27 @@ def test_exact_advantages_are_learned_from():
   assert metrics["direction_cosine"].min() > 0.5
 
 
+@pytest.mark.parametrize("num_samples", [1, 2, 6])
+def test_the_kl_from_the_reference_is_of_the_same_completions(num_samples):
+  """Whether it reads all of them, for their sake, or those looked at."""
+  found = []
+  for coefficient in (0.0, 0.1):
+    task = _make(
+      "reinforce",
+      num_samples=num_samples,
+      num_epochs=1,
+      num_minibatches=1,
+      reference_coefficient=coefficient,
+    )
+    params, samples = _sampled(task)
+    other = task.init_params(jax.random.key(2))["policy"]
+    prepare = jax.jit(placement.alone(task.prepare))
+    _, metrics = prepare(params | {"reference": other}, samples, 0)
+    found.append(float(metrics["kl_reference"]))
+  assert found[0] > 1e-3
+  np.testing.assert_allclose(found[0], found[1], rtol=1e-5)
+
+
 def test_a_reference_is_kept_near():
   """The KL to it stays smaller where it costs."""
   far, near = (
