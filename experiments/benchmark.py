@@ -25,15 +25,13 @@ import sys
 import jax
 from absl import flags
 
-from experiments import (
-  command_line,
-  control_run,
-  language_benchmark,
-  stage,
-)
+from experiments.benchmarks import language
+from experiments.build import control
+from experiments.common import command_line, training_run
 from experiments.configs import control as control_config
 from experiments.configs import language as language_config
-from lco_jax import cpu_backend, runner
+from lco_jax.runs import runner
+from lco_jax.training import cpu_backend
 
 _NUM_SEEDS = {"control": (1, 8), "language": (1, 4)}
 _SETTINGS = {
@@ -94,9 +92,9 @@ def measure(
     config.update(chosen | _LANGUAGE_SETTINGS)
     settings = command_line.resolve(config)
     cpu_backend.divide_cores(case, settings["num_prompts"])
-    figures = language_benchmark.measure(settings, _NUM_UPDATES, repeats)
+    figures = language.measure(settings, _NUM_UPDATES, repeats)
     if case == 1:
-      figures |= language_benchmark.decoding(settings)
+      figures |= language.decoding(settings)
   device = jax.local_devices()[0]
   used = device.memory_stats() or {}  # None on CPU.
   return {
@@ -118,8 +116,11 @@ def measure(
 
 def _control(settings: dict, repeats: int) -> dict:
   """Medians of whole runs."""
-  _, _, task, num_updates = control_run.build(settings)
-  seeds, where = stage.seeds_of(settings), stage.placed(settings, task)
+  _, _, task, num_updates = control.build(settings)
+  seeds, where = (
+    training_run.seeds_of(settings),
+    training_run.placed(settings, task),
+  )
   results = [
     runner.run(
       task,

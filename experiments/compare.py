@@ -23,7 +23,7 @@ import jax
 from absl import flags
 from ml_collections import config_flags
 
-from experiments import command_line, grid
+from experiments.common import command_line, process_pool
 from lco_jax.reporting import (
   comparison,
   interval_plots,
@@ -60,20 +60,20 @@ def main() -> None:
   variants = _check(settings)
   workdir = pathlib.Path(_WORKDIR.value)
   fixed = ("base", "settings", "policy_learning_rates")
-  with grid.held(workdir, {name: settings[name] for name in fixed}):
+  with process_pool.held(workdir, {name: settings[name] for name in fixed}):
     _run(workdir, settings, variants)
     _report(workdir, settings, variants)
 
 
 def _check(settings: Mapping) -> list[_Variant]:
   """The variants; ends with one line if a setting is wrong."""
-  grid.check(settings["policy_learning_rates"], _JOBS.value)
-  common = grid.split_settings(settings["settings"])
+  process_pool.check(settings["policy_learning_rates"], _JOBS.value)
+  common = process_pool.split_settings(settings["settings"])
   variants = []
   for text in settings["variants"]:
     name, _, own = (part.strip() for part in text.partition(":"))
     variants.append(
-      _Variant(name, grid.split_settings(own or f"algorithm={name}"))
+      _Variant(name, process_pool.split_settings(own or f"algorithm={name}"))
     )
   names = [variant.name for variant in variants]
   for name, values in (
@@ -89,7 +89,9 @@ def _check(settings: Mapping) -> list[_Variant]:
     )
   for task in settings["tasks"]:
     for variant in variants:
-      grid.check_run(settings["base"], task, [*common, *variant.settings])
+      process_pool.check_run(
+        settings["base"], task, [*common, *variant.settings]
+      )
   return variants
 
 
@@ -108,12 +110,12 @@ def _run(
   workdir: pathlib.Path, settings: Mapping, variants: list[_Variant]
 ) -> None:
   """Trains what is missing."""
-  script = grid.script_of(settings["base"])
+  script = process_pool.script_of(settings["base"])
   rates = settings["policy_learning_rates"]
 
   def run(task, own, path, *ends_with):
-    common = grid.split_settings(settings["settings"])
-    return grid.Run(
+    common = process_pool.split_settings(settings["settings"])
+    return process_pool.Run(
       script, f"{settings['base']}:{task}", [*common, *own], path, *ends_with
     )
 
@@ -125,13 +127,13 @@ def _run(
       )
       for task in settings["tasks"]
     }
-    grid.complete(list(warm.values()), _JOBS.value)
+    process_pool.complete(list(warm.values()), _JOBS.value)
     begin = {task: [f"init_from={warm[task].workdir}"] for task in warm}
-  grid.complete(
+  process_pool.complete(
     [
       run(
         task,
-        [*variant.settings, *begin[task], grid.setting_of_rates(rates)],
+        [*variant.settings, *begin[task], process_pool.setting_of_rates(rates)],
         _directory(workdir, task, variant),
         f"rate_{rates[-1]:g}/summary.json",
       )
@@ -146,7 +148,7 @@ def _report(
   workdir: pathlib.Path, settings: Mapping, variants: list[_Variant]
 ) -> None:
   """Writes comparison.csv, .md, .png and .svg, and shows the tables."""
-  script = grid.script_of(settings["base"])
+  script = process_pool.script_of(settings["base"])
   read = _read_language if script == "train_language" else _read_control
   results, bounds = {}, {}
   for task in settings["tasks"]:

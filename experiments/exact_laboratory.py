@@ -15,8 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from experiments import command_line
-from lco_jax import laboratory, losses, objectives
+from experiments.common import command_line
+from lco_jax import algorithms, laboratory, losses
 from lco_jax.reporting import simplex, tables
 
 _OUT = flags.DEFINE_string("out", None, "Directory to write to.")
@@ -71,7 +71,7 @@ def _run(out: pathlib.Path) -> None:
   def path(row, start, num_updates, num_epochs):
     name, options, dense = row
     return laboratory.expected_path(
-      objectives.make_policy_loss(name, **options),
+      algorithms.make_policy_loss(name, **options),
       start,
       rewards,
       beta=_BETA.value,
@@ -110,7 +110,7 @@ def _run(out: pathlib.Path) -> None:
   rows = []
   for label, (name, options, dense) in every.items():
     found = laboratory.moments(
-      objectives.make_policy_loss(name, **options),
+      algorithms.make_policy_loss(name, **options),
       jnp.log(jnp.array(_UNEVEN)),
       rewards,
       _BETA.value,
@@ -156,7 +156,7 @@ def _one_draw(name: str, options: dict) -> dict[str, str]:
       rest = (1 - drawn) / 2
       before = jnp.log(jnp.array([drawn, rest, rest]))
       after = laboratory.after_draw(
-        objectives.make_policy_loss(name, **options),
+        algorithms.make_policy_loss(name, **options),
         before,
         0,
         advantage,

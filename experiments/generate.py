@@ -19,8 +19,9 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from experiments import command_line
-from lco_jax import generation, networks, pretrained, text_generation
+from experiments.common import command_line
+from lco_jax import networks, pretrained
+from lco_jax.language import generation, text_completion
 
 _TOP = 20  # Likeliest next tokens that are shown.
 # Halves of characters, which JSON can name and no encoding has.
@@ -137,7 +138,7 @@ def _rows(own: pretrained.Pretrained, texts: list[str]) -> list[dict]:
         f" {text[:40]!r}"
       )
   model = networks.make_language_model(own.config_with(dtype=_DTYPE.value))
-  completer = text_generation.Completer(
+  completer = text_completion.Completer(
     model, own.tokenizer.end, _MAX_NEW_TOKENS.value, _BATCH_SIZE.value
   )
   params = jax.device_put(own.params)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from experiments import command_line
+from experiments.common import command_line
 from lco_jax import losses, numerics, targets
 from lco_jax.reporting import landscape
 

@@ -9,17 +9,12 @@ import jax
 import numpy as np
 from absl import flags
 
-from experiments import command_line, control_run, language_run, stage
-from lco_jax import (
-  checkpointing,
-  cpu_backend,
-  fault,
-  host_rollout,
-  placement,
-  run_directory,
-  runner,
-  types,
-)
+from experiments.build import control, language
+from experiments.common import command_line, training_run
+from lco_jax import environments
+from lco_jax.control import host_rollout
+from lco_jax.runs import checkpointing, fault_replay, run_directory, runner
+from lco_jax.training import cpu_backend, placement
 
 # One table of minibatches is enough to see where it starts.
 _MAX_ROWS = 20
@@ -30,27 +25,27 @@ def main() -> None:
   workdir = pathlib.Path(flags.FLAGS.workdir)
   try:
     settings = run_directory.read_config(workdir)
-    if not stage.can_replay(settings):
+    if not training_run.can_replay(settings):
       raise ValueError(
         f"workdir {workdir}: runs of pretrained models cannot be replayed"
       )
     cpu_backend.divide_cores(1)
     blank = None
     if "task" in settings:
-      task = language_run.build(settings).training
+      task = language.build(settings).training
     else:
-      environment, _, task, _ = control_run.build(settings)
-      if isinstance(environment, types.HostEnvironment):
+      environment, _, task, _ = control.build(settings)
+      if isinstance(environment, environments.HostEnvironment):
         blank = host_rollout.blank_trajectory(
           environment, task.num_steps, task.num_streams
         )
     where = placement.place(1, task.num_streams, jax.local_devices()[:1])
     seed, state, rollout, recorded = runner.load_fault(
-      stage.fault_checkpoints(workdir, settings), task, where, blank
+      training_run.fault_checkpoints(workdir, settings), task, where, blank
     )
   except (ValueError, OSError, checkpointing.CheckpointError) as error:
     raise command_line.ScriptError(error) from error
-  record = fault.replay(task, state, rollout)
+  record = fault_replay.replay(task, state, rollout)
   names = sorted(n for n in record.minibatches if n.endswith(("loss", "norm")))
   values = np.stack([record.minibatches[n].mean for n in names], axis=-1)
   print(
@@ -59,7 +54,7 @@ def main() -> None:
   print("minibatch" + "".join(f"{name:>23}" for name in names))
   for index, row in enumerate(values[:_MAX_ROWS]):
     print(f"{index + 1:9d}" + "".join(f"{value:23.6g}" for value in row))
-  found = fault.find(record)
+  found = fault_replay.find(record)
   if found is None:
     raise command_line.ScriptError(
       "the update is finite when replayed here", command_line.FAILED

@@ -11,7 +11,7 @@ import pathlib
 
 from absl import flags
 
-from experiments import command_line
+from experiments.common import command_line
 from lco_jax.reporting import recorded, report
 
 _OUT = flags.DEFINE_string("out", None, "Directory to write to.")

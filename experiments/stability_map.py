@@ -22,7 +22,7 @@ import numpy as np
 from absl import flags
 from ml_collections import config_flags
 
-from experiments import command_line, grid
+from experiments.common import command_line, process_pool
 from lco_jax.reporting import heat_maps, stability, statistics, tables
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the map.")
@@ -44,24 +44,24 @@ def main() -> None:
   workdir = pathlib.Path(_WORKDIR.value)
   # More algorithms and rows, and other bounds, can be asked for later.
   fixed = ("base", "settings", "policy_learning_rates")
-  with grid.held(workdir, {name: settings[name] for name in fixed}):
+  with process_pool.held(workdir, {name: settings[name] for name in fixed}):
     _run(workdir, settings)
     _report(workdir, settings)
 
 
 def _check(settings: dict) -> None:
   """Ends with one line if a setting is wrong, before anything is run."""
-  grid.check(settings["policy_learning_rates"], _JOBS.value)
+  process_pool.check(settings["policy_learning_rates"], _JOBS.value)
   for name in ("algorithms", "values"):
     values = [str(value) for value in settings[name]]
     if not values or len(set(values)) < len(values):
       raise command_line.ScriptError(f"{name} must hold things, each once")
   file, _, task = settings["base"].partition(":")
-  common = grid.split_settings(settings["settings"])
+  common = process_pool.split_settings(settings["settings"])
   for algorithm in settings["algorithms"]:
     for value in settings["values"]:
       own = [f"algorithm={algorithm}", f"{settings['rows']}={value}"]
-      grid.check_run(file, task, [*common, *own])
+      process_pool.check_run(file, task, [*common, *own])
 
 
 def _row(workdir: pathlib.Path, settings: dict, algorithm: str, value):
@@ -71,24 +71,26 @@ def _row(workdir: pathlib.Path, settings: dict, algorithm: str, value):
 
 def _run(workdir: pathlib.Path, settings: dict) -> None:
   """Trains what is missing."""
-  common = grid.split_settings(settings["settings"])
-  script = grid.script_of(settings["base"])
+  common = process_pool.split_settings(settings["settings"])
+  script = process_pool.script_of(settings["base"])
 
   def run(own, path, *ends_with):
-    return grid.Run(script, settings["base"], [*common, *own], path, *ends_with)
+    return process_pool.Run(
+      script, settings["base"], [*common, *own], path, *ends_with
+    )
 
   if script == "train_language":
     warm_start = run(["algorithm=sft"], workdir / "warm_start")
-    grid.complete([warm_start], _JOBS.value)
+    process_pool.complete([warm_start], _JOBS.value)
     common.append(f"init_from={warm_start.workdir}")
   rates = settings["policy_learning_rates"]
-  grid.complete(
+  process_pool.complete(
     [
       run(
         [
           f"algorithm={algorithm}",
           f"{settings['rows']}={value}",
-          grid.setting_of_rates(rates),
+          process_pool.setting_of_rates(rates),
         ],
         _row(workdir, settings, algorithm, value),
         f"rate_{rates[-1]:g}/summary.json",

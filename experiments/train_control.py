@@ -13,17 +13,14 @@ import jax
 import numpy as np
 from absl import flags
 
-from experiments import command_line, control_run, stage
-from lco_jax import (
-  cpu_backend,
-  evaluation,
-  host_rollout,
-  run_directory,
-  runner,
-  types,
-)
+from experiments.build import control
+from experiments.common import command_line, training_run
+from lco_jax import environments, types
+from lco_jax.control import evaluation, host_rollout
 from lco_jax.environments import gymnasium_env
 from lco_jax.reporting import curves, statistics, tables
+from lco_jax.runs import run_directory, runner
+from lco_jax.training import cpu_backend
 
 _CONFIG = command_line.define_config()
 command_line.define_distributed()
@@ -32,7 +29,7 @@ _EVALUATION_STREAM = 20_000
 
 
 def evaluate(
-  environment: types.Environment | types.HostEnvironment,
+  environment: environments.Environment | environments.HostEnvironment,
   policy: types.Apply,
   params: types.Params,
   num_episodes: int,
@@ -53,7 +50,7 @@ def evaluate(
     (where, mean returns of the learners).
   """
   original = None
-  if isinstance(environment, types.HostEnvironment):
+  if isinstance(environment, environments.HostEnvironment):
     original = environment
   elif environment.name in gymnasium_env.TWINS:
     original = gymnasium_env.make(environment.name)
@@ -80,20 +77,22 @@ def main() -> None:
 def _train(stack: contextlib.ExitStack) -> None:
   """Runs the script; what it holds of the run directory is on the stack."""
   workdir = pathlib.Path(flags.FLAGS.workdir)
-  with stage.explained(workdir):
+  with training_run.explained(workdir):
     settings = command_line.read_settings(_CONFIG.value)
     alone = not flags.FLAGS.distributed
-    cpu_backend.divide_cores(stage.num_learners(settings) if alone else 1)
+    cpu_backend.divide_cores(
+      training_run.num_learners(settings) if alone else 1
+    )
     stack.enter_context(command_line.job(settings))
-    environment, actor_critic, task, num_updates = control_run.build(settings)
-    on_host = isinstance(environment, types.HostEnvironment)
+    environment, actor_critic, task, num_updates = control.build(settings)
+    on_host = isinstance(environment, environments.HostEnvironment)
     if on_host and settings["policy_learning_rates"]:
       raise ValueError(
         f"policy_learning_rates: {environment.name} runs on the host and takes"
         " one policy_learning_rate"
       )
-    stage.placed(settings, task)  # Raises before anything is written.
-    stage.open_directory(stack, workdir, settings, flags.FLAGS.resume)
+    training_run.placed(settings, task)  # Raises before anything is written.
+    training_run.open_directory(stack, workdir, settings, flags.FLAGS.resume)
   make_collector = None
   if on_host:
 
@@ -102,7 +101,7 @@ def _train(stack: contextlib.ExitStack) -> None:
         environment, actor_critic.policy, task, where, seeds, update
       )
 
-  result = stage.train(
+  result = training_run.train(
     stack,
     workdir,
     settings,
@@ -114,14 +113,14 @@ def _train(stack: contextlib.ExitStack) -> None:
     profile=flags.FLAGS.profile,
   )
   if jax.process_index() == 0:
-    with stage.explained(workdir):
+    with training_run.explained(workdir):
       _report(workdir, settings, environment, actor_critic.policy, result)
 
 
 def _report(
   workdir: pathlib.Path,
   settings: dict,
-  environment: types.Environment | types.HostEnvironment,
+  environment: environments.Environment | environments.HostEnvironment,
   policy: types.Apply,
   result: runner.Result,
 ) -> None:
@@ -137,7 +136,7 @@ def _report(
     )
     for name, greedy in (("evaluation", True), ("evaluation_sampled", False))
   }
-  for cell in stage.cells(workdir, settings):
+  for cell in training_run.cells(workdir, settings):
     own = {
       name: {
         "backend": backend,

@@ -17,17 +17,13 @@ import jax
 import numpy as np
 from absl import flags
 
-from experiments import command_line, language_run, stage
-from lco_jax import (
-  cpu_backend,
-  language_evaluation,
-  run_directory,
-  runner,
-  signals,
-  tasks,
-  types,
-)
+from experiments.build import language
+from experiments.common import command_line, training_run
+from lco_jax import tasks, types
+from lco_jax.language import evaluation, signals
 from lco_jax.reporting import curves, statistics, tables
+from lco_jax.runs import run_directory, runner
+from lco_jax.training import cpu_backend
 
 _CONFIG = command_line.define_config()
 command_line.define_distributed()
@@ -44,36 +40,38 @@ def _train(stack: contextlib.ExitStack) -> None:
   """Runs the script; what it holds of the run directory is on the stack."""
   workdir = pathlib.Path(flags.FLAGS.workdir)
   warm_dir = workdir / "warm_start"
-  with stage.explained(workdir):
+  with training_run.explained(workdir):
     settings = command_line.read_settings(_CONFIG.value)
     alone = not flags.FLAGS.distributed
     prompts = math.gcd(settings["num_prompts"], settings["warm_start_prompts"])
-    learners = stage.num_learners(settings)
+    learners = training_run.num_learners(settings)
     shares = (learners, prompts) if alone else (1,)
     cpu_backend.divide_cores(*shares)
     stack.enter_context(command_line.job(settings))
-    run = language_run.build(settings)
-    stage.placed(settings, run.training)  # Raises before anything is written.
-    supervised = settings["algorithm"] == language_run.WARM_START
+    run = language.build(settings)
+    training_run.placed(
+      settings, run.training
+    )  # Raises before anything is written.
+    supervised = settings["algorithm"] == language.WARM_START
     given, warm = _given(settings, run.task), None
     begins_here = not supervised and "policy" not in given
     if begins_here and settings["warm_start_updates"]:
       warm = settings | {
-        "algorithm": language_run.WARM_START,
+        "algorithm": language.WARM_START,
         "policy_learning_rates": [],
       }
-      warm_run = language_run.build(warm)
-      stage.placed(warm, warm_run.training)
+      warm_run = language.build(warm)
+      training_run.placed(warm, warm_run.training)
     resume = flags.FLAGS.resume
-    stage.open_directory(stack, workdir, settings, resume)
+    training_run.open_directory(stack, workdir, settings, resume)
     if warm:
       # A run may have been killed when it had but its own directory.
       resume = resume and (warm_dir / "config.json").exists()
-      stage.open_directory(stack, warm_dir, warm, resume)
+      training_run.open_directory(stack, warm_dir, warm, resume)
   stop = command_line.StopSignal()
   before = None
   if warm:
-    begun = stage.train(
+    begun = training_run.train(
       stack,
       warm_dir,
       warm,
@@ -83,11 +81,11 @@ def _train(stack: contextlib.ExitStack) -> None:
     )
     given["policy"] = begun.params["policy"]
   if "policy" in given and jax.process_index() == 0:
-    with stage.explained(workdir):
+    with training_run.explained(workdir):
       found = _evaluated(run, given["policy"], settings, "test")
       before = _summarized(found, settings, "test")
       print(f"before: {tables.accuracy(before)}", flush=True)
-  result = stage.train(
+  result = training_run.train(
     stack,
     workdir,
     settings,
@@ -99,7 +97,7 @@ def _train(stack: contextlib.ExitStack) -> None:
     profile=flags.FLAGS.profile,
   )
   if jax.process_index() == 0:
-    with stage.explained(workdir):
+    with training_run.explained(workdir):
       _report(workdir, settings, run, result, before)
 
 
@@ -112,7 +110,7 @@ def _given(settings: dict, task: tasks.Task) -> dict[str, types.Params]:
   """
   given = {}
   if settings["init_from"] is not None:
-    parts = language_run.params_of("init_from", task, settings)
+    parts = language.params_of("init_from", task, settings)
     given["policy"] = parts["policy"]
   asks = settings["advantage"] in signals.OF_VERIFIERS
   if asks and settings["verifier_from"] is None:
@@ -125,7 +123,7 @@ def _given(settings: dict, task: tasks.Task) -> dict[str, types.Params]:
         "verifier_from is for advantage"
         f" {' or '.join(signals.OF_VERIFIERS)}, got {settings['advantage']}"
       )
-    parts = language_run.params_of("verifier_from", task, settings)
+    parts = language.params_of("verifier_from", task, settings)
     given["verifier"] = parts["policy"]
     if settings["advantage"] == "preference":
       given["verifier_reference"] = parts["reference"]
@@ -133,9 +131,9 @@ def _given(settings: dict, task: tasks.Task) -> dict[str, types.Params]:
 
 
 def _evaluated(
-  run: language_run.Run, params: types.Params, settings: Mapping, split: str
-) -> language_evaluation.Evaluation:
-  return language_evaluation.evaluate(
+  run: language.Run, params: types.Params, settings: Mapping, split: str
+) -> evaluation.Evaluation:
+  return evaluation.evaluate(
     run.task,
     run.model,
     params,
@@ -147,7 +145,7 @@ def _evaluated(
 
 
 def _summarized(
-  found: language_evaluation.Evaluation, settings: Mapping, split: str
+  found: evaluation.Evaluation, settings: Mapping, split: str
 ) -> dict:
   """The evaluation's part of summary.json."""
   summary = statistics.summarize(found.greedy.mean(axis=1))
@@ -173,7 +171,7 @@ def _summarized(
 def _report(
   workdir: pathlib.Path,
   settings: dict,
-  run: language_run.Run,
+  run: language.Run,
   result: runner.Result,
   before: dict | None,
 ) -> None:
@@ -182,7 +180,7 @@ def _report(
     name: (split, _evaluated(run, result.params["policy"], settings, split))
     for name, split in (("validation", "validation"), ("evaluation", "test"))
   }
-  for cell in stage.cells(workdir, settings):
+  for cell in training_run.cells(workdir, settings):
     own = {
       name: _summarized(scores.of(cell.learners), settings, split)
       for name, (split, scores) in found.items()
@@ -195,7 +193,7 @@ def _report(
 def _report_cell(
   workdir: pathlib.Path,
   settings: Mapping,
-  run: language_run.Run,
+  run: language.Run,
   result: runner.Result,
   evaluations: dict,
 ) -> None:
@@ -205,7 +203,7 @@ def _report_cell(
   summary = {
     "task": run.task.name,
     "algorithm": settings["algorithm"],
-    "learning_rate": language_run.learning_rate(settings),
+    "learning_rate": language.learning_rate(settings),
     "num_seeds": settings["num_seeds"],
     "total_samples": result.total_steps * run.samples_per_step,
     "compile_seconds": result.compile_seconds,

@@ -15,23 +15,13 @@ import jax
 import numpy as np
 from absl import flags
 
-from experiments import (
-  command_line,
-  llm_estimate,
-  llm_run,
-  llm_stage,
-  stage,
-)
-from lco_jax import (
-  cpu_backend,
-  generation,
-  placement,
-  run_directory,
-  runner,
-  scoring,
-  types,
-)
+from experiments.build import llm, llm_estimate
+from experiments.common import command_line, llm_training, training_run
+from lco_jax import types
+from lco_jax.language import generation, scoring
 from lco_jax.reporting import curves, statistics, tables
+from lco_jax.runs import run_directory, runner
+from lco_jax.training import cpu_backend, placement
 
 _DRY_RUN = flags.DEFINE_bool(
   "dry_run", False, "Say what the run would take, and end."
@@ -49,45 +39,45 @@ def main() -> None:
 def _train(stack: contextlib.ExitStack) -> None:
   """Runs the script; what it holds of the run directory is on the stack."""
   workdir = pathlib.Path(flags.FLAGS.workdir or "")
-  with stage.explained(workdir):
+  with training_run.explained(workdir):
     settings = command_line.read_settings(_CONFIG.value)
     cpu_backend.keep_memory()
     if flags.FLAGS.distributed:  # A process for each core.
       cpu_backend.divide_cores(1)
     if not _DRY_RUN.value:
       stack.enter_context(command_line.job(settings))
-    run = llm_run.build(settings)
+    run = llm.build(settings)
     # Raises before anything is written.
-    llm_run.check_placement(settings, stage.placed(settings, run.training))
+    llm.check_placement(settings, training_run.placed(settings, run.training))
     if _DRY_RUN.value:
       print(llm_estimate.estimate(settings, run))
       return
     validation, test = (
-      llm_stage.Examination(run, settings, split)
+      llm_training.Examination(run, settings, split)
       for split in ("validation", "test")
     )
-    stage.open_directory(stack, workdir, settings, flags.FLAGS.resume)
+    training_run.open_directory(stack, workdir, settings, flags.FLAGS.resume)
   stop = command_line.StopSignal()
-  scorer = stack.enter_context(llm_stage.make_scorer(run, settings))
-  with stage.explained(workdir):
+  scorer = stack.enter_context(llm_training.make_scorer(run, settings))
+  with training_run.explained(workdir):
     # A run may have been killed before it was evaluated, but not trained since.
     # All processes do the same, or some would wait for others for too long.
-    saved = stage.checkpoints(workdir, settings).steps()
+    saved = training_run.checkpoints(workdir, settings).steps()
     (trained,) = placement.any_process(bool(saved))
     if not trained:
       before = _summarized([_evaluated(test, run.pretrained.params, scorer)])
       if jax.process_index() == 0:
         run_directory.write_json(workdir / "before.json", before)
         print(f"before: {_accuracy(before)}", flush=True)
-  result = llm_stage.train(stack, workdir, settings, run, scorer, stop)
+  result = llm_training.train(stack, workdir, settings, run, scorer, stop)
   if jax.process_index() == 0:
-    with stage.explained(workdir):
-      for cell in stage.cells(workdir, settings):
+    with training_run.explained(workdir):
+      for cell in training_run.cells(workdir, settings):
         _report(cell, run, result, (validation, test), scorer)
 
 
 def _evaluated(
-  examination: llm_stage.Examination,
+  examination: llm_training.Examination,
   params: types.Params,
   scorer: scoring.Scorer,
 ) -> dict:
@@ -145,15 +135,15 @@ def _accuracy(summary: Mapping) -> str:
 
 
 def _report(
-  cell: stage.Cell,
-  run: llm_run.Run,
+  cell: training_run.Cell,
+  run: llm.Run,
   result: runner.Result,
-  examinations: Sequence[llm_stage.Examination],
+  examinations: Sequence[llm_training.Examination],
   scorer: scoring.Scorer,
 ) -> None:
   """Evaluates a cell's seeds; writes and shows what they came to."""
   workdir, settings = cell.workdir, cell.settings
-  learned = llm_stage.policies(cell, run, result)
+  learned = llm_training.policies(cell, run, result)
   evaluations = {
     name: _summarized([_evaluated(examination, own, scorer) for own in learned])
     for name, examination in zip(
@@ -168,7 +158,7 @@ def _report(
   correct = logged["first_visit_correct"], logged["first_visits"]
   last = -(-len(logged["entropy"]) // 10)
   summary = {
-    **llm_stage.described(settings, result),
+    **llm_training.described(settings, result),
     "samples_per_second": result.steps_per_second,
     "final_correct": statistics.summarize(curves.final_return(*correct)),
     "final_entropy": statistics.summarize(logged["entropy"][-last:].mean(0)),
@@ -194,7 +184,7 @@ def _report(
       [tuple(example) for example in evaluations["evaluation"]["examples"]]
     )
   )
-  llm_stage.export(cell, run, learned)
+  llm_training.export(cell, run, learned)
   print(f"learning curve: {picture}")
 
 

@@ -16,17 +16,13 @@ import jax
 import numpy as np
 from absl import flags
 
-from experiments import command_line, llm_run, llm_stage, stage
-from lco_jax import (
-  cpu_backend,
-  generation,
-  run_directory,
-  runner,
-  scoring,
-  types,
-  verifier,
-)
+from experiments.build import llm
+from experiments.common import command_line, llm_training, training_run
+from lco_jax import types
+from lco_jax.language import generation, scoring, verifier
 from lco_jax.reporting import statistics
+from lco_jax.runs import run_directory, runner
+from lco_jax.training import cpu_backend
 
 _CONFIG = command_line.define_config()
 command_line.define_distributed()
@@ -41,40 +37,40 @@ def main() -> None:
 def _train(stack: contextlib.ExitStack) -> None:
   """Runs the script; what it holds of the run directory is on the stack."""
   workdir = pathlib.Path(flags.FLAGS.workdir)
-  with stage.explained(workdir):
+  with training_run.explained(workdir):
     settings = command_line.read_settings(_CONFIG.value)
     cpu_backend.keep_memory()
     if flags.FLAGS.distributed:  # A process for each core.
       cpu_backend.divide_cores(1)
     stack.enter_context(command_line.job(settings))
-    run = llm_run.build_verifier(settings)
+    run = llm.build_verifier(settings)
     # Raise before anything is written.
-    stage.placed(settings, run.training)
+    training_run.placed(settings, run.training)
     examinations = [
-      llm_stage.Examination(run, settings, split)
+      llm_training.Examination(run, settings, split)
       for split in ("validation", "test")
     ]
-    stage.open_directory(stack, workdir, settings, flags.FLAGS.resume)
+    training_run.open_directory(stack, workdir, settings, flags.FLAGS.resume)
   stop = command_line.StopSignal()
-  scorer = stack.enter_context(llm_stage.make_scorer(run, settings))
-  result = llm_stage.train(stack, workdir, settings, run, scorer, stop)
+  scorer = stack.enter_context(llm_training.make_scorer(run, settings))
+  result = llm_training.train(stack, workdir, settings, run, scorer, stop)
   if jax.process_index() == 0:
-    with stage.explained(workdir):
-      for cell in stage.cells(workdir, settings):
+    with training_run.explained(workdir):
+      for cell in training_run.cells(workdir, settings):
         _report(cell, run, result, examinations, scorer)
 
 
 def _report(
-  cell: stage.Cell,
-  run: llm_run.Run,
+  cell: training_run.Cell,
+  run: llm.Run,
   result: runner.Result,
-  examinations: Sequence[llm_stage.Examination],
+  examinations: Sequence[llm_training.Examination],
   scorer: scoring.Scorer,
 ) -> None:
   """Evaluates a cell's seeds; writes and shows what they came to."""
   settings = cell.settings
-  learned = llm_stage.policies(cell, run, result)
-  summary = llm_stage.described(settings, result)
+  learned = llm_training.policies(cell, run, result)
+  summary = llm_training.described(settings, result)
   for examination in examinations:
     split = examination.split
     before, *after = _accuracies(
@@ -94,11 +90,11 @@ def _report(
     else:
       print(f"{split}: no pairs, all completions are worth the same")
   run_directory.write_json(cell.workdir / "summary.json", summary)
-  llm_stage.export(cell, run, learned)
+  llm_training.export(cell, run, learned)
 
 
 def _accuracies(
-  examination: llm_stage.Examination,
+  examination: llm_training.Examination,
   scorer: scoring.Scorer,
   reference: types.Params,
   learned: list[types.Params],

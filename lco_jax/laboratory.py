@@ -10,16 +10,28 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from lco_jax import (
-  advantages,
-  diagnostics,
-  numerics,
-  objectives,
-  targets,
-  types,
-)
+from lco_jax import advantages, diagnostics, numerics, targets
+from lco_jax.algorithms import policy_losses
 
 Array = jax.Array
+
+
+class Draws(NamedTuple):
+  """Actions drawn in one state, as policy losses read them.
+
+  Attributes:
+    action: int32[n].
+    advantage: float[n].
+    old_logits: float[n, A], of the policy that drew, the same in each row.
+    old_log_prob: float[n].
+    target_logits: float[n, A].
+  """
+
+  action: Array
+  advantage: Array
+  old_logits: Array
+  old_log_prob: Array
+  target_logits: Array
 
 
 class Moments(NamedTuple):
@@ -42,7 +54,7 @@ class Moments(NamedTuple):
 
 def all_draws(
   old_logits: Array, rewards: Array, beta: float, dense: bool = False
-) -> types.Batch:
+) -> Draws:
   """A batch [A] with a step for each action that could have been drawn.
 
   Args:
@@ -69,27 +81,23 @@ def _draws(
   advantage: Array,
   beta: float,
   known: Array | None = None,
-) -> types.Batch:
+) -> Draws:
   """Steps [n] of one state: `known` advantages [n, A], or the action's own."""
   num_actions = old_logits.shape[-1]
   every = jnp.broadcast_to(old_logits, (len(action), num_actions))
   if known is None:
     known = advantages.sampled(advantage, action, num_actions)
-  nothing = jnp.zeros_like(advantage)
-  return types.Batch(
-    observation=nothing[:, None],
+  return Draws(
     action=action,
     advantage=advantage,
     old_logits=every,
     old_log_prob=numerics.action_log_prob(every, action),
     target_logits=targets.optimal_logits(every, known, beta),
-    old_value=nothing,
-    value_target=nothing,
   )
 
 
 def expected_loss(
-  policy_loss: objectives.PolicyLoss, logits: Array, draws: types.Batch
+  policy_loss: policy_losses.PolicyLoss, logits: Array, draws: Draws
 ) -> Array:
   """Mean of a policy loss over the draws of the policy that drew.
 
@@ -113,7 +121,7 @@ def true_gradient(old_logits: Array, rewards: Array) -> Array:
 
 
 def moments(
-  policy_loss: objectives.PolicyLoss,
+  policy_loss: policy_losses.PolicyLoss,
   old_logits: Array,
   rewards: Array,
   beta: float,
@@ -146,7 +154,7 @@ def moments(
 
 
 def after_draw(
-  policy_loss: objectives.PolicyLoss,
+  policy_loss: policy_losses.PolicyLoss,
   old_logits: Array,
   action: int,
   advantage: float,
@@ -185,7 +193,7 @@ def after_draw(
 
 
 def expected_path(
-  policy_loss: objectives.PolicyLoss,
+  policy_loss: policy_losses.PolicyLoss,
   start: Array,
   rewards: Array,
   *,

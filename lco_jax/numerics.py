@@ -8,6 +8,9 @@ import jax.numpy as jnp
 
 Array = jax.Array
 
+# Name of the mapped axis over which data is divided.
+DEVICE_AXIS = "devices"
+
 
 class Average(NamedTuple):
   """A weighted mean kept as its sum and its count, divided once at the end.
@@ -45,6 +48,12 @@ def average(values: Array, where: Array | None = None) -> Average:
   chex.assert_type(where, bool)
   counted = jnp.where(where, values, 0.0)
   return Average(jnp.sum(counted), jnp.sum(where, dtype=values.dtype))
+
+
+def across_devices(averages: dict[str, Average]) -> dict[str, Array]:
+  """Adds sums and counts over devices and divides them once."""
+  totals = jax.lax.psum(averages, DEVICE_AXIS)
+  return {name: average.mean for name, average in totals.items()}
 
 
 def float_arrays(*arrays: Array) -> list[Array]:

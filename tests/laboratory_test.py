@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lco_jax import laboratory, objectives
+from lco_jax import algorithms, laboratory
 from tests import oracles
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -18,7 +18,7 @@ def _bandit(num_actions=4, seed=0):
 
 
 def _loss(algorithm, **options):
-  return objectives.make_policy_loss(algorithm, **options)
+  return algorithms.make_policy_loss(algorithm, **options)
 
 
 def test_the_true_gradient_is_that_of_the_expected_reward():

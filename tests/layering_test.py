@@ -12,37 +12,16 @@ _PACKAGE = _ROOT / "lco_jax"
 
 # A unit (module or package of lco_jax) imports only units of earlier lines.
 _LAYERS = (
-  {"types", "numerics", "chunking", "cpu_backend", "peers"},
-  {"targets", "advantages", "losses", "distributed"},
+  {"types", "numerics", "checks"},
+  {"targets", "advantages", "losses"},
   {"diagnostics"},
-  {"networks", "environments", "tasks", "optimizers"},
-  {"rollout", "generation", "pretrained"},
-  {"objectives"},
-  {"token_objectives"},
-  {"lean_objectives", "scoring", "text_generation", "update"},
-  {"placement", "loss_geometry", "laboratory", "finiteness"},
-  {
-    "training",
-    "evaluation",
-    "language_evaluation",
-    "signals",
-    "learner_state",
-    "between",
-    "visits",
-  },
-  {"language_metrics", "lean_signals", "counting"},
-  {
-    "control",
-    "language",
-    "llm",
-    "verifier",
-    "fault",
-    "host_rollout",
-    "text_rollout",
-  },
-  {"preference", "warm_start"},
-  {"checkpointing", "metric_writer", "run_directory"},
-  {"reporting", "runner"},
+  {"networks", "environments", "tasks"},
+  {"pretrained"},
+  {"algorithms"},
+  {"training", "laboratory"},
+  {"control", "language"},
+  {"runs"},
+  {"reporting"},
 )
 _LEVEL = {unit: i for i, layer in enumerate(_LAYERS) for unit in layer}
 _FILES = sorted(_PACKAGE.rglob("*.py"))

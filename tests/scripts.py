@@ -18,11 +18,11 @@ from tests import compiler
 
 ROOT = pathlib.Path(__file__).parent.parent
 _LIBRARIES = [
-  "experiments.control_run",
-  "experiments.language_run",
-  "experiments.llm_run",
-  "experiments.stage",
-  "lco_jax.distributed",
+  "experiments.build.control",
+  "experiments.build.language",
+  "experiments.build.llm",
+  "experiments.common.training_run",
+  "lco_jax.runs.distributed",
   "lco_jax.reporting.curves",
   "orbax.checkpoint",
 ]

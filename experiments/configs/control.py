@@ -8,7 +8,7 @@ import ml_collections
 from ml_collections import config_dict
 
 from experiments.configs import policy_loss
-from lco_jax import objectives
+from lco_jax import algorithms
 
 # Environment steps of each seed, where 200,000 do not suit.
 _TOTAL_STEPS = {
@@ -109,6 +109,6 @@ def get_config(environment: str = "CartPole-v1") -> ml_collections.ConfigDict:
     algorithm: _UNTUNED
     | _TUNED["default"].get(algorithm, {})
     | _TUNED.get(environment, {}).get(algorithm, {})
-    for algorithm in objectives.POLICY_LOSSES
+    for algorithm in algorithms.CONTROL
   }
   return config

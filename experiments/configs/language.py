@@ -8,7 +8,8 @@ import ml_collections
 from ml_collections import config_dict
 
 from experiments.configs import policy_loss
-from lco_jax import preference, token_objectives
+from lco_jax import algorithms
+from lco_jax.language import preference
 
 # What was tuned; BUILD_NOTES.md has the sweeps.
 _DEFAULT = {
@@ -118,7 +119,7 @@ def get_config(task: str = "addition") -> ml_collections.ConfigDict:
   config.tuned = {"chosen": ("task", task)} | {
     algorithm: _DEFAULT | _TUNED.get(algorithm, {}) | own.get(algorithm, {})
     for algorithm in (
-      *token_objectives.ALGORITHMS,
+      *algorithms.ALGORITHMS,
       "sft",
       *preference.ALGORITHMS,
     )

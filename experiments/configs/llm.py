@@ -8,7 +8,7 @@ import ml_collections
 from ml_collections import config_dict
 
 from experiments.configs import policy_loss
-from lco_jax import token_objectives
+from lco_jax import algorithms
 
 # Of every algorithm: none was tuned apart. BUILD_NOTES.md has the runs.
 _DEFAULT = {"policy_learning_rate": 1e-5, "beta": 1.0}
@@ -136,6 +136,6 @@ def get_config(task: str = "chain_sum") -> ml_collections.ConfigDict:
 
   config.update(_OF_TASK.get(task, {}))
   config.tuned = {"chosen": ("task", task)} | {
-    algorithm: dict(_DEFAULT) for algorithm in token_objectives.ALGORITHMS
+    algorithm: dict(_DEFAULT) for algorithm in algorithms.ALGORITHMS
   }
   return config

@@ -8,7 +8,7 @@ import ml_collections
 from ml_collections import config_dict
 
 from experiments.configs import llm
-from lco_jax import verifier
+from lco_jax.language import verifier
 
 # Where others begin; not tuned.
 _DEFAULT = {

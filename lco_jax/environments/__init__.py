@@ -8,8 +8,8 @@
 | tabular   | small MDPs whose exact Q can be computed |
 """
 
-from lco_jax import types
 from lco_jax.environments import gymnasium_env, gymnax_env, probes, tabular
+from lco_jax.environments.base import Environment, HostEnvironment, Transition
 
 _NAMESPACES = {
   "gymnax": gymnax_env.make,
@@ -19,7 +19,7 @@ _NAMESPACES = {
 }
 
 
-def make(environment_id: str) -> types.Environment | types.HostEnvironment:
+def make(environment_id: str) -> Environment | HostEnvironment:
   """Builds an environment by its id.
 
   Args:
@@ -38,3 +38,6 @@ def make(environment_id: str) -> types.Environment | types.HostEnvironment:
       f" known: {', '.join(_NAMESPACES)}"
     )
   return _NAMESPACES[namespace](name)
+
+
+__all__ = ["Environment", "HostEnvironment", "Transition", "make"]

@@ -10,7 +10,7 @@ import functools
 
 import numpy as np
 
-from lco_jax import types
+from lco_jax.environments import base
 
 # gymnax ids whose Gymnasium original has the same id and the same physics.
 TWINS = ("CartPole-v1", "Acrobot-v1", "MountainCar-v0")
@@ -18,7 +18,7 @@ TWINS = ("CartPole-v1", "Acrobot-v1", "MountainCar-v0")
 _TIME_LIMIT = 1000
 
 
-def make(name: str) -> types.HostEnvironment:
+def make(name: str) -> base.HostEnvironment:
   """Wraps a discrete-action Gymnasium environment.
 
   Box observations become float32, Discrete ones their one-hot, MultiDiscrete
@@ -103,7 +103,7 @@ def make(name: str) -> types.HostEnvironment:
       wrappers=wrappers,
     )
 
-  return types.HostEnvironment(
+  return base.HostEnvironment(
     name=f"gymnasium:{name}",
     observation_shape=tuple(shape),
     num_actions=int(actions.n),

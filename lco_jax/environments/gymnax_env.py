@@ -5,10 +5,10 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from lco_jax import types
+from lco_jax.environments import base
 
 
-def make(name: str) -> types.Environment:
+def make(name: str) -> base.Environment:
   """Wraps a discrete-action gymnax environment.
 
   Observations become float32; a discrete observation becomes its one-hot.
@@ -61,7 +61,7 @@ def make(name: str) -> types.Environment:
     observation, state, reward, terminated, _ = environment.step_env(
       key, state, action, params
     )
-    return types.Transition(
+    return base.Transition(
       state=state,
       observation=encode(observation),
       reward=jnp.asarray(reward, jnp.float32),
@@ -69,7 +69,7 @@ def make(name: str) -> types.Environment:
       truncated=jnp.asarray(environment.is_truncated(state, params), bool),
     )
 
-  return types.Environment(
+  return base.Environment(
     name=name,
     observation_shape=shape,
     num_actions=action_space.n,

@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lco_jax import types
+from lco_jax.environments import base
 
 # Observations of the probes with two cases.
 _SIGNS = (-1.0, 1.0)
@@ -38,7 +38,7 @@ class Probe:
     actions: int[K], the optimal actions; −1 where any action will do.
   """
 
-  environment: types.Environment
+  environment: base.Environment
   observations: np.ndarray
   values: Callable[[float], np.ndarray]
   actions: np.ndarray
@@ -51,7 +51,7 @@ def _environment(
   length: int = 1,
   random_observation: bool = False,
   truncates: bool = False,
-) -> types.Environment:
+) -> base.Environment:
   """An episode of `length` steps.
 
   The state is (sign, step, first action); the observation is
@@ -85,7 +85,7 @@ def _environment(
     ended = step >= length
     # A truncating probe is one endless state that is cut now and then.
     shown = jnp.int32(0) if truncates else step
-    return types.Transition(
+    return base.Transition(
       state=(sign, step, first_action),
       observation=observe(sign, shown),
       reward=jnp.asarray(reward, jnp.float32),
@@ -93,7 +93,7 @@ def _environment(
       truncated=ended & truncates,
     )
 
-  return types.Environment(
+  return base.Environment(
     name=f"probe:{name}",
     observation_shape=(1,),
     num_actions=num_actions,
@@ -213,7 +213,7 @@ PROBES: dict[str, Callable[[], Probe]] = {
 }
 
 
-def make(name: str) -> types.Environment:
+def make(name: str) -> base.Environment:
   """Builds a probe environment by name.
 
   Raises:

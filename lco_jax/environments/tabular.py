@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lco_jax import types
+from lco_jax.environments import base
 
 
 @dataclasses.dataclass(frozen=True)
@@ -185,7 +185,7 @@ def garnet(
 
 def environment(
   mdp: TabularMDP, name: str, max_episode_steps: int = 100
-) -> types.Environment:
+) -> base.Environment:
   """An MDP as an in-graph environment with one-hot observations.
 
   Args:
@@ -216,7 +216,7 @@ def environment(
     # A terminated episode stays where it was; the state is not used again.
     successor = jnp.where(terminated, index, successor)
     time = time + 1
-    return types.Transition(
+    return base.Transition(
       state=(successor, time),
       observation=observe(successor),
       reward=rewards[index, action],
@@ -224,7 +224,7 @@ def environment(
       truncated=time >= max_episode_steps,
     )
 
-  return types.Environment(
+  return base.Environment(
     name=name,
     observation_shape=(num_states,),
     num_actions=num_actions,
@@ -237,7 +237,7 @@ def environment(
 MDPS: dict[str, Callable[[], TabularMDP]] = {"chain": chain, "garnet": garnet}
 
 
-def make(name: str) -> types.Environment:
+def make(name: str) -> base.Environment:
   """Builds a tabular environment by name.
 
   Raises:

@@ -7,8 +7,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from lco_jax import finiteness, preference, run_directory
+from lco_jax.language import preference
 from lco_jax.reporting import curves, stability
+from lco_jax.runs import run_directory
+from lco_jax.training import finiteness
 
 _WINDOWS = 60
 # Settings that change nothing of what is learned, but for what a seed draws.

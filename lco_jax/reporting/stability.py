@@ -10,8 +10,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from lco_jax import finiteness, run_directory
 from lco_jax.reporting import curves, statistics
+from lco_jax.runs import run_directory
+from lco_jax.training import finiteness
 
 # A run has collapsed if it lost so much of what it had gained at its best, if
 # that was at least so much of what the best of all runs gained.

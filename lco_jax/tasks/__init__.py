@@ -5,12 +5,12 @@ from collections.abc import Callable
 
 from lco_jax.tasks import (
   arithmetic,
+  base,
   countdown,
-  problem,
-  reasoning,
+  reasoning_gym_arrays,
   sequences,
 )
-from lco_jax.tasks.problem import (
+from lco_jax.tasks.base import (
   END,
   PADDING,
   SPLITS,
@@ -20,7 +20,7 @@ from lco_jax.tasks.problem import (
   check_splits,
   draw_from,
 )
-from lco_jax.tasks.text_task import (
+from lco_jax.tasks.reasoning_gym_texts import (
   EXTRACTIONS,
   TextTask,
   make_text_task,
@@ -66,15 +66,17 @@ def make(name: str) -> Task:
   Raises:
     ValueError: if there is no such task, or it has too few problems.
   """
-  if name.startswith(reasoning.PREFIX):
-    task = reasoning.make(name.removeprefix(reasoning.PREFIX))
-    problem.check_splits(task)
+  if name.startswith(reasoning_gym_arrays.PREFIX):
+    task = reasoning_gym_arrays.make(
+      name.removeprefix(reasoning_gym_arrays.PREFIX)
+    )
+    base.check_splits(task)
     return task
   kind, _, sizes = name.partition(":")
   if kind not in TASKS:
     raise ValueError(
       f"task: unknown {name!r}; known: {', '.join(TASKS)},"
-      f" {reasoning.PREFIX}NAME"
+      f" {reasoning_gym_arrays.PREFIX}NAME"
     )
   parameters = list(inspect.signature(TASKS[kind]).parameters)
   numbers = sizes.split(",") if sizes else []
@@ -83,5 +85,5 @@ def make(name: str) -> Task:
       f"task: {kind} takes {kind}:{','.join(parameters).upper()}, got {name!r}"
     )
   task = TASKS[kind](*map(int, numbers))
-  problem.check_splits(task)
+  base.check_splits(task)
   return task

@@ -5,27 +5,28 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from lco_jax.tasks import problem, text
+from lco_jax.tasks import base
+from lco_jax.tasks import digits as digits_lib
 
 
-def addition(digits: int = 3) -> problem.Task:
+def addition(digits: int = 3) -> base.Task:
   """a+b= of numbers with up to `digits` digits: 1 to 4."""
   return _binary("addition", "+", jnp.add, digits, digits + 1)
 
 
-def multiplication(digits: int = 2) -> problem.Task:
+def multiplication(digits: int = 2) -> base.Task:
   """a*b= of numbers with up to `digits` digits: 1 to 4."""
   return _binary("multiplication", "*", jnp.multiply, digits, 2 * digits)
 
 
-def modular_sum(terms: int = 3, modulus: int = 7) -> problem.Task:
+def modular_sum(terms: int = 3, modulus: int = 7) -> base.Task:
   """a+b+c%m= of single digits: the rest of their sum, 2 to `terms` of them."""
   if not 2 <= terms <= 20 or not 2 <= modulus <= 10:
     raise ValueError(
       "modular_sum: terms must be in [2, 20], modulus in [2, 10]"
     )
-  characters = text.DIGITS + "+%="
-  token = functools.partial(problem.encode, characters)
+  characters = digits_lib.DIGITS + "+%="
+  token = functools.partial(base.encode, characters)
   (zero,) = token("0")
   tail = jnp.array(token(f"%{modulus}="))
 
@@ -34,52 +35,53 @@ def modular_sum(terms: int = 3, modulus: int = 7) -> problem.Task:
     count = jax.random.randint(count_key, (), 2, terms + 1)
     digits = jax.random.randint(digit_key, (terms,), 0, 10)
     used = jnp.arange(terms) < count
-    signs = jnp.where(jnp.arange(terms) == 0, problem.PADDING, *token("+"))
+    signs = jnp.where(jnp.arange(terms) == 0, base.PADDING, *token("+"))
     pairs = jnp.stack([signs, digits + zero], axis=-1)
-    pairs = jnp.where(used[:, None], pairs, problem.PADDING)
+    pairs = jnp.where(used[:, None], pairs, base.PADDING)
     rest = jnp.sum(jnp.where(used, digits, 0)) % modulus
-    return problem.make_problem(
+    return base.make_problem(
       jnp.concatenate([pairs.reshape(-1), tail]), rest[None] + zero, count
     )
 
-  return problem.Task(
+  return base.Task(
     f"modular_sum:{terms},{modulus}",
     characters,
     2 * terms + len(tail),
     2,
     draw,
-    problem.exact_match,
+    base.exact_match,
   )
 
 
-def _binary(name, sign, operate, digits, answer_digits) -> problem.Task:
+def _binary(name, sign, operate, digits, answer_digits) -> base.Task:
   if not 1 <= digits <= 4:
     raise ValueError(f"{name}: digits must be in [1, 4], got {digits}")
-  characters = text.DIGITS + sign + "="
+  characters = digits_lib.DIGITS + sign + "="
   (zero,), (sign_token,), (equals,) = (
-    problem.encode(characters, c) for c in f"0{sign}="
+    base.encode(characters, c) for c in f"0{sign}="
   )
 
   def draw(key):
     (a, a_digits), (b, b_digits) = (
-      text.with_random_digits(part, digits) for part in jax.random.split(key)
+      digits_lib.with_random_digits(part, digits)
+      for part in jax.random.split(key)
     )
     prompt = jnp.concatenate(
       [
-        text.number(a, digits, zero),
+        digits_lib.number(a, digits, zero),
         jnp.array([sign_token]),
-        text.number(b, digits, zero),
+        digits_lib.number(b, digits, zero),
         jnp.array([equals]),
       ]
     )
-    answer = text.number(operate(a, b), answer_digits, zero)
-    return problem.make_problem(prompt, answer, jnp.maximum(a_digits, b_digits))
+    answer = digits_lib.number(operate(a, b), answer_digits, zero)
+    return base.make_problem(prompt, answer, jnp.maximum(a_digits, b_digits))
 
-  return problem.Task(
+  return base.Task(
     f"{name}:{digits}",
     characters,
     2 * digits + 2,
     answer_digits + 1,
     draw,
-    problem.exact_match,
+    base.exact_match,
   )

@@ -3,12 +3,12 @@
 import jax
 import jax.numpy as jnp
 
-from lco_jax.tasks import problem, text
+from lco_jax.tasks import base, digits
 
 _SIGNS = "+-*"
 
 
-def countdown(count: int = 3) -> problem.Task:
+def countdown(count: int = 3) -> base.Task:
   """357=26 asks for an expression of 3, 5 and 7 worth 26: 3*7+5.
 
   Every number is used once. Expressions are computed from left to right,
@@ -19,8 +19,8 @@ def countdown(count: int = 3) -> problem.Task:
   """
   if not 2 <= count <= 4:
     raise ValueError(f"countdown: count must be in [2, 4], got {count}")
-  characters = text.DIGITS + _SIGNS + "="
-  (zero, plus, equals) = problem.encode(characters, "0+=")
+  characters = digits.DIGITS + _SIGNS + "="
+  (zero, plus, equals) = base.encode(characters, "0+=")
   target_digits = count  # Of 9 · 9 · …
 
   def value_of(numbers, signs):
@@ -41,28 +41,28 @@ def countdown(count: int = 3) -> problem.Task:
       [
         jnp.sort(numbers) + zero,
         jnp.array([equals]),
-        text.number(target, target_digits, zero),
+        digits.number(target, target_digits, zero),
         jnp.array([equals]),
       ]
     )
     pairs = jnp.stack([signs + plus, numbers[1:] + zero], axis=-1)
     answer = jnp.concatenate([numbers[:1] + zero, pairs.reshape(-1)])
     facts = {"numbers": jnp.sort(numbers), "target": target}
-    return problem.make_problem(prompt, answer, jnp.sum(signs == 2), facts)
+    return base.make_problem(prompt, answer, jnp.sum(signs == 2), facts)
 
   def verify(asked, completion, mask):
-    tokens = jnp.where(mask, completion, problem.PADDING)
+    tokens = jnp.where(mask, completion, base.PADDING)
     numbers, signs = tokens[0:-1:2] - zero, tokens[1:-1:2] - plus
     well_formed = (
       jnp.all((numbers >= 0) & (numbers <= 9))
       & jnp.all((signs >= 0) & (signs < len(_SIGNS)))
-      & (tokens[-1] == problem.END)
+      & (tokens[-1] == base.END)
     )
     same = jnp.all(jnp.sort(numbers) == asked.facts["numbers"])
     value = value_of(numbers, jnp.clip(signs, 0, len(_SIGNS) - 1))
     return well_formed & same & (value == asked.facts["target"])
 
-  return problem.Task(
+  return base.Task(
     f"countdown:{count}",
     characters,
     count + 2 + target_digits,

@@ -3,12 +3,13 @@
 import jax
 import jax.numpy as jnp
 
-from lco_jax.tasks import problem, text
+from lco_jax.tasks import base as base_lib
+from lco_jax.tasks import digits as digits_lib
 
 _BRACKETS = "([{)]}"
 
 
-def sorting(length: int = 6) -> problem.Task:
+def sorting(length: int = 6) -> base_lib.Task:
   """Digits in ascending order: 5392> to 2359; 2 to `length` of them."""
 
   def answer(digits, used):
@@ -18,7 +19,7 @@ def sorting(length: int = 6) -> problem.Task:
   return _digits("sorting", length, answer)
 
 
-def reversal(length: int = 6) -> problem.Task:
+def reversal(length: int = 6) -> base_lib.Task:
   """Digits back to front: 5392> to 2935; 2 to `length` of them."""
 
   def answer(digits, used):
@@ -28,29 +29,29 @@ def reversal(length: int = 6) -> problem.Task:
   return _digits("reversal", length, answer)
 
 
-def parity(length: int = 8) -> problem.Task:
+def parity(length: int = 8) -> base_lib.Task:
   """Whether the number of ones is odd: 1011> to 1; 2 to `length` bits."""
   _check_length("parity", length)
   characters = "01>"
-  zero, end_of_prompt = problem.encode(characters, "0>")
+  zero, end_of_prompt = base_lib.encode(characters, "0>")
 
   def draw(key):
     bits, used = _draw_digits(key, length, 2)
     odd = jnp.sum(jnp.where(used, bits, 0)) % 2
-    return problem.make_problem(
+    return base_lib.make_problem(
       _shown(bits, used, zero, end_of_prompt), odd[None] + zero, jnp.sum(used)
     )
 
-  return problem.Task(
-    f"parity:{length}", characters, length + 1, 2, draw, problem.exact_match
+  return base_lib.Task(
+    f"parity:{length}", characters, length + 1, 2, draw, base_lib.exact_match
   )
 
 
-def brackets(length: int = 8) -> problem.Task:
+def brackets(length: int = 8) -> base_lib.Task:
   """Closes what is open: ([{}> to ]), of `length` brackets."""
   _check_length("brackets", length)
   characters = _BRACKETS + ">"
-  first, end_of_prompt = problem.encode(characters, "(>")
+  first, end_of_prompt = base_lib.encode(characters, "(>")
 
   def draw(key):
     def step(carry, choice):
@@ -65,40 +66,40 @@ def brackets(length: int = 8) -> problem.Task:
     start = (jnp.zeros(length, jnp.int32), jnp.int32(0))
     (stack, depth), shown = jax.lax.scan(step, start, choices)
     place = depth - 1 - jnp.arange(length)
-    closing = jnp.where(place >= 0, first + 3 + stack[place], problem.PADDING)
+    closing = jnp.where(place >= 0, first + 3 + stack[place], base_lib.PADDING)
     prompt = jnp.concatenate([shown, jnp.array([end_of_prompt])])
-    return problem.make_problem(prompt, closing, depth)
+    return base_lib.make_problem(prompt, closing, depth)
 
-  return problem.Task(
+  return base_lib.Task(
     f"brackets:{length}",
     characters,
     length + 1,
     length + 1,
     draw,
-    problem.exact_match,
+    base_lib.exact_match,
   )
 
 
-def _digits(name, length, answer_of) -> problem.Task:
+def _digits(name, length, answer_of) -> base_lib.Task:
   """A task from up to `length` digits to as many."""
   _check_length(name, length)
-  characters = text.DIGITS + ">"
-  zero, end_of_prompt = problem.encode(characters, "0>")
+  characters = digits_lib.DIGITS + ">"
+  zero, end_of_prompt = base_lib.encode(characters, "0>")
 
   def draw(key):
     digits, used = _draw_digits(key, length, 10)
-    answer = jnp.where(used, answer_of(digits, used) + zero, problem.PADDING)
-    return problem.make_problem(
+    answer = jnp.where(used, answer_of(digits, used) + zero, base_lib.PADDING)
+    return base_lib.make_problem(
       _shown(digits, used, zero, end_of_prompt), answer, jnp.sum(used)
     )
 
-  return problem.Task(
+  return base_lib.Task(
     f"{name}:{length}",
     characters,
     length + 1,
     length + 1,
     draw,
-    problem.exact_match,
+    base_lib.exact_match,
   )
 
 
@@ -111,7 +112,7 @@ def _draw_digits(key, length, base):
 
 
 def _shown(digits, used, zero, end_of_prompt):
-  shown = jnp.where(used, digits + zero, problem.PADDING)
+  shown = jnp.where(used, digits + zero, base_lib.PADDING)
   return jnp.concatenate([shown, jnp.array([end_of_prompt])])
 
 

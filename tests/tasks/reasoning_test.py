@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from lco_jax import tasks
-from lco_jax.tasks import problem
+from lco_jax.tasks import base
 
 _INSTALLED = importlib.util.find_spec("reasoning_gym") is not None
 
@@ -63,7 +63,7 @@ def _draw(task, count=50):
 
 
 def _answer(task, text, length):
-  tokens = [*problem.encode(task.characters, text), problem.END]
+  tokens = [*base.encode(task.characters, text), base.END]
   return jnp.array(tokens + [0] * (length - len(tokens)), jnp.int32)
 
 
@@ -95,11 +95,11 @@ def test_case_and_spaces_do_not_matter(stand_in):
     ("abCC", False),
   ):
     said = _answer(task, text, length)
-    mask = jnp.arange(length) <= jnp.argmax(said == problem.END)
+    mask = jnp.arange(length) <= jnp.argmax(said == base.END)
     assert task.verify(drawn, said, mask) == right, text
   # Not ended: cut off.
   said = _answer(task, "a bC", length)
-  assert not task.verify(drawn, said, said > problem.END)
+  assert not task.verify(drawn, said, said > base.END)
   # "c" is no character of the task, so C is compared as it is.
   assert not task.one_answer
 

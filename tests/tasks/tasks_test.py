@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from lco_jax import tasks
-from lco_jax.tasks import problem
+from lco_jax.tasks import base
 
 _NAMES = [
   "addition",
@@ -127,9 +127,9 @@ def test_only_right_answers_are_rewarded(name):
 
 def test_another_right_answer_is_rewarded():
   task, _ = _drawn("countdown")
-  asked = problem.make_problem(
-    jnp.array(problem.encode(task.characters, "357=26=") + [0]),
-    jnp.array(problem.encode(task.characters, "3*7+5")),
+  asked = base.make_problem(
+    jnp.array(base.encode(task.characters, "357=26=") + [0]),
+    jnp.array(base.encode(task.characters, "3*7+5")),
     1,
     {"numbers": jnp.array([3, 5, 7]), "target": jnp.int32(26)},
   )
@@ -140,7 +140,7 @@ def test_another_right_answer_is_rewarded():
     ("5*7-3", False),
     ("7*3+7", False),
   ]:
-    tokens = jnp.array([*problem.encode(task.characters, text), tasks.END])
+    tokens = jnp.array([*base.encode(task.characters, text), tasks.END])
     assert task.verify(asked, tokens, tokens > 0) == right, text
 
 
@@ -150,7 +150,7 @@ def test_splits_are_disjoint(name):
   for split, numbers in tasks.SPLITS.items():
     task, problems = _drawn(name, split)
     prompts[split] = {task.text(prompt) for prompt in problems.prompt}
-    found = jax.vmap(problem.split_of)(problems)
+    found = jax.vmap(base.split_of)(problems)
     assert np.isin(found, numbers).all()
   assert not prompts["train"] & prompts["test"]
   assert not prompts["train"] & prompts["validation"]
@@ -160,14 +160,14 @@ def test_splits_are_disjoint(name):
 def test_shares_of_the_splits():
   keys = jax.random.split(jax.random.key(0), 20_000)
   task = tasks.make("addition:4")
-  found = np.asarray(jax.vmap(lambda k: problem.split_of(task.draw(k)))(keys))
+  found = np.asarray(jax.vmap(lambda k: base.split_of(task.draw(k)))(keys))
   shares = [np.isin(found, n).mean() for n in tasks.SPLITS.values()]
   np.testing.assert_allclose(shares, [0.8, 0.1, 0.1], atol=0.01)
 
 
 def test_agreement_is_between_nothing_and_all():
   answer = jnp.array([5, 6, tasks.END, 0])
-  asked = problem.Problem(answer, 0, answer, 0)
+  asked = base.Problem(answer, 0, answer, 0)
   for tokens, share in [
     ([5, 6, tasks.END, 0], 1.0),
     ([5, 7, tasks.END, 0], 2 / 3),

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from lco_jax import tasks
-from lco_jax.tasks import text_task
+from lco_jax.tasks import reasoning_gym_texts
 
 _STAND_INS = pathlib.Path(__file__).parent.parent / "stand_ins"
 
@@ -16,9 +16,9 @@ def _stand_in(monkeypatch):
   for name in [m for m in sys.modules if m.split(".")[0] == "reasoning_gym"]:
     monkeypatch.delitem(sys.modules, name)
   monkeypatch.syspath_prepend(str(_STAND_INS))
-  text_task._dataset.cache_clear()
+  reasoning_gym_texts._dataset.cache_clear()
   yield
-  text_task._dataset.cache_clear()
+  reasoning_gym_texts._dataset.cache_clear()
   for name in ("reasoning_gym", "reasoning_gym.factory"):
     sys.modules.pop(name, None)
 

@@ -1,0 +1,138 @@
+"""What `experiments.benchmark language` measures."""
+
+import functools
+import statistics
+
+import jax
+import jax.numpy as jnp
+
+from experiments.build import language
+from experiments.common import timing, training_run
+from lco_jax import tasks
+from lco_jax.language import generation
+from lco_jax.runs import runner
+from lco_jax.training import placement
+from lco_jax.training import program as program_lib
+
+# Of the comparison of cached with uncached decoding.
+_SEQUENCES, _PROMPT, _TOKENS = 32, 8, 64
+_REPEATS = 7  # Of single programs.
+
+
+def measure(settings: dict, num_updates: int, repeats: int) -> dict:
+  """Whole updates, then generation and learning apart.
+
+  Args:
+    settings: of a language run.
+    num_updates: of each run.
+    repeats: runs; medians are returned.
+
+  Returns:
+    {name: figure}; tokens are those of completions, of all seeds.
+  """
+  run = language.build(settings)
+  seeds, where = (
+    training_run.seeds_of(settings),
+    training_run.placed(settings, run.training),
+  )
+  results = [
+    runner.run(
+      run.training,
+      runner.begin(run.training, seeds, where),
+      num_updates,
+      writers=[],
+      show_progress=False,
+    )
+    for _ in range(repeats)
+  ]
+  state = runner.begin(run.training, seeds, where).state
+
+  def collect(state):
+    step = functools.partial(
+      program_lib.collect_step, run.training, where.num_shards
+    )
+    return placement.each_seed(step)(state)
+
+  compiled = where.compile(collect, state, long_reductions=True)
+  actor, samples = compiled(state)
+
+  def learn(state, actor, samples):
+    step = functools.partial(program_lib.learn_step, run.training)
+    return placement.each_seed(step)(state, actor, samples)
+
+  learning = where.compile(learn, state, actor, samples, long_reductions=True)
+  tokens = int(jnp.sum(samples.mask))
+
+  def median(name):
+    return statistics.median(getattr(result, name) for result in results)
+
+  per_update = run.training.steps_per_update * settings["num_seeds"]
+  return {
+    "updates_per_second": round(median("steps_per_second") / per_update, 2),
+    "samples_per_second": round(median("steps_per_second"), 1),
+    "generation_tokens_per_second": round(
+      tokens / timing.seconds(lambda: compiled(state), _REPEATS), 1
+    ),
+    "update_tokens_per_second": round(
+      tokens
+      / timing.seconds(lambda: learning(state, actor, samples), _REPEATS),
+      1,
+    ),
+    "compile_seconds": round(median("compile_seconds"), 3),
+    "train_seconds": round(median("train_seconds"), 3),
+  }
+
+
+def decoding(settings: dict) -> dict:
+  """Decoding with the cache against reading everything again for each token.
+
+  Args:
+    settings: of a language run, for the model.
+  """
+  model = language.build(settings).model
+  params = model.init(jax.random.key(0))
+  prompt = jnp.full((_SEQUENCES, _PROMPT), 2, jnp.int32)
+  padding = jnp.zeros(_SEQUENCES, jnp.int32)
+  keys = jax.random.split(jax.random.key(1), _SEQUENCES)
+  sampling = generation.Sampling()
+  never = -1  # No token ends a sequence: all are of full length.
+
+  def cached(params):
+    return generation.generate(
+      model,
+      params,
+      prompt,
+      padding,
+      keys,
+      _TOKENS,
+      never,
+      sampling,
+    ).tokens
+
+  def uncached(params):
+    uniform = jax.vmap(lambda k: jax.random.uniform(k, (_TOKENS,)))(keys)
+    blank = jnp.full((_SEQUENCES, _TOKENS), tasks.PADDING, jnp.int32)
+
+    def step(time, tokens):
+      logits, _ = model.apply(
+        params, jnp.concatenate([prompt, tokens], axis=1), padding
+      )
+      token, _ = generation.sample_token(
+        logits[:, _PROMPT + time - 1], uniform[:, time], sampling
+      )
+      return tokens.at[:, time].set(token)
+
+    return jax.lax.fori_loop(0, _TOKENS, step, blank)
+
+  seconds = {}
+  for name, function in (("cached", cached), ("uncached", uncached)):
+    program = jax.jit(function).lower(params).compile()
+    seconds[name] = (
+      timing.seconds(lambda p=program: p(params), _REPEATS) / _TOKENS
+    )
+  return {
+    "decoded_tokens": _TOKENS,
+    "cached_ms_per_token": round(1e3 * seconds["cached"], 3),
+    "uncached_ms_per_token": round(1e3 * seconds["uncached"], 3),
+    "cache_speedup": round(seconds["uncached"] / seconds["cached"], 2),
+  }

@@ -1,0 +1,95 @@
+"""What PyTorch and transformers take for a step of `llm_benchmark`.
+
+The same model, exported; as many sequences and tokens; random prompts.
+"""
+
+import importlib.util
+import pathlib
+import tempfile
+
+from experiments.common import timing
+from lco_jax import pretrained
+
+_PACKAGES = ("torch", "transformers")
+
+
+def installed() -> bool:
+  """Whether it can be measured here."""
+  return all(importlib.util.find_spec(name) for name in _PACKAGES)
+
+
+def measure(
+  own: pretrained.Pretrained,
+  num_prompts: int,
+  num_samples: int,
+  prompt_length: int,
+  completion_length: int,
+  repeats: int,
+) -> dict:
+  """Generation, and an update on all tokens by the likelihood's gradient.
+
+  Args:
+    own: the model.
+    num_prompts: of a step.
+    num_samples: completions of each prompt.
+    prompt_length: tokens of a prompt.
+    completion_length: tokens of a completion.
+    repeats: calls after a first one; medians are returned.
+
+  Returns:
+    {name: figure}, as of `llm_benchmark`.
+
+  Raises:
+    ValueError: if a package is missing.
+  """
+  if not installed():
+    raise ValueError(f"case: needs pip install {' '.join(_PACKAGES)}")
+  import torch
+  import transformers
+
+  with tempfile.TemporaryDirectory() as folder:
+    path = pathlib.Path(folder) / "model"
+    pretrained.export(own, own.params, path)
+    model = transformers.AutoModelForCausalLM.from_pretrained(
+      path, dtype=torch.float32
+    )
+  vocab_size = own.config.vocab_size
+  prompt = torch.randint(0, vocab_size, (num_prompts, prompt_length))
+  length = prompt_length + completion_length
+  whole = torch.randint(0, vocab_size, (num_prompts * num_samples, length))
+  optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6)
+
+  def generate():
+    with torch.no_grad():
+      done = model.generate(
+        prompt,
+        attention_mask=torch.ones_like(prompt),
+        do_sample=True,
+        top_k=0,
+        top_p=1.0,
+        min_new_tokens=completion_length,
+        max_new_tokens=completion_length,
+        num_return_sequences=num_samples,
+      )
+    if done.shape != whole.shape:
+      raise AssertionError(f"transformers made {tuple(done.shape)}")
+
+  def update():
+    optimizer.zero_grad()
+    model(input_ids=whole, labels=whole).loss.backward()
+    optimizer.step()
+
+  made = num_prompts * num_samples * completion_length
+  generating, updating = (
+    timing.seconds(function, repeats) for function in (generate, update)
+  )
+  return {
+    "generation_tokens_per_second": round(made / generating, 1),
+    "generation_seconds": round(generating, 3),
+    "update_tokens_per_second": round(made / updating, 1),
+    "update_seconds": round(updating, 3),
+    "step_seconds": round(generating + updating, 3),
+    "threads": torch.get_num_threads(),
+    "torch": torch.__version__,
+    "transformers": transformers.__version__,
+  }

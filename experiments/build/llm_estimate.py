@@ -1,0 +1,266 @@
+"""What a run on a pretrained model would take, before it begins."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from experiments.build import llm
+from experiments.common import training_run
+from lco_jax import algorithms
+from lco_jax.language import lean_objectives
+from lco_jax.language import signals
+from lco_jax.language import text_completion
+
+# Arrays of a chunk's logits that are held side by side: of the policy, of the
+# behaviour policy, the target, and their gradient.
+_LOGIT_ARRAYS = 4
+# What a process of Python holds that has read the code, measured: bytes.
+_PROCESS = 450 * 2**20
+
+
+def estimate(settings: Mapping, run: llm.Run) -> str:
+  """Batch arithmetic, parameters, memory, and what does nothing: a page.
+
+  Args:
+    settings: of the run.
+    run: built from them.
+  """
+  config, training = run.model_config, run.training
+  where = training_run.placed(settings, training)
+  learners = training_run.num_learners(settings)
+  here = learners // len(where.devices) if where.divides_seeds else learners
+  prompts = settings["num_prompts"] // where.num_shards
+  samples = settings["num_samples"]
+  steps = settings["num_epochs"] * settings["num_minibatches"]
+  length = text_completion.bucket(
+    max(
+      len(run.asking.prompt(run.asking.task.problem("train", n)["question"]))
+      for n in range(llm.PROMPTS_LOOKED_AT)
+    )
+  )
+  answer = settings["completion_length"]
+  microbatch = (
+    prompts
+    * samples
+    // (settings["num_minibatches"] * settings["num_microbatches"])
+  )
+  shared = samples // settings["num_minibatches"]
+  tokens = microbatch // shared * length + microbatch * answer
+  lines = [
+    f"model {settings['model']}: {_count(run.pretrained.params):,} parameters,"
+    f" {config.num_layers} layers of width {config.width}, vocabulary"
+    f" {config.vocab_size:,}, {settings['dtype']}",
+    f"task {settings['task']}: prompts of up to {length} tokens,"
+    f" completions of up to {answer}",
+    "",
+    "each seed, each update:",
+    f"  {settings['num_prompts']} prompts × {samples} samples ="
+    f" {settings['num_prompts'] * samples} completions, at most"
+    f" {settings['num_prompts'] * samples * answer:,} tokens",
+    f"  {steps} optimizer step{'s' * (steps > 1)} of"
+    f" {settings['num_prompts'] * samples // settings['num_minibatches']}"
+    f" completions, gradients added up over {settings['num_microbatches']} of"
+    f" {microbatch} on each of {where.num_shards} device(s): {tokens:,} tokens"
+    " read at a time",
+    f"in all: {settings['num_updates']} updates,"
+    f" {settings['num_updates'] * training.steps_per_update:,} completions,"
+    f" {settings['num_updates'] * steps:,} optimizer steps,"
+    f" {learners} learner(s)",
+    "",
+    f"memory on each of {len(where.devices)} {jax.default_backend()} device(s),"
+    f" {here} learner(s):",
+  ]
+  memory = _memory(
+    settings,
+    run,
+    tokens,
+    microbatch * answer,
+    prompts * samples,
+    length + answer,
+  )
+  lines += _table({name: here * size for name, size in memory.items()})
+  lines += [
+    "",
+    "memory of the host (for the CPU backend, which is both, add them):",
+    *_table(_host_memory(settings, run, learners)),
+  ]
+  idle = inactive(settings)
+  lines += ["", "without effect under these settings:" if idle else ""]
+  lines += [f"  {reason}" for reason in idle]
+  return "\n".join(lines).rstrip()
+
+
+def _table(memory: Mapping[str, int]) -> list[str]:
+  """A line for each, and their sum."""
+  rows = {**memory, "about": sum(memory.values())}
+  return [f"  {name:<52}{_size(size):>10}" for name, size in rows.items()]
+
+
+def _shapes(run: llm.Run) -> tuple[dict[str, Any], Any]:
+  """A learner's parts of the parameters, and its optimizer's state."""
+  parts = jax.eval_shape(
+    run.training.init_params, jax.random.key(0), dict(run.given)
+  )
+  return parts, jax.eval_shape(
+    run.training.optimizers["policy"].init, parts["policy"]
+  )
+
+
+def _host_memory(
+  settings: Mapping, run: llm.Run, learners: int
+) -> dict[str, int]:
+  """Bytes that the process which saves and evaluates holds beside a device's.
+
+  Args:
+    settings: of the run.
+    run: built from them.
+    learners: of the run.
+  """
+  parts, state = _shapes(run)
+  return {
+    "the models as they were read": sum(
+      _bytes(part) for part in run.given.values()
+    ),
+    "a checkpoint while it is written": learners
+    * (_bytes(parts) + _bytes(state)),
+    "this process, and those that score": _PROCESS
+    * (1 + settings["scoring_workers"]),
+  }
+
+
+def _memory(
+  settings: Mapping,
+  run: llm.Run,
+  tokens: int,
+  answers: int,
+  sequences: int,
+  slots: int,
+) -> dict[str, int]:
+  """Bytes of one learner on one device, by what they are for.
+
+  Args:
+    settings: of the run.
+    run: built from them.
+    tokens: that are read at a time.
+    answers: those of them that are of completions.
+    sequences: that are generated.
+    slots: tokens of a sequence.
+  """
+  config = run.model_config
+  parts, state = _shapes(run)
+  trained, held = _bytes(parts["policy"]), _bytes(parts)
+  weights = _bytes(run.pretrained.params)
+  item = 2 if config.dtype == "bfloat16" else 4
+  # What a block keeps for the backward pass: its norms, queries, keys, values,
+  # attention's output and the SwiGLU; or only what it read.
+  width = config.num_heads * config.head_features
+  kept, attending = config.width, 1
+  if not config.rematerialize:
+    kept = 6 * config.width + 4 * width + 4 * config.mlp_width
+    attending = config.num_layers
+  chunk = lean_objectives.chunk_of(settings["chunk_tokens"], config.vocab_size)
+  chunk = min(chunk or answers, answers)
+  return {
+    f"parameters ({', '.join(sorted(parts))})": held,
+    "gradients": weights,
+    "weights with what adapters add": weights * bool(settings["lora_rank"]),
+    "weights taken apart while generating": weights,
+    "optimizer state": _bytes(state),
+    # An update that is not finite is not applied: the state before is kept.
+    "parameters and state before the update": trained + _bytes(state),
+    "keys and values while generating": (
+      2 * config.num_layers * config.num_kv_heads * config.head_features
+    )
+    * sequences
+    * slots
+    * item,
+    "activations": tokens * config.num_layers * kept * item,
+    # Softmax is in float32, whatever the type.
+    "attention weights": tokens * attending * config.num_heads * slots * 4,
+    f"logits, {chunk:,} tokens at a time": _LOGIT_ARRAYS
+    * 4
+    * config.vocab_size
+    * chunk,
+  }
+
+
+def inactive(settings: Mapping) -> list[str]:
+  """What of the settings does nothing, and why."""
+  algorithm = settings["algorithm"]
+  row = algorithms.ALGORITHMS[algorithm]
+  one_step = settings["num_epochs"] * settings["num_minibatches"] == 1
+  advantage = settings["advantage"] or row.advantage
+  found = []
+  takes = algorithms.options_of(algorithm)
+  if one_step:
+    clips = [name for name in ("clip_low", "clip_high") if name in takes]
+    clips += ["clip"] * (settings["clip"] is not None)
+    found += [
+      f"{name}: no ratio leaves 1 in one on-policy step" for name in clips
+    ]
+    if settings["anchor"] == "current":
+      found.append("anchor: old and current are one in one on-policy step")
+  multiples = [
+    name
+    for name in ("nonpositive_beta_multiple", "agreement_beta_multiple")
+    if settings[name] != 1
+  ]
+  if not algorithm.startswith("lco_"):
+    found += [
+      f"{name}: {algorithm} has no optimal target"
+      for name in ("beta", *multiples)
+    ]
+  if advantage not in signals.OF_VERIFIERS:
+    asking = ["num_known"]
+    asking += [name for name in multiples if name.startswith("agreement")]
+    found += [
+      f"{name}: {advantage} advantages ask no verifier" for name in asking
+    ]
+  if settings["between_coefficient"]:
+    if advantage not in signals.IN_GROUPS:
+      found.append(
+        f"between_coefficient: {advantage} advantages are of no groups"
+      )
+    elif row.drops_even_groups:
+      found.append(
+        f"between_coefficient: {algorithm} leaves out the prompts it is for"
+      )
+    if settings["between_begin"] >= settings["num_updates"]:
+      found.append(
+        f"between_coefficient: it counts from update"
+        f" {settings['between_begin'] + 1} on, there are"
+        f" {settings['num_updates']}"
+      )
+  else:
+    found += [
+      f"{name}: between_coefficient is 0"
+      for name in ("between_begin", "between_end")
+      if settings[name]
+    ]
+  if not row.takes_weights:
+    found.append(f"dual_bound: {algorithm} takes no weights")
+  if not settings["lora_rank"]:
+    found.append("lora_alpha: lora_rank is 0, all parameters are trained")
+  return found
+
+
+def _count(tree: Any) -> int:
+  return sum(leaf.size for leaf in jax.tree.leaves(tree))
+
+
+def _bytes(tree: Any) -> int:
+  return sum(
+    int(np.prod(leaf.shape)) * leaf.dtype.itemsize
+    for leaf in jax.tree.leaves(tree)
+  )
+
+
+def _size(number: float) -> str:
+  """Bytes as a person reads them."""
+  for unit in ("B", "KiB", "MiB"):
+    if number < 1024:
+      return f"{number:.0f} {unit}"
+    number /= 1024
+  return f"{number:.1f} GiB"

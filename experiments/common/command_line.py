@@ -1,0 +1,263 @@
+"""What the scripts share: flags in, one clear line out when they are wrong."""
+
+import contextlib
+import hashlib
+import json
+import pathlib
+import signal
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import jax
+import ml_collections
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from lco_jax.runs import distributed, peers, run_directory
+
+# What absl, ml_collections and a config file raise for a wrong command line.
+_WRONG_FLAGS = (
+  flags.Error,
+  AttributeError,
+  ImportError,
+  KeyError,
+  SyntaxError,
+  TypeError,
+  ValueError,
+)
+
+
+# Exit statuses beside 0, done.
+WRONG_INPUT = 2
+FAILED = 1  # In training; what was written before stays usable.
+STOPPED = 75  # By a signal, with the state saved: try again with --resume.
+
+
+class ScriptError(Exception):
+  """Something that one line explains: no trace is shown.
+
+  Attributes:
+    status: the exit status.
+    everywhere: whether all processes of a job end so, at the same point.
+  """
+
+  def __init__(
+    self, message: object, status: int = WRONG_INPUT, everywhere: bool = False
+  ):
+    super().__init__(str(message))
+    self.status, self.everywhere = status, everywhere
+
+
+class StopSignal:
+  """Notes that the process was asked to end (SIGTERM), and lets it go on."""
+
+  def __init__(self):
+    self._received = False
+    signal.signal(signal.SIGTERM, self._receive)
+
+  def _receive(self, number, frame):
+    self._received = True
+
+  def __call__(self) -> bool:
+    """Whether the signal has come."""
+    return self._received
+
+
+def define_config(or_else: str | None = None) -> flags.FlagHolder:
+  """Defines --config, --workdir, --resume, --resume_update, --profile.
+
+  Args:
+    or_else: a boolean flag with which --workdir may be left out.
+  """
+  flags.DEFINE_string(
+    "workdir", None, "New or empty directory of the run; or the run to resume."
+  )
+  if or_else is None:
+    flags.mark_flag_as_required("workdir")
+  else:
+    flags.register_multi_flags_validator(
+      ["workdir", or_else],
+      lambda values: values["workdir"] is not None or values[or_else],
+      message="Flag --workdir must have a value other than None.",
+    )
+  flags.DEFINE_bool(
+    "resume",
+    False,
+    "Go on with the run in --workdir; --config may be left out.",
+  )
+  flags.DEFINE_integer(
+    "resume_update", None, "Checkpoint to resume; the newest if left out."
+  )
+  flags.DEFINE_bool(
+    "profile", False, "Trace one chunk with jax.profiler, into --workdir."
+  )
+  return config_flags.DEFINE_config_file(
+    "config",
+    None,
+    "FILE:NAME of environment or task; then --config.NAME=VALUE to change it.",
+  )
+
+
+def define_distributed() -> None:
+  """Defines --distributed and what describes the job."""
+  flags.DEFINE_bool(
+    "distributed",
+    False,
+    "One of several processes. SLURM, Open MPI, TPU pods and GKE are detected;"
+    " elsewhere give --coordinator, --num_processes, --process_id.",
+  )
+  flags.DEFINE_string(
+    "coordinator", None, "HOST:PORT at which process 0 listens, and only there."
+  )
+  flags.DEFINE_integer("num_processes", None, "Processes of the job.")
+  flags.DEFINE_integer("process_id", None, "Number of this one, from 0.")
+  flags.DEFINE_float(
+    "start_timeout", 300.0, "Seconds to wait for all processes to start."
+  )
+  flags.DEFINE_float(
+    "heartbeat_timeout", 60.0, "Seconds of silence after which one is lost."
+  )
+
+
+@contextlib.contextmanager
+def job(settings: Mapping) -> Iterator[None]:
+  """The job of several processes that the flags speak of, if they do.
+
+  Args:
+    settings: of the run; must be the same in all processes.
+
+  Raises:
+    ValueError: if a flag is wrong, or no cluster is detected.
+    ScriptError: if a process does not come.
+  """
+  values = flags.FLAGS
+  names = ("coordinator", "num_processes", "process_id")
+  given = [name for name in names if getattr(values, name) is not None]
+  if not values.distributed:
+    if given:
+      raise ValueError(f"--{given[0]} needs --distributed")
+    yield
+    return
+  if given and len(given) < len(names):
+    missing = next(name for name in names if name not in given)
+    raise ValueError(f"--{missing} must be given with --{given[0]}")
+  described = (
+    distributed.Job(*(getattr(values, name) for name in names))
+    if given
+    else distributed.detect()
+  )
+  same = [settings, values.resume, values.resume_update, jax.__version__]
+  try:
+    with distributed.joined(
+      described,
+      hashlib.sha256(json.dumps(same, sort_keys=True).encode()).hexdigest(),
+      values.start_timeout,
+      values.heartbeat_timeout,
+    ):
+      yield
+  except peers.PeerError as error:
+    raise ScriptError(error, FAILED) from error
+
+
+def read_settings(config: ml_collections.ConfigDict | None) -> dict:
+  """The settings of the run: those of the flags, or of the run to resume.
+
+  Args:
+    config: of --config; if it is given, the run directory is not read.
+
+  Returns:
+    Plain values as JSON keeps them, so that they compare with a file's.
+
+  Raises:
+    ValueError: if there are none.
+  """
+  values = flags.FLAGS
+  if values.resume_update is not None and not values.resume:
+    raise ValueError("--resume_update needs --resume")
+  if values.resume and values.workdir is None:
+    raise ValueError("--resume needs --workdir")
+  if config is not None:
+    return json.loads(json.dumps(resolve(config)))
+  if not values.resume:
+    raise ValueError("--config must be given: FILE:NAME")
+  return run_directory.read_config(pathlib.Path(values.workdir))
+
+
+def run(
+  main: Callable, choices: Sequence[str] = (), several: bool = False
+) -> None:
+  """Runs a script; what one line explains ends with that line.
+
+  Args:
+    main: the script, called once flags are parsed. A ScriptError that it raises
+      is shown as one line; any other error is a defect and keeps its trace.
+    choices: words of which the command line must have one, which `main` is then
+      called with; without any, it must have none.
+    several: whether it may have any number of words, which `main` gets.
+  """
+
+  def parse(argv: Sequence[str]) -> list[str]:
+    try:
+      rest = flags.FLAGS(argv)
+    except _WRONG_FLAGS as error:
+      fail(error)
+    wanted = 2 if choices else 1
+    if len(rest) > wanted and not several:
+      fail(f"unexpected argument {rest[wanted]!r}")
+    if choices and (len(rest) < wanted or rest[1] not in choices):
+      fail(f"what to run must be one of: {', '.join(choices)}")
+    if flags.FLAGS["verbosity"].using_default_value:
+      # As information, jax tells of every accelerator that it did not find.
+      flags.FLAGS.verbosity = logging.WARNING
+    return rest
+
+  def guarded(argv):
+    try:
+      main(*argv[1:])
+    except ScriptError as error:
+      if error.everywhere and jax.process_index():
+        sys.exit(error.status)  # The first process says it for all.
+      fail(error, error.status)
+
+  app.run(guarded, flags_parser=parse)
+
+
+def fail(error: Exception | str, status: int = WRONG_INPUT) -> None:
+  """Prints one line on standard error and exits."""
+  message = str(error.args[0] if isinstance(error, KeyError) else error)
+  lines = [line.strip() for line in message.splitlines() if line.strip()]
+  print(f"error: {lines[-1] if lines else 'unknown'}", file=sys.stderr)
+  sys.exit(status)
+
+
+def resolve(config: ml_collections.ConfigDict) -> dict:
+  """Plain settings of a run: what is unset takes the algorithm's tuned value.
+
+  Args:
+    config: has `algorithm`, and `tuned` {"chosen": (setting, value) of what was
+      chosen behind the config's colon, algorithm: {name: value}}.
+
+  Returns:
+    {name: value}, without `tuned`.
+
+  Raises:
+    ValueError: if the tuned values are those of another environment or task, or
+      there are none for the algorithm.
+  """
+  settings = config.to_dict()
+  tuned = settings.pop("tuned")
+  name, chosen = tuned["chosen"]
+  if settings[name] != chosen:
+    raise ValueError(
+      f"{name}: choose it with --config=FILE:{settings[name]}, so that its own"
+      " defaults are taken"
+    )
+  known = [name for name in tuned if name != "chosen"]
+  if settings["algorithm"] not in known:
+    raise ValueError(
+      f"algorithm: unknown {settings['algorithm']!r}; known: {', '.join(known)}"
+    )
+  for name, value in tuned[settings["algorithm"]].items():
+    if settings[name] is None:
+      settings[name] = value
+  return settings

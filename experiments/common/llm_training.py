@@ -1,0 +1,273 @@
+"""What the scripts of pretrained models share: training, asking, exporting."""
+
+import contextlib
+import json
+import os
+import pathlib
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tqdm
+from absl import flags
+
+from experiments.build import llm
+from experiments.common import training_run
+from lco_jax import pretrained, types
+from lco_jax.language import generation, host_sampler, scoring, text_completion
+from lco_jax.runs import runner
+
+# Completions are shown in so many of the updates.
+_SHOWN = 20
+# Keeps the samples of an evaluation apart from those of training.
+_EVALUATION_STREAM = 30_000
+
+
+def train(
+  stack: contextlib.ExitStack,
+  workdir: pathlib.Path,
+  settings: Mapping,
+  run: llm.Run,
+  scorer: scoring.Scorer,
+  should_stop: Callable[[], bool],
+) -> runner.Result:
+  """Trains to the end, from the start or from the last checkpoint.
+
+  Args:
+    stack: holds what the run needs until the script ends.
+    workdir: its directory, from `training_run.open_directory`.
+    settings: of the run.
+    run: built from them.
+    scorer: of completions.
+    should_stop: as of `runner.run`.
+
+  Raises:
+    ScriptError: if it stops before the end.
+  """
+
+  def make_collector(where, seeds, update):
+    show = {}
+    if jax.process_index() == 0:
+      log = CompletionLog(workdir, settings["num_updates"], update)
+      show = {"show": stack.enter_context(log)}
+    return host_sampler.TextCollector(
+      run.asking,
+      run.model,
+      run.training,
+      where,
+      seeds,
+      scorer,
+      run.completes,
+      update,
+      **show,
+    )
+
+  return training_run.train(
+    stack,
+    workdir,
+    settings,
+    run.training,
+    run.num_updates,
+    should_stop=should_stop,
+    given=jax.tree.map(
+      lambda leaf: np.broadcast_to(leaf, (settings["num_seeds"], *leaf.shape)),
+      dict(run.given),
+    ),
+    resume_update=flags.FLAGS.resume_update,
+    make_collector=make_collector,
+    profile=flags.FLAGS.profile,
+  )
+
+
+def make_scorer(run: llm.Run, settings: Mapping) -> scoring.Scorer:
+  """Starts the processes that score a run's completions."""
+  return scoring.Scorer(
+    run.asking.task, settings["scoring_workers"], settings["scoring_seconds"]
+  )
+
+
+def policies(
+  cell: training_run.Cell, run: llm.Run, result: runner.Result
+) -> list[types.Params]:
+  """What each seed of a cell has learned, as the model's parameters."""
+  whole = jax.tree.map(lambda leaf: leaf[cell.learners], result.params)
+  return [
+    run.learned(jax.tree.map(lambda leaf, seed=seed: leaf[seed], whole))
+    for seed in range(cell.settings["num_seeds"])
+  ]
+
+
+def described(settings: Mapping, result: runner.Result) -> dict:
+  """What every summary begins with: what was run, and what it took."""
+  return {
+    "task": settings["task"],
+    "algorithm": settings["algorithm"],
+    "model": settings["model"],
+    "learning_rate": settings["policy_learning_rate"],
+    "num_seeds": settings["num_seeds"],
+    "total_samples": result.total_steps,
+    "compile_seconds": result.compile_seconds,
+    "train_seconds": result.train_seconds,
+  }
+
+
+def export(
+  cell: training_run.Cell, run: llm.Run, learned: list[types.Params]
+) -> None:
+  """Writes what each seed has learned into the run directory, if asked to."""
+  if not cell.settings["export"]:
+    return
+  for seed, own in zip(
+    training_run.seeds_of(cell.settings), learned, strict=True
+  ):
+    folder = cell.workdir / f"model_{seed}"
+    if folder.exists():  # Of a run that was resumed: maybe of other steps.
+      shutil.rmtree(folder)
+    pretrained.export(run.pretrained, own, folder)
+    print(f"model: {folder}")
+
+
+class CompletionLog(contextlib.AbstractContextManager):
+  """Writes the first prompt's completions of each update, and shows some."""
+
+  def __init__(self, workdir: pathlib.Path, num_updates: int, done: int):
+    """Opens WORKDIR/completions.jsonl; what is of later updates is cut off."""
+    path = workdir / "completions.jsonl"
+    lines = []
+    if done and path.exists():
+      # Not splitlines: a text may hold other ends of lines than files do.
+      lines = path.read_text(encoding="utf-8").split("\n")[:-1]
+    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    with partial.open("w", encoding="utf-8") as file:
+      file.writelines(
+        line + "\n" for line in lines if json.loads(line)["update"] <= done
+      )
+    partial.replace(path)
+    # Held open for the whole run; __exit__ ends it.
+    self._file = path.open("a", encoding="utf-8")
+    self._every = max(1, num_updates // _SHOWN)
+
+  def __call__(self, update: int, examples: list[host_sampler.Example]):
+    """Takes the completions of an update."""
+    for example in examples:
+      line = {
+        "update": update,
+        "question": example.question,
+        "completion": example.completion,
+        "reward": example.reward,
+      }
+      self._file.write(json.dumps(line, ensure_ascii=False) + "\n")
+    self._file.flush()
+    if update == 1 or update % self._every == 0:
+      shown = examples[0]
+      tqdm.tqdm.write(
+        f"update {update}: {shown.question!r} → {shown.completion!r}"
+        f" ({shown.reward:g})"
+      )
+
+  def __exit__(self, *_):
+    self._file.close()
+
+
+class Answers(NamedTuple):
+  """Completions of an examination's problems, one of each.
+
+  Attributes:
+    tokens: of the completions, their end included.
+    texts: of the completions.
+    values: float[problems], what they are worth.
+    failed: bool[problems], whether that could not be found.
+  """
+
+  tokens: list[list[int]]
+  texts: list[str]
+  values: np.ndarray
+  failed: np.ndarray
+
+
+class Examination:
+  """The problems of a split, which policies are asked.
+
+  They are known before a run begins: one that leaves no room for an answer is
+  found then.
+
+  Attributes:
+    split: a key of `tasks.SPLITS`.
+    problems: as of `TextTask.problem`.
+    prompts: their tokens.
+    num_samples: that each problem is to be sampled.
+    completer: of the policies.
+  """
+
+  def __init__(
+    self,
+    run: llm.Run,
+    settings: Mapping,
+    split: str,
+  ):
+    """Draws problems; some may be alike.
+
+    Args:
+      run: whose task and model it is.
+      settings: of the run.
+      split: a key of `tasks.SPLITS`.
+
+    Raises:
+      ValueError: if a problem leaves no room for an answer.
+    """
+    self.split, self.num_samples = split, settings["eval_samples"]
+    self._asking = run.asking
+    self.problems = [
+      run.asking.task.problem(split, number)
+      for number in range(settings["eval_problems"])
+    ]
+    self.prompts = [
+      run.asking.prompt(problem["question"]) for problem in self.problems
+    ]
+    self.completer = text_completion.Completer(
+      run.model,
+      run.asking.tokenizer.end,
+      run.asking.completion_length,
+      settings["eval_batch"],
+    )
+    self._key = jax.random.fold_in(
+      jax.random.key(settings["seed"]), _EVALUATION_STREAM
+    )
+
+  def ask(
+    self,
+    params: types.Params,
+    scorer: scoring.Scorer,
+    sampling: generation.Sampling,
+    indices: Sequence[int],
+  ) -> list[Answers]:
+    """Has every problem completed, once for each index.
+
+    Args:
+      params: of the policy, on devices.
+      scorer: of completions.
+      sampling: the distribution to sample from.
+      indices: other samples for others.
+    """
+    keys = jnp.stack(
+      [
+        jax.random.split(
+          jax.random.fold_in(self._key, index), len(self.prompts)
+        )
+        for index in indices
+      ]
+    )
+    said = self.completer.complete(params, self.prompts, keys, sampling)
+    return [self._scored(tokens, scorer) for tokens in said]
+
+  def _scored(self, tokens: list[list[int]], scorer: scoring.Scorer) -> Answers:
+    texts = [self._asking.tokenizer.decode(own) for own in tokens]
+    waiting = [
+      scorer.submit(problem, text)
+      for problem, text in zip(self.problems, texts, strict=True)
+    ]
+    values, failed = zip(*scorer.collect(waiting), strict=True)
+    return Answers(tokens, texts, np.array(values), np.array(failed))

@@ -1,0 +1,261 @@
+"""Many training runs, some at a time: what the scripts that compare share.
+
+Each run is a training script in a process of its own, in a directory of its
+own, so that one that fails takes nothing with it. A run that has its summary is
+done; one that was cut off goes on from its checkpoint.
+"""
+
+import concurrent.futures
+import contextlib
+import math
+import os
+import pathlib
+import re
+import runpy
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+from experiments.common import command_line
+from lco_jax import environments, tasks
+from lco_jax.runs import run_directory
+
+_RUNNING: set[subprocess.Popen] = set()
+_STOPPING = threading.Event()
+
+
+class Run(NamedTuple):
+  """A training run.
+
+  Attributes:
+    script: experiments.SCRIPT.
+    config: FILE:NAME.
+    settings: NAME=VALUE of the config.
+    workdir: its directory.
+    ends_with: the file in it that is written last.
+  """
+
+  script: str
+  config: str
+  settings: Sequence[str]
+  workdir: pathlib.Path
+  ends_with: str = "summary.json"
+
+  @property
+  def done(self) -> bool:
+    """Whether it has ended."""
+    return (self.workdir / self.ends_with).exists()
+
+
+@contextlib.contextmanager
+def held(workdir: pathlib.Path, settings: Mapping) -> Iterator[None]:
+  """The directory of a comparison, made or found, and held; runs end with it.
+
+  Args:
+    workdir: the directory.
+    settings: what must be the same when the comparison is gone on with.
+
+  Raises:
+    ScriptError: if it was made with other settings, is held, cannot be written
+      to; if the process is told to stop; or with what went wrong on the way.
+  """
+
+  def stop(number, frame):
+    raise command_line.ScriptError(
+      f"stopped; go on with --workdir={workdir}", command_line.STOPPED
+    )
+
+  signal.signal(signal.SIGTERM, stop)
+  with contextlib.ExitStack() as stack:
+    stack.callback(_stop_all)
+    try:
+      if (workdir / "config.json").exists():
+        run_directory.check_same_config(workdir, settings)
+      else:
+        run_directory.create(workdir, settings)
+      stack.enter_context(run_directory.locked(workdir))
+    except ValueError as error:
+      raise command_line.ScriptError(error) from error
+    try:
+      yield
+    except (OSError, ValueError) as error:
+      raise command_line.ScriptError(error, command_line.FAILED) from error
+
+
+def script_of(config: str) -> str:
+  """The training script that a configuration, FILE or FILE:NAME, is of.
+
+  Raises:
+    ScriptError: if it is of none.
+  """
+  file = pathlib.Path(config.partition(":")[0]).stem
+  scripts = {"control": "train_control", "language": "train_language"}
+  if file not in scripts:
+    raise command_line.ScriptError(
+      "base: want experiments/configs/control.py or language.py, got"
+      f" {config!r}"
+    )
+  return scripts[file]
+
+
+def split_settings(text: str) -> list[str]:
+  """NAME=VALUE each, from "NAME=VALUE,NAME=VALUE"; a value may have commas.
+
+  Raises:
+    ScriptError: if the text is not of that form.
+  """
+  settings = [x.strip() for x in re.split(r",\s*(?=\w+=)", text) if x.strip()]
+  for setting in settings:
+    if not re.match(r"\w+=", setting):
+      raise command_line.ScriptError(
+        f"settings: want NAME=VALUE, got {setting!r}"
+      )
+  return settings
+
+
+def check_run(base: str, task: str, settings: Sequence[str]) -> None:
+  """Checks what can be told of a run before it starts.
+
+  Args:
+    base: configuration file of a training script.
+    task: environment or task.
+    settings: NAME=VALUE each.
+
+  Raises:
+    ScriptError: naming the task, setting or algorithm that is unknown.
+  """
+  language = script_of(base) == "train_language"
+  try:
+    config = runpy.run_path(base)["get_config"](task)
+    (tasks if language else environments).make(task)
+  except (OSError, ValueError) as error:
+    raise command_line.ScriptError(error) from error
+  for setting in settings:
+    name, _, value = setting.partition("=")
+    if name not in config:
+      raise command_line.ScriptError(f"{setting}: {base} has no {name}")
+    if name == "algorithm" and value not in config.tuned:
+      known = ", ".join(x for x in config.tuned if x != "chosen")
+      raise command_line.ScriptError(
+        f"algorithm: unknown {value!r}; known: {known}"
+      )
+
+
+def check(rates: Sequence[float], jobs: int) -> None:
+  """Checks the learning rates and the number of runs at the same time.
+
+  Raises:
+    ScriptError: naming the one that is wrong.
+  """
+  for rate in rates:
+    if not (isinstance(rate, int | float) and 0 < rate < math.inf):
+      raise command_line.ScriptError(
+        f"policy_learning_rates must be positive and finite, got {rate!r}"
+      )
+  if not rates or len({f"{rate:g}" for rate in rates}) < len(rates):
+    raise command_line.ScriptError(
+      "policy_learning_rates must hold some, each once"
+    )
+  if jobs < 1:
+    raise command_line.ScriptError(f"--jobs must be ≥ 1, got {jobs}")
+
+
+def setting_of_rates(rates: Sequence[float]) -> str:
+  """The setting of a run that trains at all of these."""
+  return f"policy_learning_rates=({','.join(f'{rate:g}' for rate in rates)},)"
+
+
+def complete(
+  runs: Sequence[Run], jobs: int, result: Callable[[Run], str] = lambda _: ""
+) -> None:
+  """Runs what is not done, some at a time; a failure ends the others.
+
+  Args:
+    runs: all.
+    jobs: how many at the same time.
+    result: what to show of one that is done.
+
+  Raises:
+    ScriptError: naming the run that failed, with its own line.
+  """
+  missing = [run for run in runs if not run.done]
+  _STOPPING.clear()
+  started = time.perf_counter()
+  with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
+    waiting = {pool.submit(_complete, run, jobs): run for run in missing}
+    try:
+      for index, future in enumerate(concurrent.futures.as_completed(waiting)):
+        future.result()
+        run = waiting[future]
+        done = index + 1
+        each = (time.perf_counter() - started) / done
+        print(
+          f"[{done}/{len(missing)}] {run.workdir} {result(run)}"
+          f" ({_duration(each * (len(missing) - done))} left)",
+          flush=True,
+        )
+    except BaseException:
+      for future in waiting:
+        future.cancel()
+      _stop_all()
+      raise
+
+
+def _complete(run: Run, jobs: int) -> None:
+  """Runs one, or goes on with it."""
+  # Where the script that started it was killed, a run is left to itself.
+  while run_directory.in_use(run.workdir) and not _STOPPING.is_set():
+    time.sleep(1.0)
+  if run.done or _STOPPING.is_set():
+    return
+  command = [sys.executable, "-m", f"experiments.{run.script}"]
+  command += [f"--config={run.config}", f"--workdir={run.workdir}"]
+  command += [f"--config.{setting}" for setting in run.settings]
+  if (run.workdir / "config.json").exists():
+    command.append("--resume")
+  environment = dict(os.environ)
+  if jobs > 1:
+    # Runs share the machine; each would otherwise take all of it.
+    environment.setdefault(
+      "XLA_FLAGS", "--xla_force_host_platform_device_count=1"
+    )
+    environment.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+  process = subprocess.Popen(
+    command,
+    env=environment,
+    stdout=subprocess.DEVNULL,
+    stderr=subprocess.PIPE,
+    text=True,
+  )
+  _RUNNING.add(process)
+  if _STOPPING.is_set():  # Since it was asked: `_stop_all` has not seen it.
+    process.terminate()
+  _, complaint = process.communicate()
+  _RUNNING.discard(process)
+  if process.returncode:
+    last = complaint.strip().rpartition("\n")[2]
+    status = f"ended with status {process.returncode}"
+    line = last if last.startswith("error: ") else f"{status} {last}"
+    raise command_line.ScriptError(
+      f"{run.workdir}: {line}", command_line.FAILED
+    )
+
+
+def _stop_all() -> None:
+  """Ends what runs, and lets no more start; the next call goes on."""
+  _STOPPING.set()
+  for process in list(_RUNNING):
+    process.terminate()
+
+
+def _duration(seconds: float) -> str:
+  minutes = round(seconds / 60)
+  return (
+    f"{minutes // 60} h {minutes % 60} min"
+    if minutes > 60
+    else (f"{minutes} min" if seconds > 90 else f"{seconds:.0f} s")
+  )

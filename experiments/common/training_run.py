@@ -1,0 +1,278 @@
+"""One training run in its directory, from set-up to result.
+
+What the training scripts share: the directory and its lock, checkpoints,
+writers, and one clear line for whatever goes wrong.
+"""
+
+import contextlib
+import pathlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from absl import flags
+
+from experiments.common import command_line
+from lco_jax.language import scoring
+from lco_jax.runs import checkpointing, metric_writers, run_directory, runner
+from lco_jax.training import finiteness, host_loop, placement, program
+
+
+class Cell(NamedTuple):
+  """The seeds of a run that train at one learning rate, and where they write.
+
+  Attributes:
+    workdir: their directory; the run's own, if it has only one rate.
+    settings: as of a run at this rate alone.
+    learners: which of the run's they are.
+  """
+
+  workdir: pathlib.Path
+  settings: Mapping
+  learners: slice
+
+
+def cells(workdir: pathlib.Path, settings: Mapping) -> list[Cell]:
+  """The parts of a run, one for each learning rate of the policy."""
+  if not settings["policy_learning_rates"]:
+    return [Cell(workdir, settings, slice(None))]
+  count = settings["num_seeds"]
+  return [
+    Cell(
+      workdir / f"rate_{rate:g}",
+      settings | {"policy_learning_rate": rate, "policy_learning_rates": []},
+      slice(index * count, (index + 1) * count),
+    )
+    for index, rate in enumerate(settings["policy_learning_rates"])
+  ]
+
+
+def seeds_of(settings: Mapping) -> range:
+  """The seeds of a run, side by side."""
+  return range(settings["seed"], settings["seed"] + settings["num_seeds"])
+
+
+def num_learners(settings: Mapping) -> int:
+  """How many learners a run has: each seed at each learning rate."""
+  return settings["num_seeds"] * max(1, len(settings["policy_learning_rates"]))
+
+
+def placed(settings: Mapping, task: program.Training) -> placement.Placement:
+  """The placement of a run on all devices."""
+  return placement.place(
+    num_learners(settings), task.num_streams, jax.devices()
+  )
+
+
+def can_replay(settings: Mapping) -> bool:
+  """Whether `experiments.replay` runs an update of such a run again."""
+  return "model" not in settings
+
+
+def checkpoints(
+  workdir: pathlib.Path, settings: Mapping
+) -> checkpointing.Checkpoints:
+  """Where a run saves its state."""
+  return checkpointing.Checkpoints(
+    workdir / "checkpoints",
+    checkpointing.fingerprint(settings),
+    settings["keep_checkpoints"],
+  )
+
+
+def fault_checkpoints(
+  workdir: pathlib.Path, settings: Mapping
+) -> checkpointing.Checkpoints:
+  """Where a run saves an update that is not finite."""
+  return checkpointing.Checkpoints(
+    workdir / "fault", checkpointing.fingerprint(settings), keep=1
+  )
+
+
+@contextlib.contextmanager
+def explained(workdir: pathlib.Path) -> Iterator[None]:
+  """Turns what is known to go wrong into one line.
+
+  Raises:
+    ScriptError: for wrong input, a damaged checkpoint, a full disk, or
+      processes that cannot score.
+  """
+  try:
+    yield
+  except (ValueError, checkpointing.CheckpointError) as error:
+    raise command_line.ScriptError(error) from error
+  except scoring.ScoringError as error:
+    raise command_line.ScriptError(error, command_line.FAILED) from error
+  except OSError as error:
+    raise command_line.ScriptError(
+      f"workdir {workdir} cannot be written to: {error}", command_line.FAILED
+    ) from error
+
+
+def open_directory(
+  stack: contextlib.ExitStack,
+  workdir: pathlib.Path,
+  settings: Mapping,
+  resume: bool,
+) -> None:
+  """Makes the run directory, or checks the one to resume, and holds it.
+
+  Args:
+    stack: holds it.
+    workdir: the directory.
+    settings: of the run.
+    resume: whether it is there already.
+
+  Raises:
+    ValueError: if it cannot be used.
+  """
+  if jax.process_index() > 0:
+    return  # The first process alone writes.
+  metric_writers.check_wandb(settings["wandb_project"])
+  if resume:
+    whole = workdir.parent / "config.json"
+    if workdir.name.startswith("rate_") and whole.exists():
+      raise ValueError(
+        f"workdir {workdir} is a part of the run in {workdir.parent}; resume"
+        " that"
+      )
+    run_directory.check_same_config(workdir, settings)
+  else:
+    run_directory.create(workdir, settings)
+  stack.enter_context(run_directory.locked(workdir))
+
+
+def train(
+  stack: contextlib.ExitStack,
+  workdir: pathlib.Path,
+  settings: Mapping,
+  task: program.Training,
+  num_updates: int,
+  *,
+  should_stop: Callable[[], bool],
+  given: Mapping[str, Any] | None = None,
+  resume_update: int | None = None,
+  make_collector: Callable[..., host_loop.Collector] | None = None,
+  profile: bool = False,
+) -> runner.Result:
+  """Trains to the end, from the start or from the last checkpoint.
+
+  Args:
+    stack: holds what the run needs until the script ends.
+    workdir: its directory, from `open_directory`.
+    settings: of the run.
+    task: what to train.
+    num_updates: updates of each seed.
+    should_stop: as of `runner.run`.
+    given: {part: parameters [seeds, ...]} to begin with.
+    resume_update: checkpoint to resume; None for the newest.
+    make_collector: (placement, seeds, completed updates) → the collector, if
+      the environments are on the host.
+    profile: whether to trace a chunk into the directory.
+
+  Raises:
+    ScriptError: if it stops before the end.
+  """
+  first = jax.process_index() == 0
+  saved = checkpoints(workdir, settings)
+  rates = settings["policy_learning_rates"]
+  learners = [*seeds_of(settings)] * max(1, len(rates))
+  begin = {
+    "given": jax.tree.map(
+      lambda own: np.concatenate([own] * max(1, len(rates))), dict(given or {})
+    ),
+    "learning_rates": np.repeat(rates, settings["num_seeds"])
+    if rates
+    else None,
+  }
+  with explained(workdir):
+    where = placed(settings, task)
+    if flags.FLAGS.resume:
+      start = runner.resume(
+        task, learners, where, saved, resume_update, **begin
+      )
+    else:
+      start = runner.begin(task, learners, where, **begin)
+    collector = None
+    if make_collector is not None:
+      collector = make_collector(where, learners, start.update)
+      stack.callback(collector.close)
+    writers = []
+    if first:
+      writers = _writers(
+        workdir,
+        settings,
+        start.update if flags.FLAGS.resume else None,
+        task.steps_per_update,
+      )
+  try:
+    return runner.run(
+      task,
+      start,
+      num_updates,
+      writers,
+      collector=collector,
+      checkpoints=saved,
+      checkpoint_seconds=settings["checkpoint_seconds"],
+      # What nothing reads is not written; it may be gigabytes.
+      faults=fault_checkpoints(workdir, settings)
+      if can_replay(settings)
+      else None,
+      # Other rates need not end with one that was too high.
+      past_faults=bool(rates),
+      should_stop=should_stop,
+      updates_per_chunk=settings["updates_per_chunk"],
+      profile=workdir / "profile" if first and profile else None,
+    )
+  except runner.StoppedError as stopped:
+    raise command_line.ScriptError(
+      f"{stopped}; go on with --resume --workdir={flags.FLAGS.workdir}",
+      command_line.STOPPED,
+      everywhere=True,
+    ) from stopped
+  except finiteness.NonFiniteError as error:
+    good = saved.steps()
+    message = (
+      f"training stopped at {error}; last checkpoint:"
+      f" {good[-1] if good else 'none'}"
+    )
+    if can_replay(settings):
+      message += (
+        f"; to look into it: python -m experiments.replay --workdir={workdir}"
+      )
+    raise command_line.ScriptError(
+      message,
+      command_line.FAILED,
+      everywhere=True,
+    ) from error
+  except (checkpointing.CheckpointError, scoring.ScoringError) as error:
+    raise command_line.ScriptError(error, command_line.FAILED) from error
+  except OSError as error:
+    raise command_line.ScriptError(
+      f"workdir {workdir} cannot be written to: {error}", command_line.FAILED
+    ) from error
+
+
+def _writers(
+  workdir: pathlib.Path,
+  settings: Mapping,
+  resume_after: int | None,
+  steps_per_update: int,
+) -> list[metric_writers.MetricWriter]:
+  """Opens the writers of all cells, making their directories."""
+  writers = []
+  for cell in cells(workdir, settings):
+    if not (cell.workdir / "config.json").exists():
+      run_directory.create(cell.workdir, cell.settings)
+    writers += [
+      metric_writers.PartWriter(writer, cell.learners)
+      for writer in metric_writers.make_writers(
+        cell.workdir,
+        seeds_of(settings),
+        cell.settings,
+        resume_after,
+        steps_per_update,
+      )
+    ]
+  return writers

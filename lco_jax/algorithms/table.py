@@ -1,0 +1,123 @@
+"""The table of algorithms, for control and language.
+
+An algorithm is a policy loss and the way that it uses a batch: how advantages
+are estimated in language, and how tokens count.
+"""
+
+import dataclasses
+import inspect
+from collections.abc import Callable, Iterable
+
+from lco_jax import checks
+from lco_jax.algorithms import policy_losses
+
+# How a completion's tokens count in the mean loss:
+#   token     every token of the batch alike
+#   sequence  every completion alike, whatever its length
+#   constant  every token alike, divided by the longest possible completion
+WEIGHTINGS = ("token", "sequence", "constant")
+
+
+@dataclasses.dataclass(frozen=True)
+class Algorithm:
+  """One row of the table of algorithms.
+
+  Attributes:
+    policy_loss: options → PolicyLoss.
+    advantage: default advantage signal in language, one of `signals.NAMES`.
+    weighting: one of WEIGHTINGS.
+    for_control: whether control trains with it, too; the others differ from
+      one of these by what they do in language alone.
+    drops_even_groups: whether groups whose samples all have the same reward are
+      left out, rather than counted with an advantage of 0.
+    takes_weights: whether it takes `losses.vmpo_weights` for advantages.
+    of_sequences: whether a token's loss depends on others of its sequence.
+  """
+
+  policy_loss: Callable[..., policy_losses.PolicyLoss]
+  advantage: str
+  weighting: str
+  for_control: bool = True
+  drops_even_groups: bool = False
+  takes_weights: bool = False
+  of_sequences: bool = False
+
+
+ALGORITHMS = {
+  "lco_mse": Algorithm(policy_losses.lco_mse, "group_relative", "token"),
+  "lco_lch": Algorithm(policy_losses.lco_lch, "group_relative", "token"),
+  "lco_kld": Algorithm(policy_losses.lco_kld, "group_relative", "token"),
+  "ppo": Algorithm(policy_losses.ppo, "learned", "token"),
+  "reinforce": Algorithm(policy_losses.reinforce, "batch_centred", "token"),
+  "rloo": Algorithm(
+    policy_losses.reinforce, "leave_one_out", "token", for_control=False
+  ),
+  "grpo": Algorithm(
+    policy_losses.ppo, "group_relative", "sequence", for_control=False
+  ),
+  "dr_grpo": Algorithm(
+    policy_losses.ppo, "group_centred", "constant", for_control=False
+  ),
+  "dapo": Algorithm(
+    policy_losses.dapo,
+    "group_relative",
+    "token",
+    for_control=False,
+    drops_even_groups=True,
+  ),
+  "gspo": Algorithm(
+    policy_losses.gspo,
+    "group_relative",
+    "sequence",
+    for_control=False,
+    of_sequences=True,
+  ),
+  "cispo": Algorithm(policy_losses.cispo, "group_relative", "token"),
+  "mdpo": Algorithm(policy_losses.mdpo, "group_relative", "token"),
+  "awr": Algorithm(policy_losses.awr, "group_relative", "token"),
+  "apa": Algorithm(policy_losses.apa, "group_relative", "token"),
+  "cmpo": Algorithm(policy_losses.cmpo, "group_relative", "token"),
+  "vmpo": Algorithm(
+    policy_losses.vmpo, "group_relative", "token", takes_weights=True
+  ),
+}
+
+# The algorithms that control trains with.
+CONTROL = {name: row for name, row in ALGORITHMS.items() if row.for_control}
+
+
+def options_of(algorithm: str) -> tuple[str, ...]:
+  """Names of the options that an algorithm takes.
+
+  Raises:
+    ValueError: if the algorithm is unknown.
+  """
+  checks.check_choice("algorithm", algorithm, ALGORITHMS)
+  policy_loss = ALGORITHMS[algorithm].policy_loss
+  return tuple(inspect.signature(policy_loss).parameters)
+
+
+def options_by_name(
+  names: Iterable[str] = ALGORITHMS,
+) -> dict[str, tuple[str, ...]]:
+  """{algorithm: names of the options that it takes}."""
+  return {name: options_of(name) for name in names}
+
+
+def make_policy_loss(algorithm: str, **options) -> policy_losses.PolicyLoss:
+  """Builds an algorithm's policy loss.
+
+  Args:
+    algorithm: a key of ALGORITHMS.
+    **options: the algorithm's own options.
+
+  Raises:
+    ValueError: if the algorithm is unknown, an option is not one of its own,
+      or an option's value is out of range.
+  """
+  known = options_of(algorithm)
+  for name in options:
+    if name not in known:
+      takes = ", ".join(known) or "no options"
+      raise ValueError(f"{name}: {algorithm} takes {takes}")
+  return ALGORITHMS[algorithm].policy_loss(**options)

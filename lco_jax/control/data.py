@@ -1,0 +1,82 @@
+"""The data of control: what is collected, and what is learned from.
+
+Shapes name their axes: T time steps, N environments, A actions, O the
+observation's own axes. Control is time-major.
+"""
+
+from typing import Any
+
+import jax
+
+from lco_jax import types
+
+Array = jax.Array
+
+
+@types.pytree_dataclass
+class Trajectory:
+  """What a rollout saw, time-major.
+
+  Attributes:
+    observation: float[T, N, O].
+    action: int32[T, N].
+    behaviour_logits: float[T, N, A], of the policy that chose the action.
+    reward: float[T, N].
+    next_observation: float[T, N, O], the true successor, before any reset.
+    terminated: bool[T, N].
+    done: bool[T, N], terminated or truncated.
+    episode_return: float[T, N], undiscounted return of the episode so far.
+    episode_length: int32[T, N], steps of the episode so far.
+  """
+
+  observation: Array
+  action: Array
+  behaviour_logits: Array
+  reward: Array
+  next_observation: Array
+  terminated: Array
+  done: Array
+  episode_return: Array
+  episode_length: Array
+
+
+@types.pytree_dataclass
+class ActorState:
+  """What a collector carries from rollout to rollout.
+
+  Attributes:
+    environment_state: pytree with leading axis N.
+    observation: float[N, O], of the current states.
+    episode_return: float[N], of the episodes under way.
+    episode_length: int32[N].
+  """
+
+  environment_state: Any
+  observation: Array
+  episode_return: Array
+  episode_length: Array
+
+
+@types.pytree_dataclass
+class Batch:
+  """What an objective needs of each step; constant during the epochs.
+
+  Attributes:
+    observation: float[..., O].
+    action: int32[...].
+    advantage: float[...], normalised if so configured.
+    old_logits: float[..., A], behaviour policy's logits.
+    old_log_prob: float[...], behaviour policy's log-probability of the action.
+    target_logits: float[..., A], optimal logits z*.
+    old_value: float[...], V at collection.
+    value_target: float[...], the return that V regresses onto.
+  """
+
+  observation: Array
+  action: Array
+  advantage: Array
+  old_logits: Array
+  old_log_prob: Array
+  target_logits: Array
+  old_value: Array
+  value_target: Array

@@ -1,0 +1,1 @@
+"""Language: policies that complete prompts."""

@@ -1,0 +1,1 @@
+"""Runs: training on disk and over processes."""

@@ -1,0 +1,36 @@
+"""Writing numbers as tokens, in the graph."""
+
+import jax
+import jax.numpy as jnp
+
+from lco_jax.tasks import base
+
+Array = jax.Array
+
+DIGITS = "0123456789"
+
+
+def number(value: Array, width: int, zero: int) -> Array:
+  """Decimal digits of a number ≥ 0 without leading zeros.
+
+  Args:
+    value: int32[], below 10^width.
+    width: slots.
+    zero: token of the digit 0, those of the others following it.
+
+  Returns:
+    int32[width], PADDING in place of leading zeros.
+  """
+  places = 10 ** jnp.arange(width - 1, -1, -1, dtype=jnp.int32)
+  digits = (value[None] // places) % 10
+  shown = (value[None] >= places) | (places == 1)
+  return jnp.where(shown, digits + zero, base.PADDING)
+
+
+def with_random_digits(key: Array, most: int) -> tuple[Array, Array]:
+  """A number of 1 to `most` digits, each length as likely: (value, length)."""
+  length_key, value_key = jax.random.split(key)
+  length = jax.random.randint(length_key, (), 1, most + 1)
+  most_at_length = jnp.power(10, jnp.arange(most + 1))[length]
+  least = jnp.where(length == 1, 0, most_at_length // 10)
+  return jax.random.randint(value_key, (), least, most_at_length), length

@@ -1,0 +1,1 @@
+"""The scanned training step, whatever is trained."""

@@ -1,0 +1,373 @@
+"""The training program: one scanned step for every kind of task.
+
+    collect → prepare (advantages, targets; once) → epochs × minibatches
+
+What differs between tasks comes in as the functions of a `Training`. A chunk
+of steps is one compiled program: scanned over updates, vmapped over seeds,
+pmapped over devices. Axes of the learner state: [devices, seeds, ...], the
+seeds being those of one device.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from lco_jax import numerics, types
+from lco_jax.training import finiteness, optimizers
+from lco_jax.training import placement as placement_lib
+from lco_jax.training import update as update_lib
+
+Array = jax.Array
+DEVICE_AXIS = numerics.DEVICE_AXIS
+
+_MAX_CHUNK = 200
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+  """All that defines a training run, as functions of one device's share.
+
+  A stream is one of the N independent sources of experience on a device (an
+  environment); T is the number of steps that a rollout takes in each.
+
+  Attributes:
+    init_params: key → {part: parameters}; or (key, {part: parameters}) → the
+      same, where a run can begin with given ones.
+    init_actor: keys [N] → collector's state, without typed PRNG keys.
+    collect: (params, collector's state, keys [N]) → (collector's state,
+      rollout [T, N, ...]); None where the host collects.
+    prepare: (params, rollout, completed updates int32[]) → (batch [T, N, ...],
+      metrics over all devices).
+    update: (params, opt_state, minibatch) → (params, opt_state, metrics).
+    assess: (params before the epochs, params, batch) → metrics over all
+      devices, after the epochs.
+    optimizers: {part: optax optimizer}, those that `update` applies. Parts of
+      the parameters without one stay as they are.
+    headline: name of the metric to show while training.
+    num_streams: N, streams over all devices.
+    num_steps: T.
+    num_epochs: passes over each rollout.
+    num_minibatches: minibatches of each pass, a divisor of T.
+    follow: (collector's state, rollout, completed updates int32[]) → the
+      collector's state after it, where the host collects.
+    max_kl: KL of a minibatch at which the policy's epochs stop, > 0, nats; see
+      `update.run_epochs`. None for none.
+    long_reductions: whether an update sums over thousands of rows, as that of a
+      transformer does.
+    hold: parameters by part → parts that the epochs need of them as they were;
+      None for none.
+  """
+
+  init_params: Callable[..., dict[str, types.Params]]
+  init_actor: Callable[[types.PRNGKey], Any]
+  collect: Callable[[dict[str, types.Params], Any, types.PRNGKey], Any] | None
+  prepare: Callable[
+    [dict[str, types.Params], Any, Array], tuple[Any, types.Metrics]
+  ]
+  update: update_lib.Update
+  assess: Callable[
+    [dict[str, types.Params], dict[str, types.Params], Any], types.Metrics
+  ]
+  optimizers: dict[str, optax.GradientTransformation]
+  headline: str
+  num_streams: int
+  num_steps: int
+  num_epochs: int
+  num_minibatches: int
+  follow: Callable[[Any, Any, Array], Any] = lambda actor, rollout, done: actor
+  max_kl: float | None = None
+  long_reductions: bool = False
+  hold: Callable[[dict[str, types.Params]], dict[str, Any]] | None = None
+
+  def __post_init__(self):
+    for name in ("num_streams", "num_steps", "num_epochs", "num_minibatches"):
+      if getattr(self, name) < 1:
+        raise ValueError(f"{name} must be ≥ 1, got {getattr(self, name)}")
+    if self.max_kl is not None and not 0 < self.max_kl < float("inf"):
+      raise ValueError(f"max_kl must be positive and finite, got {self.max_kl}")
+    if self.max_kl is not None and self.num_epochs * self.num_minibatches == 1:
+      raise ValueError("max_kl: one step on a batch leaves nothing to stop")
+    if self.num_steps % self.num_minibatches:
+      raise ValueError(
+        f"num_minibatches {self.num_minibatches} does not divide"
+        f" num_steps {self.num_steps}"
+      )
+
+  @property
+  def steps_per_update(self) -> int:
+    """Environment steps in one update of one seed."""
+    return self.num_streams * self.num_steps
+
+
+class Record(NamedTuple):
+  """What one update of one seed went through, in order, on one device.
+
+  Attributes:
+    rollout: this device's share, [T, N, ...].
+    batch: made from it, [T, N, ...].
+    before: metrics over all devices, before the epochs.
+    minibatches: metrics over all devices, Averages of [minibatches].
+    after: metrics over all devices, after the epochs.
+  """
+
+  rollout: Any
+  batch: Any
+  before: types.Metrics
+  minibatches: dict[str, numerics.Average]
+  after: types.Metrics
+
+
+def train_step(
+  training: Training, num_shards: int, state: types.LearnerState
+) -> tuple[types.LearnerState, types.Metrics]:
+  """One update of one seed on one device's share of the streams.
+
+  An update in which a metric is not finite is not applied: the state stays as
+  it was, and as randomness is keyed by the state's update number, every later
+  step meets the same update again and leaves the state as it was, too.
+
+  Args:
+    training: what to train.
+    num_shards: size of the axis named DEVICE_AXIS that this runs under.
+    state: of one seed on one device.
+
+  Returns:
+    The next state, and metrics that are the same on every device.
+  """
+  actor, rollout = collect_step(training, num_shards, state)
+  return learn_step(training, state, actor, rollout)
+
+
+def collect_step(
+  training: Training, num_shards: int, state: types.LearnerState
+) -> tuple[Any, Any]:
+  """Collects the rollout of the update that follows a state.
+
+  Args:
+    training: what to train.
+    num_shards: size of the axis named DEVICE_AXIS that this runs under.
+    state: of one seed on one device.
+
+  Returns:
+    (the collector's state after it, rollout [T, N, ...]).
+  """
+  return training.collect(
+    state.params, state.actor, collection_keys(training, num_shards, state)
+  )
+
+
+def collection_keys(
+  training: Training, num_shards: int, state: types.LearnerState
+) -> types.PRNGKey:
+  """Keys [N] of this device's streams for the rollout that follows a state."""
+  collect_key, _ = _update_keys(state)
+  return _stream_keys(collect_key, training.num_streams // num_shards)
+
+
+def learn_step(
+  training: Training, state: types.LearnerState, actor: Any, rollout: Any
+) -> tuple[types.LearnerState, types.Metrics]:
+  """What `train_step` does with a rollout once it is collected.
+
+  Args:
+    training: what to train.
+    state: from which the rollout was collected.
+    actor: the collector's state after the rollout.
+    rollout: this device's share, [T, N, ...].
+  """
+  params, opt_state, record = learn(training, state, rollout)
+  metrics = (
+    record.before
+    | {
+      name: numerics.Average(jnp.sum(a.total), jnp.sum(a.count)).mean
+      for name, a in record.minibatches.items()
+    }
+    | record.after
+    | {
+      f"{part}_parameter_norm": optax.tree.norm(params[part])
+      for part in training.optimizers
+    }
+  )
+  following = dataclasses.replace(
+    state,
+    params=params,
+    opt_state=opt_state,
+    actor=actor,
+    update=state.update + 1,
+  )
+  healthy = jnp.all(
+    jnp.isfinite(jnp.stack(list(finiteness.always_finite(metrics).values())))
+  )
+  state = jax.tree.map(
+    lambda new, old: jnp.where(healthy, new, old), following, state
+  )
+  return state, metrics
+
+
+def learn(
+  training: Training, state: types.LearnerState, rollout: Any
+) -> tuple[dict[str, types.Params], dict[str, Any], Record]:
+  """Prepares a rollout and passes the epochs over it.
+
+  Args:
+    training: what to train.
+    state: of one seed on one device.
+    rollout: this device's share, [T, N, ...].
+
+  Returns:
+    (parameters, optimizer states, what happened).
+  """
+  batch, before = training.prepare(state.params, rollout, state.update)
+  num_streams = jax.tree.leaves(rollout)[0].shape[1]
+  _, shuffle_key = _update_keys(state)
+  indices = update_lib.minibatch_indices(
+    _stream_keys(shuffle_key, num_streams),
+    training.num_steps,
+    training.num_epochs,
+    training.num_minibatches,
+  )
+  held = training.hold(state.params) if training.hold else {}
+  params, opt_state, minibatches = update_lib.run_epochs(
+    training.update,
+    state.params | held,
+    state.opt_state,
+    batch,
+    indices,
+    training.max_kl,
+  )
+  params = {part: params[part] for part in state.params}
+  after = training.assess(state.params, params, batch)
+  return (
+    params,
+    opt_state,
+    Record(rollout, batch, before, minibatches, after),
+  )
+
+
+def initial_state(
+  training: Training,
+  seeds: Sequence[int],
+  placement: placement_lib.Placement,
+  given: Mapping[str, types.Params] | None = None,
+  learning_rates: Sequence[float] | None = None,
+) -> types.LearnerState:
+  """The learner state before the first update, [devices, seeds, ...].
+
+  Parameters are initialised seed by seed: a vmapped orthogonal initialiser can
+  deadlock the CPU backend on two cores.
+
+  Args:
+    training: what to train.
+    seeds: one run each; the same one again for another learning rate.
+    placement: of seeds and streams on devices.
+    given: {part: parameters [seeds, ...]} on the host to begin with.
+    learning_rates: of the policy, for each of the seeds, if its optimizer ends
+      with `optimizers.scale_by_own_rate`.
+  """
+  num_streams = training.num_streams // placement.num_shards
+
+  def init(params, actor_key, run_key, rate):
+    opt_state = {
+      part: optimizer.init(params[part])
+      for part, optimizer in training.optimizers.items()
+    }
+    if rate is not None:
+      opt_state["policy"] = optimizers.with_own_rate(opt_state["policy"], rate)
+    return types.LearnerState(
+      params=params,
+      opt_state=opt_state,
+      actor=training.init_actor(_stream_keys(actor_key, num_streams)),
+      key=jax.random.key_data(run_key),
+      update=jnp.int32(0),
+    )
+
+  def init_seeds(seeds, rates, given):
+    roots = jax.vmap(jax.random.key)(seeds)
+    keys = jax.vmap(lambda root: jax.random.split(root, 3))(roots)
+    own = (keys[:, 0],) if given is None else (keys[:, 0], given)
+    params = jax.lax.map(lambda own: training.init_params(*own), own)
+    return jax.vmap(init)(params, keys[:, 1], keys[:, 2], rates)
+
+  starts = (
+    np.asarray(seeds, np.uint32),
+    None if learning_rates is None else np.asarray(learning_rates, np.float32),
+    dict(given) if given else None,
+  )
+  dealt = placement.put(jax.tree.map(placement.deal, starts))
+  return placement.compile(init_seeds, *dealt, once=True)(*dealt)
+
+
+def compile_chunks(
+  training: Training,
+  placement: placement_lib.Placement,
+  state: types.LearnerState,
+  lengths: Sequence[int],
+) -> dict[int, Callable]:
+  """Compiles the training program for each chunk length, ahead of time.
+
+  Args:
+    training: what to train.
+    placement: that of the state.
+    state: a learner state [devices, seeds, ...], read for its shapes only.
+    lengths: numbers of updates in a chunk.
+
+  Returns:
+    {length: program}; a program takes and consumes a state and returns
+    (state, metrics [devices, length, all seeds]).
+  """
+
+  def run(length, state):
+    def seeds_step(state, _):
+      step = functools.partial(train_step, training, placement.num_shards)
+      return placement_lib.each_seed(step)(state)
+
+    state, metrics = jax.lax.scan(seeds_step, state, length=length)
+    return state, placement.all_seeds(metrics, axis=1)
+
+  return {
+    length: placement.compile(
+      functools.partial(run, length),
+      state,
+      donate_argnums=0,
+      long_reductions=training.long_reductions,
+    )
+    for length in sorted(set(lengths))
+  }
+
+
+def default_chunk_length(num_updates: int) -> int:
+  """Updates in a chunk so that a run has about 20 to 60 of them, or more.
+
+  Prefers a divisor: a shorter last chunk would be a second program to compile.
+  A run is saved and stopped only between chunks, so they stay short.
+  """
+  least = min(max(1, num_updates // 60), _MAX_CHUNK // 2)
+  most = min(max(1, num_updates // 20), _MAX_CHUNK)
+  divisors = [n for n in range(least, most + 1) if num_updates % n == 0]
+  return max(divisors, default=(least + most + 1) // 2)
+
+
+def chunk_lengths(num_updates: int, updates_per_chunk: int) -> list[int]:
+  """Splits a run into chunks: equal ones, then what remains."""
+  whole, rest = divmod(num_updates, updates_per_chunk)
+  return [updates_per_chunk] * whole + [rest] * (rest > 0)
+
+
+def _update_keys(state: types.LearnerState) -> types.PRNGKey:
+  """Keys of the update under way: [collecting, shuffling]."""
+  key = jax.random.wrap_key_data(state.key)
+  return jax.random.split(jax.random.fold_in(key, state.update))
+
+
+def _stream_keys(key: types.PRNGKey, num_streams: int) -> types.PRNGKey:
+  """Keys of this device's streams, by their global index: keys [N]."""
+  first = jax.lax.axis_index(DEVICE_AXIS) * num_streams
+  return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(
+    key, first + jnp.arange(num_streams)
+  )

@@ -1,0 +1,202 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lco_jax import algorithms, losses, numerics, targets
+from lco_jax.control import data, objectives
+from lco_jax.training import update
+
+
+def _batch(size=6, num_actions=3, seed=0):
+  rng = np.random.default_rng(seed)
+  array = lambda *shape: jnp.asarray(rng.normal(size=shape), jnp.float32)
+  old_logits, action = array(size, num_actions), jnp.arange(size) % num_actions
+  advantage = array(size)
+  dense = jnp.where(
+    jax.nn.one_hot(action, num_actions, dtype=bool), advantage[:, None], 0.0
+  )
+  return data.Batch(
+    observation=array(size, 2),
+    action=action,
+    advantage=advantage,
+    old_logits=old_logits,
+    old_log_prob=numerics.action_log_prob(old_logits, action),
+    target_logits=targets.optimal_logits(old_logits, dense, 1.0),
+    old_value=array(size),
+    value_target=array(size),
+  )
+
+
+def _logits(seed=1):
+  return jnp.asarray(
+    np.random.default_rng(seed).normal(size=(6, 3)), jnp.float32
+  )
+
+
+def _loss(algorithm, **options):
+  loss, _ = algorithms.make_policy_loss(algorithm, **options)(
+    _logits(), _batch()
+  )
+  assert loss.shape == (6,)
+  return loss
+
+
+def test_each_algorithm_is_its_loss():
+  batch, logits = _batch(), _logits()
+  log_prob = numerics.action_log_prob(logits, batch.action)
+  where = jax.nn.one_hot(batch.action, 3, dtype=bool)
+  centred = losses.centred_logits
+  target = batch.target_logits
+  np.testing.assert_allclose(
+    _loss("lco_mse"), losses.lco_mse_loss(centred(logits), centred(target))
+  )
+  np.testing.assert_allclose(
+    _loss("lco_mse", centred=False), losses.lco_mse_loss(logits, target)
+  )
+  np.testing.assert_allclose(
+    _loss("lco_lch", support="sampled"),
+    losses.lco_lch_loss(logits, target, where),
+  )
+  np.testing.assert_allclose(
+    _loss("lco_kld"), losses.lco_kld_loss(logits, target)
+  )
+  weight = losses.importance_weight(batch.old_logits, batch.action, 5.0)
+  np.testing.assert_allclose(
+    _loss("lco_kld", max_importance_weight=5.0),
+    weight * losses.lco_kld_loss(logits, target),
+  )
+  np.testing.assert_allclose(
+    _loss("ppo", clip_low=0.1, clip_high=0.3),
+    losses.ppo_clip_loss(
+      log_prob, batch.old_log_prob, batch.advantage, 0.1, 0.3
+    ),
+  )
+  np.testing.assert_allclose(
+    _loss("reinforce"), losses.reinforce_loss(log_prob, batch.advantage)
+  )
+  sampled = (log_prob, batch.old_log_prob, batch.advantage)
+  for name, loss in (("mdpo", losses.mdpo_loss), ("apa", losses.apa_loss)):
+    np.testing.assert_allclose(
+      _loss(name, divergence_coefficient=0.5), loss(*sampled, 0.5)
+    )
+  np.testing.assert_allclose(
+    _loss("cispo", clip_high=0.1), losses.cispo_loss(*sampled, 0.1)
+  )
+  np.testing.assert_allclose(
+    _loss("cmpo", regularizer_coefficient=0.3),
+    losses.cmpo_loss(
+      logits, batch.old_logits, batch.action, batch.advantage, 0.3
+    ),
+  )
+  np.testing.assert_allclose(
+    _loss("awr", divergence_coefficient=0.5, max_weight=3.0),
+    losses.awr_loss(log_prob, batch.advantage, 0.5, 3.0),
+  )
+
+
+def test_current_anchor_has_a_constant_gradient():
+  """The ablation: −A/β at the sampled action, wherever the policy is."""
+  batch = _batch()
+  policy_loss = algorithms.make_policy_loss(
+    "lco_mse", anchor="current", centred=False
+  )
+  gradient = jax.grad(lambda z: jnp.sum(policy_loss(z, batch)[0]))
+  expected = batch.old_logits - batch.target_logits
+  for seed in (1, 2):
+    np.testing.assert_allclose(gradient(_logits(seed)), expected, atol=1e-5)
+
+
+def test_clip_fraction_counts_ratios_out_of_range():
+  batch = _batch()
+  ratio = jnp.exp(
+    numerics.action_log_prob(_logits(), batch.action) - batch.old_log_prob
+  )
+  _, metrics = algorithms.make_policy_loss("ppo")(_logits(), batch)
+  np.testing.assert_array_equal(
+    metrics["clip_fraction"], (ratio < 0.8) | (ratio > 1.2)
+  )
+  assert 0 < metrics["clip_fraction"].mean() < 1
+
+
+@pytest.mark.parametrize("algorithm", ["lco_mse", "lco_lch", "lco_kld"])
+def test_clipped_lco_stalls_where_ppo_does(algorithm):
+  """The same plateau: no gradient there, and LCO's own everywhere else."""
+  batch, logits = _batch(), 2 * _logits()
+
+  def gradient(name, **options):
+    policy_loss = algorithms.make_policy_loss(name, **options)
+    return jax.grad(lambda z: jnp.sum(policy_loss(z, batch)[0]))(logits)
+
+  stalled = np.all(np.asarray(gradient("ppo")) == 0, axis=-1)
+  assert 0 < stalled.sum() < len(stalled)
+  expected = np.where(stalled[:, None], 0.0, gradient(algorithm))
+  np.testing.assert_allclose(gradient(algorithm, clip=0.2), expected, atol=1e-6)
+
+
+def test_objective_adds_entropy_bonus_and_keeps_parts_apart():
+  params = {"policy": _logits(), "value": jnp.zeros(6)}
+  policy = lambda p, observation: p
+  value = lambda p, observation: p
+  reinforce = algorithms.make_policy_loss("reinforce")
+
+  def parts(**options):
+    objective = objectives.make_objective(policy, value, reinforce, **options)
+    return objective(params, _batch())[0]
+
+  plain, bonus = parts(), parts(entropy_coefficient=0.5)
+  np.testing.assert_allclose(
+    plain["policy"].mean - bonus["policy"].mean,
+    0.5 * losses.entropy(_logits()).mean(),
+    rtol=1e-4,
+  )
+  batch = _batch()
+  objective = objectives.make_objective(
+    policy, value, reinforce, measures_kl=True
+  )
+  np.testing.assert_allclose(
+    objective(params, batch)[1][update.KL].mean,
+    losses.kl_divergence(batch.old_logits, _logits()).mean(),
+    rtol=1e-5,
+  )
+  np.testing.assert_allclose(
+    plain["value"].mean, (batch.value_target**2).mean() / 2, rtol=1e-5
+  )
+  np.testing.assert_allclose(
+    parts(value_clip=0.1)["value"].mean,
+    losses.clipped_value_loss(
+      jnp.zeros(6), batch.old_value, batch.value_target, 0.1
+    ).mean(),
+    rtol=1e-5,
+  )
+
+
+@pytest.mark.parametrize(
+  ("algorithm", "options", "message"),
+  [
+    ("nope", {}, "algorithm: unknown 'nope'"),
+    ("lco_kld", {"support": "full"}, "support: lco_kld takes"),
+    ("reinforce", {"clip_low": 0.1}, "clip_low: reinforce takes no options"),
+    ("lco_mse", {"anchor": "new"}, "anchor: unknown 'new'"),
+    ("lco_lch", {"support": "half"}, "support: unknown 'half'"),
+    ("lco_kld", {"max_importance_weight": 0.5}, "max_importance_weight"),
+    ("ppo", {"clip_low": -0.1}, "clip_low"),
+    ("lco_mse", {"clip": 0.0}, "clip"),
+    ("lco_kld", {"clip": float("inf")}, "clip"),
+    ("ppo", {"clip_high": float("nan")}, "clip_high"),
+  ],
+)
+def test_wrong_options_are_named(algorithm, options, message):
+  with pytest.raises(ValueError, match=message):
+    algorithms.make_policy_loss(algorithm, **options)
+
+
+def test_wrong_objective_numbers_are_named():
+  for options in (
+    {"entropy_coefficient": -1.0},
+    {"entropy_coefficient": float("nan")},
+    {"value_clip": 0.0},
+    {"value_clip": float("nan")},
+  ):
+    with pytest.raises(ValueError, match=next(iter(options))):
+      objectives.make_objective(None, None, None, **options)

@@ -1,0 +1,157 @@
+"""Host environments: the same Trajectory, the same update."""
+
+import dataclasses
+
+import gymnasium
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lco_jax import algorithms, environments, networks
+from lco_jax.control import host_rollout, objectives, training
+from lco_jax.runs import checkpointing, fault_replay, runner
+from lco_jax.training import finiteness, host_loop, optimizers, placement
+
+pytestmark = pytest.mark.third_party
+
+_SEEDS = (3, 9)
+
+
+def _make(name="gymnasium:CliffWalking-v1", num_devices=1, num_steps=8):
+  environment = environments.make(name)
+  net = networks.make_actor_critic(
+    environment.observation_shape, environment.num_actions, (16,), "tanh"
+  )
+  chain = optimizers.make_optimizer(
+    "adam", optimizers.make_schedule("constant", 1e-3, 1), 0.5
+  )
+  task = training.make_training(
+    environment,
+    net,
+    objectives.make_objective(
+      net.policy, net.value, algorithms.make_policy_loss("lco_mse")
+    ),
+    {"policy": chain, "value": chain},
+    num_envs=4,
+    num_steps=num_steps,
+    num_epochs=1,
+    num_minibatches=1,
+    discount=0.9,
+    gae_lambda=0.95,
+    beta=1.0,
+  )
+  where = placement.place(2, 4, jax.devices()[:num_devices])
+  start = runner.begin(task, _SEEDS, where)
+  collector = host_rollout.HostCollector(
+    environment, net.policy, task, where, _SEEDS, 0
+  )
+  return task, where, start, collector
+
+
+def test_a_trajectory_is_what_the_environments_did():
+  """Against single environments, stepped with the recorded actions."""
+  task, where, start, collector = _make("gymnasium:Acrobot-v1", num_steps=600)
+  trajectory = where.collect_streams(collector.collect(start.state), axis=2)
+  assert trajectory.observation.shape == (2, 600, 4, 6)
+  assert trajectory.done.any(axis=1).all()  # The limit is 500 steps.
+  single = gymnasium.make("Acrobot-v1").unwrapped
+  ends = np.argmax(trajectory.done[1, :, 2])
+  for time in range(ends + 1):
+    row = jax.tree.map(lambda leaf, t=time: leaf[1, t, 2], trajectory)
+    o = row.observation
+    single.reset()
+    single.state = np.array(
+      [np.arctan2(o[1], o[0]), np.arctan2(o[3], o[2]), o[4], o[5]]
+    )
+    successor, reward, terminated, _, _ = single.step(row.action)
+    np.testing.assert_allclose(row.next_observation, successor, atol=1e-4)
+    assert row.reward == reward and row.terminated == terminated
+    assert row.episode_length == time + 1
+    if time < ends:  # Then the next observation is a fresh start's.
+      np.testing.assert_array_equal(
+        trajectory.observation[1, time + 1, 2], row.next_observation
+      )
+  assert np.abs(trajectory.observation[1, ends + 1, 2, 4:]).max() < 0.11
+  assert trajectory.episode_length[1, ends + 1, 2] == 1
+  assert task.collect is None
+  collector.close()
+
+
+@pytest.mark.parametrize("num_devices", [2, 4])
+def test_devices_do_not_matter(num_devices):
+  """Two devices divide the seeds, four the environments."""
+  runs = []
+  for count in (1, num_devices):
+    task, where, start, collector = _make(num_devices=count)
+    programs = host_loop.make_programs(collector, task, where, [3])
+    state, metrics = programs[3](start.state)
+    runs.append(
+      (
+        where.collect_seeds(state.params),
+        metrics,
+        where.collect_streams(collector.rollout, axis=2),
+      )
+    )
+    collector.close()
+  one, other = runs
+  np.testing.assert_array_equal(one[2].action, other[2].action)
+  for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
+    np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
+
+
+def test_actions_follow_the_policy():
+  """A policy that is nearly certain is followed, and sampled from otherwise."""
+  task, where, start, collector = _make(num_steps=200)
+  actions = np.ravel(collector.collect(start.state).action)
+  shares = np.bincount(actions, minlength=4) / actions.size
+  np.testing.assert_allclose(shares, 0.25, atol=0.05)
+  head = start.state.params["policy"]["params"]["Dense_1"]
+  head["bias"] = head["bias"] + jnp.array([0.0, 50.0, 0.0, 0.0])
+  assert (collector.collect(start.state).action == 1).all()
+  collector.close()
+
+
+def test_a_fault_on_the_host_can_be_replayed(tmp_path):
+  """The reward of the third update is NaN; its rollout is what is saved."""
+  task, where, start, collector = _make()
+  collect, calls = collector.collect, []
+
+  def broken(state):
+    rollout = collect(state)
+    calls.append(rollout)
+    if len(calls) == 3:
+      rollout = dataclasses.replace(
+        rollout, reward=rollout.reward.at[0, 1, 4, 2].set(np.nan)
+      )
+      collector.rollout = rollout
+    return rollout
+
+  collector.collect = broken
+  faults = checkpointing.Checkpoints(tmp_path / "fault", "f", 1)
+  with pytest.raises(finiteness.NonFiniteError) as error:
+    runner.run(
+      task,
+      start,
+      8,
+      [],
+      collector=collector,
+      faults=faults,
+      updates_per_chunk=4,
+      show_progress=False,
+    )
+  assert str(error.value) == "update 3, seed 9: rollout: reward not finite"
+  assert len(calls) == 3
+  blank = host_rollout.blank_trajectory(
+    environments.make("gymnasium:CliffWalking-v1"), 8, 4
+  )
+  for field in dataclasses.fields(blank):
+    expected, found = (getattr(x, field.name) for x in (calls[0], blank))
+    assert found.shape == expected.shape[2:] and found.dtype == expected.dtype
+  one = placement.place(1, 4, jax.devices()[:1])
+  seed, state, rollout, what = runner.load_fault(faults, task, one, blank)
+  assert seed == 9 and state.update == 2
+  assert (
+    str(fault_replay.find(fault_replay.replay(task, state, rollout))) == what
+  )
+  collector.close()

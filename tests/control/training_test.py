@@ -1,0 +1,309 @@
+"""Training for control: probes are solved, devices do not matter."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lco_jax import algorithms, environments, losses, networks, numerics
+from lco_jax.control import evaluation, objectives, training
+from lco_jax.environments import probes, tabular
+from lco_jax.training import finiteness, optimizers, placement, program
+
+pytestmark = pytest.mark.third_party
+
+_DISCOUNT = 0.9
+
+
+def _make(
+  environment,
+  algorithm="lco_mse",
+  num_envs=16,
+  num_steps=16,
+  learning_rate=1e-2,
+  num_updates=60,
+  **overrides,
+):
+  net = networks.make_actor_critic(
+    environment.observation_shape, environment.num_actions, (16,), "tanh"
+  )
+  objective = objectives.make_objective(
+    net.policy, net.value, algorithms.make_policy_loss(algorithm)
+  )
+  chain = optimizers.make_optimizer(
+    "adam",
+    optimizers.make_schedule("linear", learning_rate, num_updates * 8),
+    0.5,
+  )
+  settings = {
+    "num_envs": num_envs,
+    "num_steps": num_steps,
+    "num_epochs": 4,
+    "num_minibatches": 2,
+    "discount": _DISCOUNT,
+    "gae_lambda": 0.95,
+    "beta": 1.0,
+    "dual_bound": 0.1
+    if algorithms.ALGORITHMS[algorithm].takes_weights
+    else None,
+  } | overrides
+  task = training.make_training(
+    environment, net, objective, {"policy": chain, "value": chain}, **settings
+  )
+  return net, task
+
+
+def _train(task, num_updates, seeds=(0,), devices=None):
+  """Trains, on one device if not told: (parameters, metrics, state)."""
+  devices = devices or jax.devices()[:1]
+  where = placement.place(len(seeds), task.num_streams, devices)
+  state = program.initial_state(task, seeds, where)
+  programs = program.compile_chunks(task, where, state, [num_updates])
+  state, metrics = programs[num_updates](state)
+  return (
+    where.collect_seeds(state.params),
+    where.common(metrics),
+    state,
+  )
+
+
+# Values are learned in the same way, whatever the policy is trained by; and the
+# relatives need not show on every probe that they learn.
+_ALONE = [
+  name for name in probes.PROBES if (probes.PROBES[name]().actions < 0).all()
+]
+_TAUGHT = (
+  [(name, "lco_mse") for name in _ALONE]
+  + [
+    ("credit", name) for name in ("cispo", "mdpo", "awr", "apa", "cmpo", "vmpo")
+  ]
+  + [
+    (name, algorithm)
+    for name in probes.PROBES.keys() - _ALONE
+    for algorithm in ("lco_mse", "lco_lch", "lco_kld", "ppo", "reinforce")
+  ]
+)
+
+
+def test_every_algorithm_is_taught():
+  assert {algorithm for _, algorithm in _TAUGHT} == set(algorithms.CONTROL)
+
+
+@pytest.mark.parametrize(("name", "algorithm"), sorted(_TAUGHT))
+def test_every_algorithm_solves_every_probe(name, algorithm):
+  probe = probes.PROBES[name]()
+  net, task = _make(probe.environment, algorithm)
+  params, _, _ = _train(task, 60, seeds=(0, 1, 2))
+  observations = jnp.asarray(probe.observations)
+  logits = jax.vmap(net.policy, in_axes=(0, None))(
+    params["policy"], observations
+  )
+  for observed, action in enumerate(probe.actions):
+    if action >= 0:
+      likely = jax.nn.softmax(logits[:, observed])[:, action]
+      assert (likely > 0.9).all(), (probe.observations[observed], likely)
+  values = jax.vmap(net.value, in_axes=(0, None))(params["value"], observations)
+  expected = np.broadcast_to(probe.values(_DISCOUNT), values.shape)
+  tolerance = 0.1 * max(1.0, np.abs(expected).max())
+  np.testing.assert_allclose(values, expected, atol=tolerance)
+
+
+@pytest.mark.parametrize("algorithm", ["lco_mse", "lco_kld", "ppo"])
+def test_tabular_policies_come_close_to_optimal(algorithm):
+  """The exact discounted return of the learned policy, against the optimum.
+
+  LCO-KLD's step is weighted by p(a), so that it is slow to become certain: its
+  sampled policy trails its greedy one.
+  """
+  mdp = tabular.garnet()
+  environment = environments.make("tabular:garnet")
+  net, task = _make(environment, algorithm, num_updates=100, num_envs=32)
+  params, _, _ = _train(task, 100)
+  params = jax.tree.map(lambda x: x[0], params["policy"])
+  logits = np.asarray(net.policy(params, jnp.eye(12)))
+  sampled = np.asarray(jax.nn.softmax(logits))
+  greedy = np.eye(4)[logits.argmax(-1)]
+  uniform = np.full((12, 4), 0.25)
+  best = float(mdp.initial @ tabular.optimal_q_values(mdp, _DISCOUNT).max(-1))
+  worst = tabular.expected_return(mdp, uniform, _DISCOUNT)
+  for policy, share in ((greedy, 0.9), (sampled, 0.7)):
+    reached = tabular.expected_return(mdp, policy, _DISCOUNT)
+    assert reached > worst + share * (best - worst)
+
+
+@pytest.mark.parametrize("algorithm", ["lco_mse", "ppo"])
+def test_eight_devices_match_one(algorithm):
+  """The same global batch on 1 and 8 devices: 20 updates, every parameter."""
+  environment = environments.make("CartPole-v1")
+  _, task = _make(
+    environment,
+    algorithm,
+    num_envs=16,
+    num_steps=32,
+    learning_rate=1e-3,
+    num_updates=20,
+  )
+  one, metrics_one, _ = _train(task, 20, seeds=(0, 1))
+  eight, metrics_eight, state = _train(
+    task, 20, seeds=(0, 1), devices=jax.devices()
+  )
+  assert len(jax.devices()) == 8
+  for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(eight), strict=True):
+    np.testing.assert_allclose(a, b, atol=1e-4)
+  np.testing.assert_array_equal(
+    metrics_one["episodes"], metrics_eight["episodes"]
+  )
+  for leaf in jax.tree.leaves((state.params, state.opt_state)):
+    replicas = np.asarray(leaf)
+    for replica in replicas[1:]:
+      np.testing.assert_array_equal(replica, replicas[0])
+
+
+def test_seeds_dealt_to_devices_are_the_same_seeds():
+  """Four seeds on one device, and on two."""
+  _, task = _make(environments.make("CartPole-v1"), num_envs=4)
+  alone, metrics, _ = _train(task, 3, seeds=(3, 1, 4, 5))
+  dealt, metrics_dealt, state = _train(
+    task, 3, seeds=(3, 1, 4, 5), devices=jax.devices()[:2]
+  )
+  assert state.update.shape == (2, 2)
+  for a, b in zip(
+    jax.tree.leaves((alone, metrics)),
+    jax.tree.leaves((dealt, metrics_dealt)),
+    strict=True,
+  ):
+    np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_the_same_step_runs_under_vmap():
+  """pmap over 4 devices and vmap(axis_name) over 4 shards: the same update."""
+  environment = environments.make("CartPole-v1")
+  _, task = _make(environment, num_envs=8)
+  devices = jax.devices()[:4]
+  where = placement.place(1, task.num_streams, devices)
+  state = program.initial_state(task, (0,), where)
+  step = lambda s: program.train_step(task, 4, s)
+  on_shards = jax.jit(jax.vmap(jax.vmap(step), axis_name=numerics.DEVICE_AXIS))
+  on_devices = jax.pmap(
+    jax.vmap(step), axis_name=numerics.DEVICE_AXIS, devices=devices
+  )
+  host = jax.tree.map(lambda x: jax.device_put(x, devices[0]), state)
+  (a, _), (b, _) = on_shards(host), on_devices(state)
+  for x, y in zip(
+    jax.tree.leaves(a.params), jax.tree.leaves(b.params), strict=True
+  ):
+    np.testing.assert_allclose(np.asarray(x), np.asarray(y), atol=1e-5)
+
+
+def test_training_is_reproducible_and_chunks_do_not_matter():
+  environment = environments.make("CartPole-v1")
+  _, task = _make(environment, num_envs=4)
+  where = placement.place(1, task.num_streams, jax.devices()[:1])
+  whole, _, _ = _train(task, 6)
+  state = program.initial_state(task, (0,), where)
+  programs = program.compile_chunks(task, where, state, [2, 4])
+  state, _ = programs[4](state)
+  state, _ = programs[2](state)
+  assert int(state.update[0, 0]) == 6
+  chunked = where.collect_seeds(state.params)
+  for a, b in zip(
+    jax.tree.leaves(whole), jax.tree.leaves(chunked), strict=True
+  ):
+    np.testing.assert_array_equal(a, b)
+
+
+def test_seeds_differ_and_do_not_depend_on_their_company():
+  environment = environments.make("CartPole-v1")
+  _, task = _make(environment, num_envs=4)
+  together, metrics, _ = _train(task, 3, seeds=(5, 6))
+  alone, _, _ = _train(task, 3, seeds=(6,))
+  assert (metrics["policy_loss"][:, 0] != metrics["policy_loss"][:, 1]).any()
+  for a, b in zip(
+    jax.tree.leaves(together), jax.tree.leaves(alone), strict=True
+  ):
+    np.testing.assert_allclose(a[1], b[0], atol=1e-5)
+
+
+def test_metrics_mean_what_they_say():
+  environment = environments.make("probe:action")
+  _, task = _make(environment, "ppo", num_envs=8)
+  _, metrics, _ = _train(task, 30)
+  first, last = ({k: v[i, 0] for k, v in metrics.items()} for i in (0, -1))
+  np.testing.assert_allclose(first["entropy"], np.log(2), atol=0.01)
+  assert last["entropy"] < 0.3
+  assert last["episode_return_mean"] > 0.8 > first["episode_return_mean"]
+  assert first["episode_return_min"] == -1 and first["episode_return_max"] == 1
+  assert (metrics["episode_length_mean"] == 1).all()
+  assert (metrics["episodes"] == 8 * 16).all()
+  assert (metrics["kl_old_new"] >= -1e-6).all() and first["kl_old_new"] > 1e-4
+  assert first["target_residual_after"] < first["target_residual_before"]
+  assert first["policy_gradient_norm"] > 0
+  assert 0 <= metrics["clip_fraction"].min() < metrics["clip_fraction"].max()
+
+
+def test_vmpo_takes_weights_in_place_of_advantages():
+  """Of the whole rollout; targets are made of advantages all the same."""
+  environment = environments.make("probe:credit")
+  batches = []
+  for bound in (None, 0.05):
+    net, task = _make(environment, "vmpo", dual_bound=bound)
+    params = net.init(jax.random.key(0))
+    keys = jax.random.split(jax.random.key(1), task.num_streams)
+    _, trajectory = task.collect(params, task.init_actor(keys), keys)
+    batches.append(
+      placement.alone(task.prepare)(params, trajectory, jnp.int32(0))[0]
+    )
+  plain, weighted = batches
+  expected = losses.vmpo_weights(plain.advantage, 0.05)
+  np.testing.assert_allclose(weighted.advantage, expected, rtol=1e-4)
+  np.testing.assert_array_equal(weighted.target_logits, plain.target_logits)
+
+
+def test_updates_without_a_finished_episode_have_no_return():
+  environment = environments.make("CartPole-v1")
+  _, task = _make(environment, num_steps=4, num_envs=2)
+  _, metrics, _ = _train(task, 1)
+  assert metrics["episodes"][0, 0] == 0
+  assert np.isnan(metrics["episode_return_mean"][0, 0])
+  assert finiteness.first_nonfinite(metrics) is None
+
+
+def test_no_policy_gradient_leaks_into_the_values():
+  """Parts share nothing: an algorithm cannot change the value network."""
+  environment = environments.make("CartPole-v1")
+  params = []
+  for algorithm in ("lco_mse", "ppo"):
+    _, task = _make(environment, algorithm)
+    params.append(_train(task, 1)[0]["value"])
+  for a, b in zip(*map(jax.tree.leaves, params), strict=True):
+    np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+def test_in_graph_evaluation_counts_one_episode_each():
+  environment = environments.make("probe:credit")
+  always_one = lambda params, observation: (
+    jnp.broadcast_to(jnp.array([-50.0, 50.0]), (len(observation), 2)) + params
+  )
+  for greedy in (True, False):
+    returns = evaluation.in_graph(
+      environment, always_one, jnp.zeros(3), jax.random.key(0), 7, greedy
+    )
+    np.testing.assert_array_equal(returns, np.ones((3, 7)))
+
+
+@pytest.mark.parametrize(
+  ("overrides", "message"),
+  [
+    ({"beta": 0.0}, "beta"),
+    ({"beta": float("nan")}, "beta"),
+    ({"beta": float("inf")}, "beta"),
+    ({"nonpositive_beta_multiple": -1.0}, "nonpositive_beta_multiple"),
+    ({"discount": 1.5}, "discount"),
+    ({"gae_lambda": float("nan")}, "gae_lambda"),
+    ({"num_minibatches": 5}, "num_minibatches 5 does not divide"),
+    ({"num_epochs": 0}, "num_epochs"),
+  ],
+)
+def test_wrong_settings_are_named(overrides, message):
+  with pytest.raises(ValueError, match=message):
+    _make(environments.make("probe:value"), **overrides)

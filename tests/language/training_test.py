@@ -1,0 +1,365 @@
+"""Language training through the foundation's loop, on tiny models."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lco_jax import algorithms, losses, networks, tasks
+from lco_jax.language import generation, signals, training, warm_start
+from lco_jax.runs import checkpointing, runner
+from lco_jax.training import optimizers, placement
+from lco_jax.training import program as program_lib
+
+# Flax and optax mix ranks.
+pytestmark = pytest.mark.third_party
+
+_SAMPLES, _PROMPTS = 4, 16
+
+
+@functools.cache
+def _task(name="parity:6"):
+  return tasks.make(name)
+
+
+def _config(task):
+  return networks.TransformerConfig(
+    vocab_size=task.vocab_size,
+    num_layers=1,
+    width=32,
+    num_heads=2,
+    num_kv_heads=1,
+    mlp_width=48,
+  )
+
+
+def _model(task):
+  return networks.make_language_model(_config(task))
+
+
+def _chain(rate):
+  schedule = optimizers.make_schedule("constant", rate, 1)
+  return optimizers.make_optimizer("adam", schedule, 1.0)
+
+
+def _make(algorithm="lco_mse", rate=3e-3, options=(), **changes):
+  task = _task()
+  model = _model(task)
+  row = algorithms.ALGORITHMS[algorithm]
+  settings = {
+    "num_prompts": _PROMPTS,
+    "num_samples": _SAMPLES,
+    "num_epochs": 2,
+    "num_minibatches": 2,
+    "sampling": generation.Sampling(),
+    "beta": 1.0,
+  }
+  optimizers = {"policy": _chain(rate)}
+  if algorithm == "ppo" or changes.get("advantage") == "learned":
+    settings["value_model"] = networks.make_value_model(_config(task))
+    optimizers["value"] = _chain(rate)
+  return training.make_training(
+    task,
+    model,
+    row,
+    row.policy_loss(**dict(options)),
+    optimizers,
+    **(settings | changes),
+  )
+
+
+def _run(task, num_updates, seeds=(0,), devices=1):
+  where = placement.place(len(seeds), task.num_streams, jax.devices()[:devices])
+  start = runner.begin(task, seeds, where)
+  programs = program_lib.compile_chunks(task, where, start.state, [num_updates])
+  state, metrics = programs[num_updates](start.state)
+  return where, state, where.common(metrics)
+
+
+def _sampled(task):
+  """Parameters at the start, and what they sample."""
+  params = task.init_params(jax.random.key(0))
+  keys = jax.random.split(jax.random.key(1), _PROMPTS)
+  _, samples = jax.jit(lambda p, k: task.collect(p, (), k))(params, keys)
+  return params, samples
+
+
+def test_rewards_rise_and_the_reference_stays(caplog):
+  """From random tokens (1 in 25 right) to a digit and the end (1 in 2).
+
+  Nothing is compiled once training has begun.
+  """
+  task = _make(num_prompts=32, num_samples=8)
+  where = placement.place(1, task.num_streams, jax.devices()[:1])
+  state = runner.begin(task, (0,), where).state
+  program = program_lib.compile_chunks(task, where, state, [20])[20]
+  chunks = []
+  caplog.set_level("WARNING")
+  with jax.log_compiles():
+    for _ in range(3):
+      state, metrics = jax.block_until_ready(program(state))
+      chunks.append(metrics)
+  assert not caplog.messages
+  chunks = [where.common(metrics) for metrics in chunks]
+  metrics = {k: np.concatenate([c[k] for c in chunks]) for k in chunks[0]}
+  assert metrics["correct"][:2].mean() < 0.2
+  assert metrics["correct"][-10:].mean() > 0.4
+  for name, values in metrics.items():
+    assert np.isfinite(values).all(), name
+  assert metrics["completion_length_max"].max() <= 2
+  for when in ("before", "after"):
+    assert metrics[f"target_residual_{when}"].mean() > 0
+  assert state.update[0, 0] == 60
+  assert metrics["kl_reference"][0] < 1e-6 < metrics["kl_reference"][-1]
+  assert set(state.opt_state) == {"policy"}
+  begun = runner.begin(task, (0,), where).state
+  for name, same in (("reference", True), ("policy", False)):
+    pairs = zip(
+      *(
+        jax.tree.leaves(where.collect_seeds(x.params[name]))
+        for x in (begun, state)
+      ),
+      strict=True,
+    )
+    assert all((a == b).all() == same for a, b in pairs)
+
+
+def test_a_warm_start_learns_the_answers():
+  task = _task("reversal:3")
+  warm = warm_start.make_training(
+    task, _model(task), _chain(1e-2), num_prompts=64
+  )
+  _, _, metrics = _run(warm, 120)
+  assert metrics["correct"][0].mean() < 0.1
+  assert metrics["correct"][-10:].mean() > 0.5
+  assert metrics["policy_loss"][-1] < 0.3 * metrics["policy_loss"][0]
+
+
+def test_samples_are_what_the_metrics_say():
+  """Against the rollout itself: verified again, on the host."""
+  task = _task()
+  model = _model(task)
+  params, samples = _sampled(_make())
+  assert samples.prompt.shape == (_SAMPLES, _PROMPTS, task.prompt_length)
+  for g in range(_SAMPLES):
+    np.testing.assert_array_equal(samples.prompt[g], samples.prompt[0])
+  for g, n in np.ndindex(_SAMPLES, _PROMPTS):
+    asked = task.text(samples.prompt[g, n])
+    said = task.text(samples.action[g, n])
+    right = said == str(asked.count("1") % 2) and not samples.truncated[g, n]
+    assert samples.correct[g, n] == right
+    assert samples.reward[g, n] == float(right)
+  logits = generation.completion_logits(
+    model,
+    params["policy"],
+    samples.prompt,
+    samples.padding,
+    samples.action,
+  )
+  np.testing.assert_allclose(
+    jnp.where(samples.mask[..., None], samples.logits - logits, 0), 0, atol=1e-5
+  )
+  assert len(np.unique(samples.action[:, 0], axis=0)) > 1
+
+
+def test_eight_devices_match_one():
+  """REINFORCE's baseline is a mean over all devices."""
+  runs = []
+  for devices in (1, 8):
+    where, state, metrics = _run(_make("reinforce"), 3, devices=devices)
+    runs.append((where.collect_seeds(state.params), metrics))
+  for one, eight in zip(*map(jax.tree.leaves, runs), strict=True):
+    np.testing.assert_allclose(one, eight, rtol=2e-3, atol=2e-4)
+
+
+def test_a_resumed_run_is_bit_for_bit_the_same(tmp_path):
+  task, seeds = _make(), (0,)
+  where = placement.place(1, _PROMPTS, jax.devices()[:2])
+
+  def run(start, num_updates, saved):
+    return runner.run(
+      task,
+      start,
+      num_updates,
+      [],
+      checkpoints=saved,
+      updates_per_chunk=2,
+      show_progress=False,
+    ).params
+
+  whole = run(runner.begin(task, seeds, where), 6, None)
+  saved = checkpointing.Checkpoints(tmp_path / "checkpoints", "f", 3)
+  run(runner.begin(task, seeds, where), 4, saved)
+  start = runner.resume(task, seeds, where, saved)
+  assert start.update == 4
+  for a, b in zip(
+    jax.tree.leaves(whole), jax.tree.leaves(run(start, 6, None)), strict=True
+  ):
+    np.testing.assert_array_equal(a, b)
+
+
+def test_dropped_groups_ask_for_nothing():
+  """A group without spread is not counted, where the algorithm says so."""
+  for algorithm, dropped in (("dapo", True), ("grpo", False)):
+    task = _make(algorithm, num_samples=16)
+    params, samples = _sampled(task)
+    even = np.ptp(np.asarray(samples.reward), axis=0) == 0
+    assert 0 < even.sum() < _PROMPTS
+    prepare = jax.jit(placement.alone(task.prepare))
+    batch, metrics = prepare(params, samples, 0)
+    counted = np.asarray(batch.mask).any(axis=(0, 2))
+    np.testing.assert_array_equal(counted, ~even if dropped else counted | True)
+    np.testing.assert_array_equal(batch.advantage[:, even], 0)
+    np.testing.assert_allclose(metrics["even_groups"], even.mean(), rtol=1e-6)
+
+
+def test_vmpo_weighs_the_better_half():
+  """And its weights take the place of advantages alone, not of targets."""
+  plain, weighted = _make("mdpo"), _make("vmpo", dual_bound=0.05)
+  params, samples = _sampled(plain)
+  (batch, _), (own, _) = (
+    jax.jit(placement.alone(task.prepare))(params, samples, 0)
+    for task in (plain, weighted)
+  )
+  mask = np.asarray(batch.mask)
+  expected = losses.vmpo_weights(batch.advantage, 0.05, batch.mask)
+  np.testing.assert_allclose(own.advantage, expected, rtol=1e-5)
+  np.testing.assert_allclose(own.advantage[mask].mean(), 1.0, rtol=1e-5)
+  np.testing.assert_array_equal(own.target_logits, batch.target_logits)
+
+
+@pytest.mark.parametrize("name", signals.FROM_REWARDS)
+def test_advantages_of_groups(name):
+  """Rewards [G, N]: estimates are over the samples of a prompt, or over all."""
+  reward = jnp.array([[1.0, 0.0], [0.0, 0.0], [1.0, 0.0], [0.0, 0.0]])
+  found = placement.alone(signals.FROM_REWARDS[name])(reward)
+  first = {
+    "group_relative": 1.0,
+    "group_centred": 0.5,
+    "leave_one_out": 2 / 3,
+    "batch_centred": 0.75,
+    "reward": 1.0,
+  }[name]
+  expected = np.array([[first, 0.0], [-first, 0.0]] * 2)
+  if name == "batch_centred":
+    expected = np.asarray(reward) - 0.25
+  if name == "reward":
+    expected = np.asarray(reward)
+  np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_noise_turns_rewards_over():
+  noisy = _make(reward_noise=0.3, num_samples=64)
+  _, samples = _sampled(noisy)
+  turned = np.asarray(samples.reward != samples.correct)
+  assert abs(turned.mean() - 0.3) < 0.03
+
+
+def test_shaped_rewards_are_between():
+  shaped = _make(reward="shaped", num_samples=16)
+  _, samples = _sampled(shaped)
+  reward, correct = np.asarray(samples.reward), np.asarray(samples.correct)
+  assert (reward[correct] == 1).all() and (reward[~correct] < 1).all()
+  assert np.mean((reward > 0) & ~correct) > 0.1
+
+
+@pytest.mark.parametrize(
+  ("changes", "name"),
+  [
+    ({"num_samples": 1, "num_minibatches": 1}, "num_samples"),
+    ({"reward": "kind"}, "reward"),
+    ({"reward_noise": 0.7}, "reward_noise"),
+    ({"beta": 0.0}, "beta"),
+    ({"sampling": generation.Sampling(0.0)}, "temperature"),
+    ({"num_minibatches": 3}, "num_minibatches"),
+  ],
+)
+def test_settings_that_cannot_be(changes, name):
+  with pytest.raises(ValueError, match=name):
+    _make(**changes)
+
+
+def test_one_sample_is_enough_without_groups():
+  task = _make("reinforce", num_samples=1, num_minibatches=1)
+  assert task.steps_per_update == _PROMPTS
+
+
+def test_learned_advantages_fit_their_returns():
+  """PPO's value network explains some of what comes, and nothing at first."""
+  task = _make("ppo", num_prompts=32, num_samples=8)
+  where, state, metrics = _run(task, 60, seeds=(0, 1))
+  assert metrics["correct"][-10:].mean() > 0.4
+  loss = metrics["value_loss"].mean(axis=1)
+  assert loss[-10:].mean() < loss[0]
+  # Runs differ by what rounding grows into: of four seeds .03 to .22 over the
+  # last 20 updates, -2.4 to -.4 over the first ten.
+  assert metrics["explained_variance"][:10].mean() < -0.1
+  assert metrics["explained_variance"][-40:].mean() > 0.02
+  assert set(state.opt_state) == {"policy", "value"}
+
+
+def test_exact_advantages_are_learned_from():
+  task = _make("lco_kld", advantage="oracle", num_prompts=32, diagnose=True)
+  _, _, metrics = _run(task, 60)
+  assert metrics["correct"][-10:].mean() > 0.4
+  np.testing.assert_array_equal(metrics["advantage_rms_error"], 0)
+  # Every token is spoken of.
+  np.testing.assert_allclose(metrics["target_tail_mass"], 0, atol=1e-6)
+  # A convex loss, of which every step leads to the target.
+  assert metrics["curvature_min"].min() > -1e-6
+  assert metrics["direction_against"].max() == 0
+  assert metrics["direction_cosine"].min() > 0.5
+
+
+@pytest.mark.parametrize("num_samples", [1, 2, 6])
+def test_the_kl_from_the_reference_is_of_the_same_completions(num_samples):
+  """Whether it reads all of them, for their sake, or those looked at."""
+  found = []
+  for coefficient in (0.0, 0.1):
+    task = _make(
+      "reinforce",
+      num_samples=num_samples,
+      num_epochs=1,
+      num_minibatches=1,
+      reference_coefficient=coefficient,
+    )
+    params, samples = _sampled(task)
+    other = task.init_params(jax.random.key(2))["policy"]
+    prepare = jax.jit(placement.alone(task.prepare))
+    _, metrics = prepare(params | {"reference": other}, samples, 0)
+    found.append(float(metrics["kl_reference"]))
+  assert found[0] > 1e-3
+  np.testing.assert_allclose(found[0], found[1], rtol=1e-5)
+
+
+def test_a_reference_is_kept_near():
+  """The KL to it stays smaller where it costs."""
+  far, near = (
+    _run(_make("grpo", reference_coefficient=c, num_prompts=16), 30)[2]
+    for c in (0.0, 3.0)
+  )
+  assert (
+    near["kl_reference"][-5:].mean() < 0.5 * far["kl_reference"][-5:].mean()
+  )
+
+
+def test_an_oracle_needs_one_answer():
+  task = tasks.make("countdown")
+  model = _model(task)
+  with pytest.raises(ValueError, match="one right answer"):
+    training.make_training(
+      task,
+      model,
+      algorithms.ALGORITHMS["lco_mse"],
+      None,
+      {},
+      advantage="oracle",
+      num_prompts=2,
+      num_samples=2,
+      num_epochs=1,
+      num_minibatches=1,
+      sampling=generation.Sampling(),
+      beta=1.0,
+    )
