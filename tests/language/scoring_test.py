@@ -110,7 +110,7 @@ def _scores(scorer, number):
 
 _A_JOB = """
 import operator, os, signal, types
-from lco_jax import scoring
+from lco_jax.language import scoring
 
 def main():
   signal.signal(signal.SIGTERM, lambda *_: print("asked to stop", flush=True))

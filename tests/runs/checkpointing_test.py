@@ -195,7 +195,7 @@ def test_a_full_disk_costs_only_the_new_checkpoint(tmp_path):
   code = f"""
 import pathlib, resource
 import numpy as np
-from lco_jax import checkpointing
+from lco_jax.runs import checkpointing
 resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
 noise = np.random.default_rng(0).normal(size=100_000)
 c = checkpointing.Checkpoints(
