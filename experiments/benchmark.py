@@ -26,7 +26,7 @@ import jax
 from absl import flags
 
 from experiments.benchmarks import language
-from experiments.build import control
+from experiments.builders import control
 from experiments.common import command_line, training_run
 from experiments.configs import control as control_config
 from experiments.configs import language as language_config

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from absl import flags
 
-from experiments.build import control, language
+from experiments.builders import control, language
 from experiments.common import command_line, training_run
 from lco_jax import environments
 from lco_jax.control import host_rollout

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from absl import flags
 
-from experiments.build import control
+from experiments.builders import control
 from experiments.common import command_line, training_run
 from lco_jax import environments, types
 from lco_jax.control import evaluation, host_rollout

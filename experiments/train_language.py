@@ -17,7 +17,7 @@ import jax
 import numpy as np
 from absl import flags
 
-from experiments.build import language
+from experiments.builders import language
 from experiments.common import command_line, training_run
 from lco_jax import tasks, types
 from lco_jax.language import evaluation, signals
@@ -112,7 +112,7 @@ def _given(settings: dict, task: tasks.Task) -> dict[str, types.Params]:
   if settings["init_from"] is not None:
     parts = language.params_of("init_from", task, settings)
     given["policy"] = parts["policy"]
-  asks = settings["advantage"] in signals.OF_VERIFIERS
+  asks = settings["advantage"] in signals.FROM_VERIFIERS
   if asks and settings["verifier_from"] is None:
     raise ValueError(
       f"verifier_from must be set for advantage {settings['advantage']}"
@@ -121,7 +121,7 @@ def _given(settings: dict, task: tasks.Task) -> dict[str, types.Params]:
     if not asks:
       raise ValueError(
         "verifier_from is for advantage"
-        f" {' or '.join(signals.OF_VERIFIERS)}, got {settings['advantage']}"
+        f" {' or '.join(signals.FROM_VERIFIERS)}, got {settings['advantage']}"
       )
     parts = language.params_of("verifier_from", task, settings)
     given["verifier"] = parts["policy"]
@@ -205,10 +205,10 @@ def _report_cell(
     "algorithm": settings["algorithm"],
     "learning_rate": language.learning_rate(settings),
     "num_seeds": settings["num_seeds"],
-    "total_samples": result.total_steps * run.samples_per_step,
+    "total_samples": result.total_steps,
     "compile_seconds": result.compile_seconds,
     "train_seconds": result.train_seconds,
-    "samples_per_second": result.steps_per_second * run.samples_per_step,
+    "samples_per_second": result.steps_per_second,
     "final_correct": statistics.summarize(logged["correct"][-last:].mean(0)),
     "final_entropy": statistics.summarize(logged["entropy"][-last:].mean(0)),
     **evaluations,
@@ -218,7 +218,7 @@ def _report_cell(
   curves.save_learning_curve(
     picture,
     *curves.binned(
-      logged["env_steps"] * run.samples_per_step,
+      logged["env_steps"],
       logged["correct"],
       np.ones_like(logged["correct"]),
       gone=np.isnan(logged["correct"]),

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 from absl import flags
 
-from experiments.build import llm, llm_estimate
+from experiments.builders import llm, llm_estimate
 from experiments.common import command_line, llm_training, training_run
 from lco_jax import types
 from lco_jax.language import generation, scoring

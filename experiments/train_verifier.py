@@ -16,10 +16,10 @@ import jax
 import numpy as np
 from absl import flags
 
-from experiments.build import llm
+from experiments.builders import llm
 from experiments.common import command_line, llm_training, training_run
 from lco_jax import types
-from lco_jax.language import generation, scoring, verifier
+from lco_jax.language import generation, pairs, scoring
 from lco_jax.reporting import statistics
 from lco_jax.runs import run_directory, runner
 from lco_jax.training import cpu_backend
@@ -122,7 +122,9 @@ def _accuracies(
   base, mask = log_probs(reference)
 
   def accuracy(own):
-    score = np.asarray(verifier.score(settings["algorithm"], own, base, mask))
+    score = np.asarray(
+      pairs.score_completions(settings["algorithm"], own, base, mask)
+    )
     better = score[:, None] > score[None]
     level = score[:, None] == score[None]
     right = better + 0.5 * level  # By chance, where it cannot tell.

@@ -1,20 +1,97 @@
-"""Checks of settings: each raises a line that names the setting."""
+"""Settings: their names, defaults, meanings and ranges, and what checks them.
 
+Options are frozen dataclasses whose fields are made by `setting`. Every check
+raises a ValueError of one line that begins with the setting's name.
+"""
+
+import dataclasses
 import math
 from collections.abc import Collection
+from typing import Any
+
+
+def setting(
+  default: Any,
+  meaning: str,
+  *,
+  at_least: float = -math.inf,
+  above: float = -math.inf,
+  at_most: float = math.inf,
+  below: float = math.inf,
+  choices: Collection[str] = (),
+) -> Any:
+  """A field of options, with what it means and the values that it may have.
+
+  Args:
+    default: its value if it is not set. A setting with the default None may
+      always be None.
+    meaning: one line, with units.
+    at_least: bound of a number.
+    above: bound of a number that it must not reach.
+    at_most: bound of a number.
+    below: bound of a number that it must not reach.
+    choices: values that a text may have; empty for any.
+  """
+  return dataclasses.field(
+    default=default,
+    metadata={
+      "meaning": meaning,
+      "bounds": {
+        "at_least": at_least,
+        "above": above,
+        "at_most": at_most,
+        "below": below,
+      },
+      "choices": tuple(choices),
+    },
+  )
+
+
+def check_settings(options: Any) -> None:
+  """Checks all fields of options, in `__post_init__`.
+
+  Raises:
+    ValueError: naming the first setting that is out of range.
+  """
+  for field in dataclasses.fields(options):
+    value = getattr(options, field.name)
+    if value is None and field.default is None:
+      continue
+    if field.metadata["choices"]:
+      check_choice(field.name, value, field.metadata["choices"])
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+      check_number(field.name, value, **field.metadata["bounds"])
 
 
 def check_number(
-  name: str, value: float, at_least: float = -math.inf, above: float = -math.inf
+  name: str,
+  value: float,
+  at_least: float = -math.inf,
+  above: float = -math.inf,
+  at_most: float = math.inf,
+  below: float = math.inf,
 ) -> None:
-  """Checks a number that an option has.
+  """Checks a number.
 
   Raises:
-    ValueError: if it is not finite, less than `at_least` or not above `above`.
+    ValueError: if it is not finite, or out of its bounds.
   """
-  if not (math.isfinite(value) and value >= at_least and value > above):
-    bound = f"≥ {at_least}" if at_least > above else f"> {above}"
-    raise ValueError(f"{name} must be finite and {bound}, got {value}")
+  inside = at_least <= value <= at_most and above < value < below
+  if not (math.isfinite(value) and inside):
+    bounds = [
+      f"{sign} {bound:g}"
+      for sign, bound in (
+        ("≥", at_least),
+        (">", above),
+        ("≤", at_most),
+        ("<", below),
+      )
+      if math.isfinite(bound)
+    ]
+    raise ValueError(
+      f"{name} must be finite{''.join(f' and {b}' for b in bounds)}, got"
+      f" {value}"
+    )
 
 
 def check_choice(name: str, value: str, choices: Collection[str]) -> None:

@@ -18,9 +18,9 @@ from tests import compiler
 
 ROOT = pathlib.Path(__file__).parent.parent
 _LIBRARIES = [
-  "experiments.build.control",
-  "experiments.build.language",
-  "experiments.build.llm",
+  "experiments.builders.control",
+  "experiments.builders.language",
+  "experiments.builders.llm",
   "experiments.common.training_run",
   "lco_jax.runs.distributed",
   "lco_jax.reporting.curves",

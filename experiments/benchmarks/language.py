@@ -6,7 +6,7 @@ import statistics
 import jax
 import jax.numpy as jnp
 
-from experiments.build import language
+from experiments.builders import language
 from experiments.common import timing, training_run
 from lco_jax import tasks
 from lco_jax.language import generation

@@ -12,8 +12,9 @@ import optax
 
 from experiments.benchmarks import transformers
 from experiments.common import timing
-from lco_jax import algorithms, networks, numerics, pretrained
-from lco_jax.language import data, generation, lean_objectives, llm, objectives
+from lco_jax import algorithms, networks, pretrained
+from lco_jax.language import data, generation, objectives, reading, samplers
+from lco_jax.language import training as language
 from lco_jax.networks import products
 from lco_jax.training import cpu_backend, optimizers, placement, program
 
@@ -102,16 +103,22 @@ def cases() -> list[str]:
 def _step(num_prompts, num_samples, own, row, repeats) -> dict:
   """Generation and update of a pretrained model."""
   model = networks.make_language_model(own.config)
-  task = llm.make_training(
+  setup = language.Setup(
     model,
     row,
     row.policy_loss(),
-    optimizers.make_optimizer("adam", optax.constant_schedule(1e-6), 1.0),
-    num_prompts=num_prompts,
-    num_samples=num_samples,
-    completion_length=_COMPLETION,
-    advantage="batch_centred",
+    samplers.Sampler(_COMPLETION),
+    language.Options(
+      num_prompts=num_prompts,
+      num_samples=num_samples,
+      advantage="batch_centred",
+    ),
+    keeps_reference=False,
   )
+  optimizer = optimizers.make_optimizer(
+    "adam", optax.constant_schedule(1e-6), 1.0
+  )
+  task = language.make_training(setup, {"policy": optimizer})
   where = placement.place(1, num_prompts, jax.local_devices()[:1])
   given = {"policy": jax.tree.map(lambda leaf: leaf[None], own.params)}
   state = program.initial_state(task, (0,), where, given)
@@ -120,14 +127,10 @@ def _step(num_prompts, num_samples, own, row, repeats) -> dict:
   prompt = rng.integers(0, own.config.vocab_size, (num_prompts, _PROMPT))
   prompt = jnp.asarray(prompt, jnp.int32)
   padding = jnp.zeros(num_prompts, jnp.int32)
-  keys = jax.random.split(jax.random.key(0), num_prompts * num_samples)
-
-  def observe(params, hidden, logits, token):
-    del params
-    return hidden, numerics.action_log_prob(logits, token)
+  keys = jax.random.split(jax.random.key(0), (num_samples, num_prompts))
 
   def sample(params):
-    return generation.generate(
+    return samplers.complete_prompts(
       model,
       jax.tree.map(lambda leaf: leaf[0, 0], params),
       prompt,
@@ -136,7 +139,6 @@ def _step(num_prompts, num_samples, own, row, repeats) -> dict:
       _COMPLETION,
       _NEVER,
       generation.Sampling(),
-      observe,
     )
 
   generate = _compiled(sample, state.params["policy"])
@@ -144,10 +146,10 @@ def _step(num_prompts, num_samples, own, row, repeats) -> dict:
   hidden, log_prob = done.observed
 
   def grouped(leaf):
-    return np.reshape(leaf, (*shape, *leaf.shape[1:]))
+    return np.asarray(leaf)[None, None]
 
   samples = where.put_local(
-    data.TextSamples(
+    data.Samples(
       prompt=np.broadcast_to(prompt, (*shape, _PROMPT)),
       padding=np.broadcast_to(padding, shape),
       action=grouped(done.tokens),
@@ -191,14 +193,15 @@ def _step(num_prompts, num_samples, own, row, repeats) -> dict:
 
 def _loss(case: Loss, row, repeats) -> dict:
   """Value and gradient of an objective from given hidden states."""
-  chunk_tokens = lean_objectives.chunk_of(case.chunk_tokens, case.vocabulary)
+  chunk_tokens = case.chunk_tokens
+  if chunk_tokens is None:
+    chunk_tokens = reading.default_chunk(case.vocabulary)
   sequences, length = 16, case.tokens // 16
-  objective = lean_objectives.make_objective(
+  objective = objectives.make_objective(
     _states_alone(case.vocabulary),
-    row.policy_loss(),
+    objectives.Terms(row.policy_loss()),
     num_samples=1,
     chunk_tokens=chunk_tokens,
-    on_policy=False,
     of_sequences=row.of_sequences,
   )
   keys = jax.random.split(jax.random.key(0), 4)
@@ -211,7 +214,7 @@ def _loss(case: Loss, row, repeats) -> dict:
   mask = jnp.ones((sequences, length), bool)
   weight, share = objectives.token_weights(mask, row.weighting)
   one = jnp.ones((sequences, length))
-  batch = data.LeanBatch(
+  batch = data.TokenBatch(
     prompt=jnp.zeros((sequences, 1), jnp.int32),  # One token, one state.
     padding=jnp.zeros(sequences, jnp.int32),
     action=action,
@@ -230,9 +233,7 @@ def _loss(case: Loss, row, repeats) -> dict:
   )
 
   def mean(policy, old, batch):
-    parts, _ = objective(
-      {"policy": policy, lean_objectives.BEHAVIOUR: old}, batch
-    )
+    parts, _ = objective({"policy": policy}, batch, {"policy": old})
     return parts["policy"].mean
 
   policy = {"params": {"output": output, "hidden": hidden}}

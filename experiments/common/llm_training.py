@@ -14,7 +14,7 @@ import numpy as np
 import tqdm
 from absl import flags
 
-from experiments.build import llm
+from experiments.builders import llm
 from experiments.common import training_run
 from lco_jax import pretrained, types
 from lco_jax.language import generation, host_sampler, scoring, text_completion

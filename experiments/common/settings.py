@@ -3,8 +3,10 @@
 Settings are plain values, from `command_line.read_settings`.
 """
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
+from typing import TypeVar
 
 import optax
 
@@ -18,6 +20,7 @@ _COUNTS = (
   "keep_checkpoints",
 )
 _RATES = "policy_learning_rates"
+_Options = TypeVar("_Options")
 
 
 def check(settings: Mapping, counts: Sequence[str]) -> None:
@@ -61,6 +64,25 @@ def check(settings: Mapping, counts: Sequence[str]) -> None:
     raise ValueError(f"{_RATES} has one twice: {rates}")
   if rates and settings["wandb_project"]:
     raise ValueError("wandb_project takes a run at one policy_learning_rate")
+
+
+def take(settings: Mapping, options: type[_Options], **changes) -> _Options:
+  """Options of a class, from the settings of the same names.
+
+  Args:
+    settings: of the run; one that is missing has the option's default.
+    options: a dataclass whose fields are made by `checks.setting`.
+    **changes: fields that are not settings, or differ from them.
+
+  Raises:
+    ValueError: naming the setting that is out of range.
+  """
+  found = {
+    field.name: settings[field.name]
+    for field in dataclasses.fields(options)
+    if field.name in settings
+  }
+  return options(**(found | changes))
 
 
 def make_optimizer(

@@ -7,9 +7,8 @@ A value of None is filled in by what was tuned for this task and algorithm
 import ml_collections
 from ml_collections import config_dict
 
+from experiments.builders import language as build
 from experiments.configs import policy_loss
-from lco_jax import algorithms
-from lco_jax.language import preference
 
 # What was tuned; BUILD_NOTES.md has the sweeps.
 _DEFAULT = {
@@ -118,10 +117,6 @@ def get_config(task: str = "addition") -> ml_collections.ConfigDict:
   own = _TUNED_ADDITION if exact else {}
   config.tuned = {"chosen": ("task", task)} | {
     algorithm: _DEFAULT | _TUNED.get(algorithm, {}) | own.get(algorithm, {})
-    for algorithm in (
-      *algorithms.ALGORITHMS,
-      "sft",
-      *preference.ALGORITHMS,
-    )
+    for algorithm in (*build.ALGORITHMS,)
   }
   return config

@@ -24,9 +24,6 @@ _OF_TASK = {
     "max_visits": 4,
     "policy_learning_rate": 1.75e-5,
     "optimizer_options": "b2=0.95",
-    "between_coefficient": 0.06,
-    "between_begin": 20,
-    "between_end": 34,
   }
 }
 
@@ -114,11 +111,6 @@ def get_config(task: str = "chain_sum") -> ml_collections.ConfigDict:
   config.verifier = config_dict.placeholder(str)
   config.verifier_reference = config_dict.placeholder(str)
   config.num_known = 5  # Tokens that a verifier is asked about.
-  # Beside advantages in groups, so much of what prompts earn beside each other;
-  # from so many completed updates on, and until so many.
-  config.between_coefficient = 0.0
-  config.between_begin = 0
-  config.between_end = config_dict.placeholder(int)
   config.dual_bound = 0.1  # vmpo: KL of its weights from equal ones, nats.
 
   # Objective.

@@ -8,7 +8,7 @@ import ml_collections
 from ml_collections import config_dict
 
 from experiments.configs import llm
-from lco_jax.language import verifier
+from lco_jax.language import pairs
 
 # Where others begin; not tuned.
 _DEFAULT = {
@@ -38,6 +38,6 @@ def get_config(task: str = "chain_sum") -> ml_collections.ConfigDict:
 
   config.update(_OF_TASK.get(task, {}))
   config.tuned = {"chosen": ("task", task)} | {
-    algorithm: _DEFAULT[algorithm] for algorithm in verifier.ALGORITHMS
+    algorithm: _DEFAULT[algorithm] for algorithm in pairs.VERIFIERS
   }
   return config

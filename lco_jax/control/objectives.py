@@ -43,7 +43,8 @@ def make_objective(
       f"value_clip must be positive and finite, got {value_clip}"
     )
 
-  def objective(params, batch):
+  def objective(params, batch, before=None):
+    del before
     logits = policy(params["policy"], batch.observation)
     loss, metrics = policy_loss(logits, batch)
     loss = loss - entropy_coefficient * losses.entropy(logits)

@@ -157,8 +157,10 @@ def make_training(
       }
     )
     if looked_at is not None:
-      metrics |= loss_geometry.of_loss(looked_at, logits, batch)
-      metrics |= loss_geometry.of_gradients(objective, before, params, batch)
+      metrics |= loss_geometry.measure_loss(looked_at, logits, batch)
+      metrics |= loss_geometry.measure_gradients(
+        objective, before, params, batch
+      )
     return metrics
 
   return program.Training(

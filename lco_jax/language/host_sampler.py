@@ -2,8 +2,8 @@
 
 Devices generate; the host draws problems, decodes and has them scored. A
 problem depends on the seed, the stream and the update in which it was drawn,
-which the learner's state carries (see `visits`), so a run that is resumed meets
-the same ones.
+which the learner's state carries (see `prompt_repeats`), so a run that is
+resumed meets the same ones.
 """
 
 import dataclasses
@@ -15,8 +15,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lco_jax import networks, numerics, pretrained, tasks, types
-from lco_jax.language import data, generation, scoring, text_completion
+from lco_jax import checks, networks, numerics, pretrained, tasks, types
+from lco_jax.language import (
+  data,
+  generation,
+  prompt_repeats,
+  samplers,
+  scoring,
+  text_completion,
+)
 from lco_jax.training import placement as placement_lib
 from lco_jax.training import program
 
@@ -115,6 +122,29 @@ class Example:
   reward: float
 
 
+def make_sampler(
+  completion_length: int, max_visits: int = 1
+) -> samplers.Sampler:
+  """Builds the sampler of a training whose samples a TextCollector collects.
+
+  Args:
+    completion_length: C, tokens of a completion at most.
+    max_visits: updates that a prompt is sampled in at most, see
+      `prompt_repeats`.
+
+  Raises:
+    ValueError: if a number is out of range.
+  """
+  checks.check_number("max_visits", max_visits, at_least=1)
+  return samplers.Sampler(
+    completion_length,
+    init_actor=prompt_repeats.init_streams,
+    follow=lambda drawn, samples, completed: prompt_repeats.advance_streams(
+      drawn, samples.correct, completed, max_visits
+    ),
+  )
+
+
 class TextCollector:
   """Draws problems, has them completed, and scores the completions.
 
@@ -122,7 +152,7 @@ class TextCollector:
   each, G the samples of a prompt.
 
   Attributes:
-    rollout: the last one, TextSamples [devices, S, G, N, ...].
+    rollout: the last one, Samples [devices, S, G, N, ...].
   """
 
   def __init__(
@@ -153,6 +183,7 @@ class TextCollector:
     self._asking, self._model, self._task = asking, model, task
     self._placement, self._scorer, self._show = placement, scorer, show
     self._update, self._completes = first_update, completes
+    self._num_samples = task.num_steps * task.samples_per_step
     self._seeds, self._streams = (
       placement.deal_streams(index)
       for index in np.meshgrid(
@@ -162,21 +193,21 @@ class TextCollector:
     self._programs, self._cuts = {}, {}
     self.rollout = None
 
-  def collect(self, state: types.LearnerState) -> data.TextSamples:
+  def collect(self, state: types.LearnerState) -> data.Samples:
     """Samples and scores G completions of every prompt.
 
     Args:
-      state: learner state [devices, seeds, ...], its actor's that of `visits`.
+      state: learner state [devices, seeds, ...], actor as of `prompt_repeats`.
 
     Returns:
-      TextSamples [devices, S, G, N, ...], on the devices.
+      Samples [devices, S, G, N, ...], on the devices.
     """
     where, asking = self._placement, self._asking
     # Every process draws all, to pad to the longest.
     drawn = where.deal_streams(where.collect_streams(state.actor))
     first_visit = np.broadcast_to(
       (drawn == self._update)[:, :, None],
-      (*drawn.shape[:2], self._task.num_steps, drawn.shape[2]),
+      (*drawn.shape[:2], self._num_samples, drawn.shape[2]),
     )
     problems, prompts = zip(
       *(
@@ -227,7 +258,7 @@ class TextCollector:
     longest = jax.lax.pmax(longest, numerics.DEVICE_AXIS)
     return samples, self._placement.all_seeds(longest, axis=0)
 
-  def _cut(self, samples: data.TextSamples, longest: int) -> data.TextSamples:
+  def _cut(self, samples: data.Samples, longest: int) -> data.Samples:
     """Leaves out slots of tokens that no completion came to."""
     length = text_completion.bucket(longest, _SHORTEST)
     if length >= self._asking.completion_length:
@@ -240,34 +271,26 @@ class TextCollector:
     return self._cuts[lengths](samples)
 
   def _generate(self, state, prompt, padding):
-    """One seed's completions: TextSamples [G, N], without rewards."""
+    """One seed's completions: Samples [G, N], without rewards."""
     asking, task = self._asking, self._task
     keys = jax.vmap(
-      lambda key: jax.random.split(key, task.num_steps), out_axes=1
+      lambda key: jax.random.split(key, self._num_samples), out_axes=1
     )(program.collection_keys(task, self._placement.num_shards, state))
 
-    def observe(params, hidden, logits, token):
-      del params
-      return hidden, numerics.action_log_prob(logits, token)
-
-    done = generation.generate(
+    done = samplers.complete_prompts(
       self._model,
       self._completes(state.params),
       prompt,
       padding,
-      keys.reshape(-1),
+      keys,
       asking.completion_length,
       asking.tokenizer.end,
       asking.sampling,
-      observe,
-    )
-    done = jax.tree.map(
-      lambda leaf: leaf.reshape(task.num_steps, -1, *leaf.shape[1:]), done
     )
     hidden, log_prob = done.observed
     shape = done.truncated.shape
     blank = jnp.zeros(shape, bool)
-    return data.TextSamples(
+    return data.Samples(
       prompt=jnp.broadcast_to(prompt[None], (*shape, prompt.shape[-1])),
       padding=jnp.broadcast_to(padding[None], shape),
       action=done.tokens,
@@ -309,7 +332,7 @@ class TextCollector:
     """Ends nothing: whoever made the scorer ends it."""
 
 
-def _first_tokens(length: int, samples: data.TextSamples) -> data.TextSamples:
+def _first_tokens(length: int, samples: data.Samples) -> data.Samples:
   """The first tokens of completions [S, G, N, C]."""
   of_tokens = ("action", "mask", "hidden", "log_prob")
   return dataclasses.replace(

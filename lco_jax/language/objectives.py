@@ -1,29 +1,93 @@
-"""The objective of a language model, around an algorithm's policy loss."""
+"""The objective of a language model, around an algorithm's policy loss.
+
+Logits and targets are made of some tokens at a time, from final hidden states
+and the output layer, and dropped when their loss and its gradient are known.
+With one chunk for all tokens this is the usual objective of whole logits.
+
+Axes: B completions (samples · prompts), tokens C, vocabulary V.
+"""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from lco_jax import algorithms, checks, diagnostics, losses, numerics, types
+from lco_jax import (
+  algorithms,
+  checks,
+  diagnostics,
+  losses,
+  networks,
+  numerics,
+  targets,
+  types,
+)
 from lco_jax.algorithms import policy_losses
-from lco_jax.language import data
-from lco_jax.training import update
+from lco_jax.language import data, generation, reading
+from lco_jax.training import chunking, update
 
 Array = jax.Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Terms:
+  """The terms of a token's loss.
+
+  Attributes:
+    policy_loss: the algorithm's.
+    entropy_coefficient: weight of the entropy bonus, ≥ 0.
+    reference_coefficient: weight of the k3 estimate of the KL to the reference
+      policy, ≥ 0.
+    measures_kl: whether KL(π_old ‖ π) is a metric, as early stopping needs.
+
+  Raises:
+    ValueError: if a number is out of range.
+  """
+
+  policy_loss: policy_losses.PolicyLoss
+  entropy_coefficient: float = 0.0
+  reference_coefficient: float = 0.0
+  measures_kl: bool = False
+
+  def __post_init__(self):
+    for name in ("entropy_coefficient", "reference_coefficient"):
+      checks.check_number(name, getattr(self, name), at_least=0.0)
+
+
+class DenseTokens(NamedTuple):
+  """Tokens with all that a policy loss reads, over the whole vocabulary.
+
+  Attributes:
+    action: int32[..., C].
+    mask: bool[..., C], tokens that enter the loss.
+    advantage: float[..., C].
+    old_logits: float[..., C, V], the behaviour policy's.
+    old_log_prob: float[..., C], log π of the token by the behaviour policy.
+    target_logits: float[..., C, V], optimal logits z*.
+    reference_log_prob: float[..., C].
+  """
+
+  action: Array
+  mask: Array
+  advantage: Array
+  old_logits: Array
+  old_log_prob: Array
+  target_logits: Array
+  reference_log_prob: Array
 
 
 def token_weights(
   mask: Array, weighting: str, longest: int | None = None
 ) -> tuple[Array, Array]:
-  """How tokens and sequences count in a mean loss.
+  """Weights of tokens, and shares of sequences, in a mean loss.
 
   Args:
     mask: bool[..., C].
-    weighting: one of algorithms.WEIGHTINGS.
-    longest: tokens of a sequence at most, where the mask leaves out what no
-      sequence has; None for C.
+    weighting: one of `algorithms.WEIGHTINGS`.
+    longest: most tokens that a sequence may have, where the mask is shorter;
+      None for C.
 
   Returns:
     (weight float32[..., C], share float32[...]): the loss is Σ weight · loss
@@ -32,6 +96,7 @@ def token_weights(
   Raises:
     ValueError: if the mask is known, not traced, and no token counts.
   """
+  checks.check_choice("weighting", weighting, algorithms.WEIGHTINGS)
   if not isinstance(mask, jax.core.Tracer) and not mask.any():
     raise ValueError("mask: no token of the batch counts")
   counted = mask.astype(jnp.float32)
@@ -41,95 +106,227 @@ def token_weights(
     return counted, length
   if weighting == "sequence":
     return counted / jnp.maximum(length, 1.0)[..., None], present
-  if weighting == "constant":
-    return counted / (longest or mask.shape[-1]), present
-  raise ValueError(
-    f"weighting: unknown {weighting!r};"
-    f" known: {', '.join(algorithms.WEIGHTINGS)}"
+  return counted / (longest or mask.shape[-1]), present
+
+
+def token_losses(
+  logits: Array, tokens: DenseTokens, terms: Terms
+) -> tuple[Array, types.Metrics]:
+  """Losses of tokens.
+
+  Args:
+    logits: float[..., C, V], the policy's.
+    tokens: [..., C]; nothing outside their mask influences anything.
+    terms: of the loss.
+
+  Returns:
+    (loss float[..., C], 0 outside the mask; metrics {name: float[..., C]}).
+  """
+  mask = tokens.mask
+
+  def zero_masked(values):
+    where = mask.reshape(mask.shape + (1,) * (values.ndim - mask.ndim))
+    return jnp.where(where, values, jnp.zeros_like(values))
+
+  # Before any arithmetic: 0 · NaN is NaN.
+  logits = zero_masked(logits)
+  tokens = jax.tree.map(zero_masked, tokens)
+  loss, metrics = terms.policy_loss(logits, tokens)
+  log_prob = numerics.action_log_prob(logits, tokens.action)
+  if terms.reference_coefficient:
+    loss += terms.reference_coefficient * losses.kl_estimate_k3(
+      log_prob, tokens.reference_log_prob
+    )
+  if terms.entropy_coefficient:
+    loss -= terms.entropy_coefficient * losses.entropy(logits)
+  # Where PPO at its usual clip would not learn; algorithms with a clip of
+  # their own report that one.
+  outside = diagnostics.clipped(log_prob, tokens.old_log_prob, 0.2, 0.2)
+  metrics = {"clip_fraction": outside.astype(jnp.float32)} | metrics
+  if terms.measures_kl:
+    metrics[update.KL] = losses.kl_divergence(tokens.old_logits, logits)
+  return zero_masked(loss), metrics
+
+
+def dense_tokens(batch: data.TokenBatch, old_logits: Array) -> DenseTokens:
+  """A batch's tokens with their targets over the whole vocabulary.
+
+  Args:
+    batch: [..., C].
+    old_logits: float[..., C, V], the behaviour policy's.
+  """
+  advantage = jnp.broadcast_to(
+    batch.rest_advantage[..., None], old_logits.shape
+  )
+  for places, value in zip(
+    _known_places(batch, old_logits.shape[-1]),
+    jnp.moveaxis(batch.known_advantage, -1, 0),
+    strict=True,
+  ):
+    advantage = jnp.where(places, value[..., None], advantage)
+  # β divides, also where nothing counts and rows of zeros were added.
+  beta = jnp.where(batch.mask, batch.beta, 1.0)
+  return DenseTokens(
+    action=batch.action,
+    mask=batch.mask,
+    advantage=batch.advantage,
+    old_logits=old_logits,
+    old_log_prob=batch.old_log_prob,
+    target_logits=targets.optimal_logits(
+      old_logits, advantage, beta[..., None]
+    ),
+    reference_log_prob=batch.reference_log_prob,
   )
 
 
-def make_token_objective(
-  policy: Callable[[types.Params, data.TokenBatch], Array],
-  policy_loss: policy_losses.PolicyLoss,
-  entropy_coefficient: float = 0.0,
-  reference_coefficient: float = 0.0,
-  value: Callable[[types.Params, data.TokenBatch], Array] | None = None,
-  measures_kl: bool = False,
+def make_objective(
+  model: networks.LanguageModel,
+  terms: Terms,
+  *,
+  num_samples: int,
+  chunk_tokens: int = 0,
+  on_policy: bool = False,
+  of_sequences: bool = False,
+  knows_all_tokens: bool = False,
+  value_model: networks.LanguageModel | None = None,
+  policy_params: Callable[[Mapping[str, types.Params]], types.Params] = (
+    lambda params: params["policy"]
+  ),
 ) -> update.Objective:
   """Builds the objective of a language model.
 
   Args:
-    policy: (policy parameters, TokenBatch) → logits [..., C, V].
-    policy_loss: the algorithm's.
-    entropy_coefficient: weight of the entropy bonus, ≥ 0.
-    reference_coefficient: weight of the k3 estimate of the KL to the reference
-      policy, ≥ 0.
-    value: (value parameters, TokenBatch) → values [..., C]; None without.
-    measures_kl: as of `objectives.make_objective`.
+    model: the policy.
+    terms: of a token's loss.
+    num_samples: completions of each prompt in a batch [samples · prompts].
+    chunk_tokens: tokens whose logits are held at a time, at most; 0 for all.
+    on_policy: whether the policy is still the one that sampled, as in the only
+      step on a batch; then its own logits are the old ones.
+    of_sequences: whether a token's loss depends on others of its sequence; then
+      no sequence is divided.
+    knows_all_tokens: whether advantages of the rest are known, too.
+    value_model: of the part "value"; None without one.
+    policy_params: parameters by part → the policy's, as the model takes them.
 
   Returns:
-    The objective, for the part "policy", and "value" if there is one.
-
-  Raises:
-    ValueError: if a number is out of range.
+    (params, TokenBatch [samples · prompts, ...], params before the epochs) →
+    (losses of the parts "policy" and, with a value model, "value"; metrics).
   """
-  for name, number in (
-    ("entropy_coefficient", entropy_coefficient),
-    ("reference_coefficient", reference_coefficient),
-  ):
-    checks.check_number(name, number, at_least=0.0)
 
-  def objective(params, batch):
-    logits = policy(params["policy"], batch)
-    batch, logits = _blanked(batch, logits)
-    loss, metrics = policy_loss(logits, batch)
-    log_prob = numerics.action_log_prob(logits, batch.action)
-    if reference_coefficient:
-      loss += reference_coefficient * losses.kl_estimate_k3(
-        log_prob, batch.reference_log_prob
-      )
-    if entropy_coefficient:
-      loss -= entropy_coefficient * losses.entropy(logits)
-    total = numerics.Average(jnp.sum(batch.weight * loss), jnp.sum(batch.share))
-    parts = {"policy": total}
-    if value is not None:
-      values = jnp.where(batch.mask, value(params["value"], batch), 0.0)
+  def chunk_sums(head, old_head, hidden, batch):
+    """Sums over some of the tokens: loss, (share, metrics)."""
+    logits = model.head(head, hidden)
+    if on_policy:
+      old_logits = jax.lax.stop_gradient(logits)
+    else:
+      old_logits = model.head(old_head, batch.old_hidden)
+    tokens = dense_tokens(batch, old_logits)
+    loss, values = token_losses(logits, tokens, terms)
+    metrics = {k: numerics.average(v, batch.mask) for k, v in values.items()}
+    metrics |= _target_metrics(tokens, batch, knows_all_tokens)
+    return jnp.sum(batch.weight * loss), (jnp.sum(batch.share), metrics)
+
+  def objective(params, batch, before):
+    policy = policy_params(params)
+    hidden = _read_rows(model, policy, batch, num_samples)
+    parts = {}
+    if value_model is not None:
+      values = value_model.head(
+        params["value"],
+        _read_rows(value_model, params["value"], batch, num_samples),
+      )[..., 0]
       parts["value"] = numerics.average(
-        losses.squared_value_loss(values, batch.value_target), batch.mask
+        losses.squared_value_loss(
+          jnp.where(batch.mask, values, 0.0),
+          jnp.where(batch.mask, batch.value_target, 0.0),
+        ),
+        batch.mask,
       )
-    # Where PPO at its usual clip would not learn; its kin say their own.
-    outside = diagnostics.clipped(log_prob, batch.old_log_prob, 0.2, 0.2)
-    metrics = {"clip_fraction": outside.astype(jnp.float32)} | metrics
-    if measures_kl:
-      metrics[update.KL] = losses.kl_divergence(batch.old_logits, logits)
-    return parts, {
-      name: numerics.average(values, batch.mask)
-      for name, values in metrics.items()
-    }
+    batch = dataclasses.replace(
+      batch, prompt=None, padding=None, value_target=None
+    )
+    size = len(hidden)
+    if chunk_tokens:
+      length = batch.action.shape[1]
+      if not of_sequences:
+        hidden, batch = _split_sequences(hidden, batch)
+        length = 1
+      (hidden, batch), size = reading.pad_rows(
+        (hidden, batch), max(1, chunk_tokens // length)
+      )
+    total, (count, metrics) = chunking.chunked_sum(
+      chunk_sums,
+      networks.head_of(policy),
+      None if on_policy else networks.head_of(policy_params(before)),
+      hidden,
+      batch,
+      size,
+      hidden.dtype,
+    )
+    return {"policy": numerics.Average(total, count)} | parts, metrics
 
   return objective
 
 
-def _blanked(
-  batch: data.TokenBatch, logits: Array
-) -> tuple[data.TokenBatch, Array]:
-  """Zeros under the mask, before any arithmetic: 0 · NaN is NaN."""
-  mask = batch.mask
-
-  def blank(values):
-    where = mask.reshape(mask.shape + (1,) * (values.ndim - mask.ndim))
-    return jnp.where(where, values, jnp.zeros_like(values))
-
-  fields = (
-    "action",
-    "weight",
-    "advantage",
-    "old_logits",
-    "old_log_prob",
-    "target_logits",
-    "reference_log_prob",
-    "value_target",
+def _read_rows(
+  model: networks.LanguageModel,
+  params: types.Params,
+  batch: data.TokenBatch,
+  num_samples: int,
+) -> Array:
+  """Final hidden states of rows, samples of the same prompts: [B, C, W]."""
+  num_prompts = len(batch.action) // num_samples
+  return generation.completion_hidden(
+    model,
+    params,
+    batch.prompt[:num_prompts],
+    batch.padding[:num_prompts],
+    batch.action,
   )
-  clean = {name: blank(getattr(batch, name)) for name in fields}
-  return dataclasses.replace(batch, **clean), blank(logits)
+
+
+def _known_places(batch: data.TokenBatch, vocab_size: int) -> list[Array]:
+  """The places of each of the K known tokens: bool[..., C, V], one by one."""
+  return [
+    jax.nn.one_hot(batch.known[..., k], vocab_size, dtype=bool)
+    for k in range(batch.known.shape[-1])
+  ]
+
+
+def _target_metrics(
+  tokens: DenseTokens, batch: data.TokenBatch, knows_all_tokens: bool
+) -> dict[str, numerics.Average]:
+  """The behaviour policy's entropy, and how far its targets are."""
+  if knows_all_tokens:
+    tail = jnp.zeros_like(batch.advantage)
+  else:
+    target = jax.nn.softmax(tokens.target_logits)
+    for places in _known_places(batch, target.shape[-1]):
+      target = jnp.where(places, 0.0, target)
+    tail = jnp.sum(target, axis=-1)
+  values = {
+    "entropy": losses.entropy(tokens.old_logits),
+    "target_tail_mass": tail,
+    "target_residual_before": diagnostics.target_residual(
+      tokens.target_logits, tokens.old_logits
+    ),
+  }
+  return {
+    name: numerics.average(jax.lax.stop_gradient(value), batch.sampled)
+    for name, value in values.items()
+  }
+
+
+def _split_sequences(
+  hidden: Array, batch: data.TokenBatch
+) -> tuple[Array, data.TokenBatch]:
+  """Makes every token a sequence of one; the first has the whole share."""
+  length = batch.action.shape[1]
+  first = jnp.arange(length) == 0
+  share = jnp.where(first, batch.share[:, None], 0.0)
+
+  def split(leaf):
+    return leaf.reshape(-1, 1, *leaf.shape[2:])
+
+  tokens: Any = jax.tree.map(split, dataclasses.replace(batch, share=None))
+  return split(hidden), dataclasses.replace(tokens, share=share.reshape(-1))

@@ -1,61 +1,54 @@
-"""Meeting a prompt again until all of its samples solve it.
+"""Repeats a prompt in the next updates until all of its samples solve it.
 
-What all samples solve teaches nothing more, and when most prompts are solved, a
-batch has few that are not. A stream that keeps those has more of them.
+A prompt that every sample solves gives no gradient. Keeping unsolved prompts
+leaves more useful ones in each batch.
 
-It carries the number of updates that were completed when its prompt was drawn.
-The prompt can be drawn from it again, so a run that is resumed meets the same.
+A stream carries the number of updates that were completed when its prompt was
+drawn. The prompt can be drawn from it again, so a run that is resumed goes on
+with the same prompts.
 """
 
 import jax
 import jax.numpy as jnp
 
-from lco_jax import checks, numerics, types
+from lco_jax import numerics, types
 from lco_jax.language import data
 
 Array = jax.Array
 
 
-def check(max_visits: int) -> None:
-  """Checks the number.
-
-  Raises:
-    ValueError: if it is out of range.
-  """
-  checks.check_number("max_visits", max_visits, at_least=1)
-
-
-def first(keys: types.PRNGKey) -> Array:
-  """What streams with keys [N] carry at first: int32[N]."""
+def init_streams(keys: types.PRNGKey) -> Array:
+  """State of streams with keys [N] before the first update: int32[N]."""
   return jnp.zeros(len(keys), jnp.int32)
 
 
-def following(
+def advance_streams(
   drawn: Array, correct: Array, completed: Array, max_visits: int
 ) -> Array:
-  """What streams carry into the next update.
+  """Decides which streams draw a new prompt for the next update.
 
   Args:
     drawn: int32[N], completed updates when their prompts were drawn.
     correct: bool[G, N], the samples that solve them.
     completed: int32[], completed updates before this one.
-    max_visits: updates that a prompt is met in at most, ≥ 1.
+    max_visits: updates that a prompt is sampled in at most, ≥ 1.
 
   Returns:
-    int32[N].
+    int32[N], the same for the next update.
 
   Source: in place of the drawing of more prompts of arXiv:2503.14476, section
-    3.2. BUILD_NOTES.md has what it does.
+    3.2. docs/measurements.md has its effect.
   """
   unsolved = ~jnp.all(correct, axis=0)
   again = unsolved & (completed + 1 - drawn < max_visits)
   return jnp.where(again, drawn, completed + 1)
 
 
-def metrics_of(samples: data.TextSamples) -> types.Metrics:
-  """How prompts that were not met before fared, over all devices.
+def summarize_first_visits(samples: data.Samples) -> types.Metrics:
+  """Accuracy on prompts that are sampled for the first time, over all devices.
 
-  The others are those that were not solved: a mean with them is a lower one.
+  Repeated prompts are the unsolved ones, so including them would bias the mean
+  downwards.
 
   Args:
     samples: [G, N], this device's share.

@@ -1,62 +1,54 @@
-"""Advantage signals of language: what each token was worth.
+"""Advantage signals of language: the advantage of each token.
 
-A signal is a function (params, Samples) → Signal, of one device's share. It may
-speak of the sampled tokens alone, as rewards do, or of every token that could
-have been chosen, as an oracle or a better policy does.
+A signal is a function (params, Samples) → Signal, of one device's share. It
+knows the advantages of a few tokens in each place, the sampled one first, and
+one number for all the others: 0 where rewards say nothing of them.
 
-Axes: samples G, prompts N, tokens C, vocabulary V.
+Axes: samples G, prompts N, tokens C, known tokens K.
 """
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from lco_jax import advantages, diagnostics, networks, numerics, types
-from lco_jax.language import data, generation
+from lco_jax import advantages, checks, diagnostics, networks, numerics, types
+from lco_jax.language import data, reading
 
 Array = jax.Array
 
+# Log-probability above which a policy is all but sure of a token.
+_SURE = -0.02
+
 
 class Signal(NamedTuple):
-  """What a signal says.
+  """Advantages of tokens.
 
   Attributes:
     advantage: float[G, N, C], of the sampled tokens; 0 outside the mask.
-    dense: float[G, N, C, V], of every token, as the optimal target takes it.
-    known: bool[G, N, C, V], tokens that the signal speaks of.
-    value: float[G, N, C], what was expected before the token; 0 if unknown.
-    value_target: float[G, N, C], what the value is regressed onto.
+    known: int32[G, N, C, K], tokens whose advantages are known, the sampled one
+      first; a token that comes twice has the same advantage in both places.
+    known_advantage: float[G, N, C, K].
+    rest_advantage: float[G, N, C], of every other token.
+    agreed: bool[G, N, C], where policy and verifier are both all but sure of
+      the sampled token; None for signals without a verifier.
+    value: float[G, N, C], return expected before the token; None if unknown.
+    value_target: float[G, N, C], what the value is regressed onto; None if
+      unknown.
   """
 
   advantage: Array
-  dense: Array
   known: Array
-  value: Array
-  value_target: Array
+  known_advantage: Array
+  rest_advantage: Array
+  agreed: Array | None = None
+  value: Array | None = None
+  value_target: Array | None = None
 
 
 Estimate = Callable[[Mapping[str, types.Params], data.Samples], Signal]
-
-
-def of_sampled(
-  samples: data.Samples,
-  advantage: Array,
-  value: Array | None = None,
-  value_target: Array | None = None,
-) -> Signal:
-  """The signal that knows the sampled tokens' advantages [G, N, C] alone."""
-  vocab_size = samples.logits.shape[-1]
-  advantage = jnp.where(samples.mask, advantage, 0.0)
-  blank = jnp.zeros_like(advantage)
-  return Signal(
-    advantage=advantage,
-    dense=advantages.sampled(advantage, samples.action, vocab_size),
-    known=jax.nn.one_hot(samples.action, vocab_size, dtype=bool),
-    value=blank if value is None else value,
-    value_target=blank if value_target is None else value_target,
-  )
 
 
 def _in_groups(estimate: Callable[[Array], Array]) -> Callable[[Array], Array]:
@@ -80,77 +72,130 @@ FROM_REWARDS: dict[str, Callable[[Array], Array]] = {
   "batch_centred": _batch_centred,
   "reward": lambda reward: reward,  # No baseline: nothing is discouraged.
 }
-
 # Those that compare the samples of a prompt, and nothing else.
 IN_GROUPS = ("group_relative", "group_centred", "leave_one_out")
-# All by name; beside those of rewards:
+# Those that ask another policy.
+FROM_VERIFIERS = ("verifier", "preference")
+# All by name; beside those from rewards:
 #   learned     GAE with the values of a network
 #   oracle      exact, where a problem has one right answer
 #   verifier    log-probabilities of a better policy
 #   preference  log-ratios of a policy trained on preferences
-OF_VERIFIERS = ("verifier", "preference")
-NAMES = (*FROM_REWARDS, "learned", "oracle", *OF_VERIFIERS)
+NAMES = (*FROM_REWARDS, "learned", "oracle", *FROM_VERIFIERS)
 
 
-def make(
+def make_signal(
   name: str,
   model: networks.LanguageModel,
-  value: Callable[[types.Params, data.Samples], Array] | None = None,
+  *,
+  value_model: networks.LanguageModel | None = None,
+  verifier_model: networks.LanguageModel | None = None,
   discount: float = 1.0,
   gae_lambda: float = 1.0,
   num_known: int = 5,
+  chunk_tokens: int = 0,
 ) -> Estimate:
   """A signal by its name.
 
   Args:
     name: one of NAMES.
     model: the policy's.
-    value: for `learned`, as of that function.
+    value_model: for `learned`, of the part "value" of the parameters.
+    verifier_model: for `verifier` and `preference`, over the policy's
+      vocabulary; None for the policy's model.
     discount: for `learned`, γ in [0, 1].
     gae_lambda: for `learned`, λ in [0, 1].
-    num_known: for `verifier` and `preference`, K ≥ 1.
+    num_known: for `verifier` and `preference`, likeliest tokens whose
+      advantages are asked for, beside the sampled one; ≥ 1.
+    chunk_tokens: tokens whose logits are held at a time; 0 for all.
 
   Raises:
-    ValueError: if a name is unknown or a number is out of range.
+    ValueError: if a name is unknown, a number is out of range, or a model is
+      missing.
   """
-  for what, number in (("discount", discount), ("gae_lambda", gae_lambda)):
-    if not 0 <= number <= 1:
-      raise ValueError(f"{what} must be in [0, 1], got {number}")
-  if num_known < 1:
-    raise ValueError(f"num_known must be ≥ 1, got {num_known}")
+  checks.check_choice("advantage", name, NAMES)
   if name in FROM_REWARDS:
     return from_rewards(name)
   if name == "learned":
-    return learned(value, discount, gae_lambda)
+    if value_model is None:
+      raise ValueError("value_model must be given for learned advantages")
+    return from_values(value_model, discount, gae_lambda)
   if name == "oracle":
-    return oracle(model)
-  if name == "verifier":
-    return verifier(model, num_known)
-  if name == "preference":
-    return preference(model, num_known)
-  raise ValueError(f"advantage: unknown {name!r}; known: {', '.join(NAMES)}")
+    return lambda params, samples: exact_signal(
+      model, params["policy"], samples, chunk_tokens
+    )
+  return from_verifier(
+    model,
+    verifier_model or model,
+    num_known,
+    chunk_tokens,
+    relative=name == "preference",
+  )
+
+
+def sampled_signal(
+  samples: data.Samples,
+  advantage: Array,
+  value: Array | None = None,
+  value_target: Array | None = None,
+) -> Signal:
+  """The signal that knows the sampled tokens' advantages alone.
+
+  Args:
+    samples: [G, N].
+    advantage: float[G, N, C].
+    value: as of Signal.
+    value_target: as of Signal.
+  """
+  advantage = jnp.where(samples.mask, advantage, 0.0)
+  return Signal(
+    advantage=advantage,
+    known=samples.action[..., None],
+    known_advantage=advantage[..., None],
+    rest_advantage=jnp.zeros_like(advantage),
+    value=value,
+    value_target=value_target,
+  )
 
 
 def from_rewards(name: str) -> Estimate:
   """A key of FROM_REWARDS as a signal."""
 
   def estimate(params, samples):
+    del params
     advantage = FROM_REWARDS[name](samples.reward)
-    spread = jnp.broadcast_to(advantage[..., None], samples.mask.shape)
-    return of_sampled(samples, spread)
+    return sampled_signal(samples, advantage[..., None])
 
   return estimate
 
 
-def learned(
-  value: Callable[[types.Params, data.Samples], Array],
-  discount: float,
-  gae_lambda: float,
+def from_values(
+  value_model: networks.LanguageModel, discount: float, gae_lambda: float
 ) -> Estimate:
   """Generalised advantage estimation over tokens; the reward comes at the end.
 
   Args:
-    value: (value parameters, Samples) → values before each token [..., C].
+    value_model: of the part "value" of the parameters.
+    discount: γ in [0, 1], of a token.
+    gae_lambda: λ in [0, 1].
+  """
+
+  def estimate(params, samples):
+    hidden = reading.read_hidden(value_model, params["value"], samples)
+    values = value_model.head(params["value"], hidden)[..., 0]
+    return generalized_advantages(samples, values, discount, gae_lambda)
+
+  return estimate
+
+
+def generalized_advantages(
+  samples: data.Samples, values: Array, discount: float, gae_lambda: float
+) -> Signal:
+  """The signal of a network's values.
+
+  Args:
+    samples: [G, N], this device's share.
+    values: float[G, N, C], return expected before each token.
     discount: γ in [0, 1], of a token.
     gae_lambda: λ in [0, 1].
 
@@ -159,46 +204,44 @@ def learned(
 
   Source: Schulman et al. 2016, arXiv:1506.02438.
   """
-
-  def estimate(params, samples):
-    mask = samples.mask
-    values = jnp.where(mask, value(params["value"], samples), 0.0)
-    following = jnp.concatenate(
-      [values[..., 1:], jnp.zeros_like(values[..., :1])], axis=-1
-    )
-    # A completion is cut off for good: it is not worth more than it got.
-    last = mask & ~jnp.concatenate(
-      [mask[..., 1:], jnp.zeros_like(mask[..., :1])], axis=-1
-    )
-    reward = jnp.where(last, samples.reward[..., None], 0.0)
-    advantage = jnp.moveaxis(
-      advantages.generalized_advantage_estimation(
-        *(
-          jnp.moveaxis(x, -1, 0)
-          for x in (reward, values, following, last, last)
-        ),
-        discount,
-        gae_lambda,
+  mask = samples.mask
+  values = jnp.where(mask, values, 0.0)
+  following = jnp.concatenate(
+    [values[..., 1:], jnp.zeros_like(values[..., :1])], axis=-1
+  )
+  # A completion is cut off for good: it is not worth more than it got.
+  last = mask & ~jnp.concatenate(
+    [mask[..., 1:], jnp.zeros_like(mask[..., :1])], axis=-1
+  )
+  reward = jnp.where(last, samples.reward[..., None], 0.0)
+  advantage = jnp.moveaxis(
+    advantages.generalized_advantage_estimation(
+      *(
+        jnp.moveaxis(x, -1, 0) for x in (reward, values, following, last, last)
       ),
-      0,
-      -1,
-    )
-    mean, variance = diagnostics.moments(
-      advantage, numerics.DEVICE_AXIS, where=mask
-    )
-    return of_sampled(
-      samples,
-      advantages.normalized(advantage, mean, variance),
-      values,
-      advantage + values,
-    )
+      discount,
+      gae_lambda,
+    ),
+    0,
+    -1,
+  )
+  mean, variance = diagnostics.moments(
+    advantage, numerics.DEVICE_AXIS, where=mask
+  )
+  return sampled_signal(
+    samples,
+    advantages.normalized(advantage, mean, variance),
+    values,
+    advantage + values,
+  )
 
-  return estimate
 
-
-def exact(
+def exact_signal(
   model: networks.LanguageModel,
-) -> Callable[[types.Params, data.Samples], tuple[Array, Array]]:
+  params: types.Params,
+  samples: data.Samples,
+  chunk_tokens: int = 0,
+) -> Signal:
   """The true next-token advantages, where a problem has one right answer.
 
   A prefix of the answer is worth the probability that the policy goes on with
@@ -207,135 +250,153 @@ def exact(
       V(s_t) = Π_{j ≥ t} π(a*_j | a*_{<j})
       Q(s_t, a) = V(s_{t+1}) if a = a*_t, else 0
 
+  So A = Q − V is −V for all tokens but the answer's.
+
   Args:
-    model: the policy, untempered.
+    model: the policy's, untempered.
+    params: the policy's.
+    samples: [G, N], with answers.
+    chunk_tokens: tokens whose logits are held at a time; 0 for all.
 
   Returns:
-    (policy parameters, Samples) → (A = Q − V float[G, N, C, V], V
-    float[G, N, C]), for the reward of an exact match, without noise.
+    The signal for the reward of an exact match, without noise.
   """
-
-  def advantage(params, samples):
-    # The answer is the prompt's: the same for all of its samples.
-    answer = samples.answer[0]
-    logits = generation.completion_logits(
-      model, params, samples.prompt[0], samples.padding[0], answer
-    )
-    log_prob = jnp.where(
-      answer != 0, numerics.action_log_prob(logits, answer), 0.0
-    )
-    rest = jnp.cumsum(log_prob[..., ::-1], axis=-1)[..., ::-1]  # From t on.
-    worth = jnp.exp(rest)
-    after = jnp.exp(rest - log_prob)
-    same = samples.action == answer
-    before = jnp.concatenate(
-      [jnp.ones_like(same[..., :1]), same[..., :-1]], axis=-1
-    )
-    right = jnp.cumprod(before, axis=-1).astype(bool) & (answer != 0)
-    value = jnp.where(right, worth, 0.0)
-    best = jax.nn.one_hot(answer, logits.shape[-1])
-    quality = jnp.where(right, after, 0.0)[..., None] * best
-    return quality - value[..., None], value
-
-  return advantage
-
-
-def oracle(model: networks.LanguageModel) -> Estimate:
-  """`exact` as a signal of every token."""
-  advantage_of = exact(model)
-
-  def estimate(params, samples):
-    dense, value = advantage_of(params["policy"], samples)
-    chosen = numerics.select_action(dense, samples.action)
-    chosen = jnp.where(samples.mask, chosen, 0.0)
-    return Signal(chosen, dense, jnp.ones_like(dense, bool), value, value)
-
-  return estimate
-
-
-def from_log_probs(
-  scores: Callable[[Mapping[str, types.Params], data.Samples], Array],
-  num_known: int,
-) -> Estimate:
-  """Log-probabilities of another policy as advantages of the likeliest tokens.
-
-  The policy's `num_known` likeliest tokens and the sampled one are known. Their
-  scores are standardised among themselves, and completed to mean zero under the
-  policy by the rest.
-
-  Args:
-    scores: (params, Samples) → float[G, N, C, V], in nats.
-    num_known: K ≥ 1.
-
-  Source: arXiv:2603.00963, dense advantages.
-  """
-
-  def estimate(params, samples):
-    vocab_size = samples.logits.shape[-1]
-    _, likeliest = jax.lax.top_k(samples.logits, min(num_known, vocab_size))
-    known = jax.nn.one_hot(likeliest, vocab_size, dtype=bool).any(axis=-2)
-    known |= jax.nn.one_hot(samples.action, vocab_size, dtype=bool)
-    dense = advantages.completed(
-      samples.logits,
-      advantages.standardized(scores(params, samples), known),
-      known,
-    )
-    chosen = numerics.select_action(dense, samples.action)
-    chosen = jnp.where(samples.mask, chosen, 0.0)
-    blank = jnp.zeros_like(chosen)
-    return Signal(chosen, dense, known, blank, blank)
-
-  return estimate
-
-
-def verifier(model: networks.LanguageModel, num_known: int) -> Estimate:
-  """log π_v of a better policy, the part "verifier" of the parameters."""
-  outputs = generation.completion_outputs(model)
-  return from_log_probs(
-    lambda params, samples: jax.nn.log_softmax(
-      outputs(params["verifier"], samples)
-    ),
-    num_known,
+  # The answer is the prompt's: the same for all of its samples.
+  answers = dataclasses.replace(
+    samples,
+    prompt=samples.prompt[:1],
+    padding=samples.padding[:1],
+    action=samples.answer[:1],
+  )
+  answer = samples.answer
+  log_prob = jnp.where(
+    answer[:1] != 0,
+    reading.read_log_prob(model, params, answers, chunk_tokens),
+    0.0,
+  )
+  rest = jnp.cumsum(log_prob[..., ::-1], axis=-1)[..., ::-1]  # From t on.
+  worth, after = jnp.exp(rest), jnp.exp(rest - log_prob)
+  same = samples.action == answer
+  before = jnp.concatenate(
+    [jnp.ones_like(same[..., :1]), same[..., :-1]], axis=-1
+  )
+  right = jnp.cumprod(before, axis=-1).astype(bool) & (answer != 0)
+  value = jnp.where(right, worth, 0.0)
+  of_answer = jnp.where(right, after, 0.0) - value
+  sampled = jnp.where(same, of_answer, -value)
+  return Signal(
+    advantage=jnp.where(samples.mask, sampled, 0.0),
+    known=jnp.stack([samples.action, answer], axis=-1),
+    known_advantage=jnp.stack([sampled, of_answer], axis=-1),
+    rest_advantage=-value,
+    value=value,
+    value_target=value,
   )
 
 
-def preference(model: networks.LanguageModel, num_known: int) -> Estimate:
-  """log π_dpo − log π_ref, the implicit reward of a policy by preferences.
+def from_verifier(
+  model: networks.LanguageModel,
+  verifier_model: networks.LanguageModel,
+  num_known: int,
+  chunk_tokens: int = 0,
+  relative: bool = False,
+) -> Estimate:
+  """Log-probabilities of another policy as advantages of likely tokens.
 
   Args:
-    model: of the parts "verifier", trained by preferences, and
-      "verifier_reference", the reference of that training.
-    num_known: K ≥ 1.
+    model: the policy's.
+    verifier_model: of the part "verifier" of the parameters.
+    num_known: likeliest tokens of the policy that are asked about.
+    chunk_tokens: tokens whose logits are held at a time; 0 for all.
+    relative: whether to subtract those of the part "verifier_reference": then
+      this is the implicit reward of a policy trained by preferences.
 
-  Source: Rafailov et al. 2024, arXiv:2404.12358.
+  Source: arXiv:2603.00963, dense advantages; Rafailov et al. 2024,
+    arXiv:2404.12358 (relative).
   """
-  outputs = generation.completion_outputs(model)
 
-  def scores(params, samples):
-    better, reference = (
-      jax.nn.log_softmax(outputs(params[part], samples))
-      for part in ("verifier", "verifier_reference")
+  def estimate(params, samples):
+    likely = reading.find_likely_tokens(
+      model, params["policy"], samples, num_known, chunk_tokens
     )
-    return better - reference
 
-  return from_log_probs(scores, num_known)
+    def score(part):
+      return reading.read_known_log_probs(
+        verifier_model, params[part], samples, likely.tokens, chunk_tokens
+      )
+
+    scores = score("verifier")
+    sure = scores[..., 0] > _SURE
+    if relative:
+      scores -= score("verifier_reference")
+    return complete_scores(samples, likely, scores, sure)
+
+  return estimate
 
 
-def error(signal: Signal, truth: Array, samples: data.Samples):
-  """How far a signal's advantages of sampled tokens are from the true ones.
+def complete_scores(
+  samples: data.Samples,
+  likely: reading.LikelyTokens,
+  scores: Array,
+  sure: Array,
+) -> Signal:
+  """Standardises scores of likely tokens, and completes them to mean zero.
+
+  Args:
+    samples: [G, N].
+    likely: tokens [G, N, C, K] and the policy's log-probabilities of them.
+    scores: float[G, N, C, K], in nats.
+    sure: bool[G, N, C], where the verifier is all but sure of the sampled one.
+
+  Source: arXiv:2603.00963, dense advantages.
+  """
+  known = likely.tokens
+  distinct = jnp.concatenate(
+    [jnp.ones_like(known[..., :1], bool), known[..., 1:] != known[..., :1]],
+    axis=-1,
+  )
+  # Over the known tokens alone, with one more that stands for all others: only
+  # their probabilities complete them.
+  probs = jnp.where(distinct, jnp.exp(likely.log_prob), 0.0)
+  rest = jnp.maximum(1.0 - jnp.sum(probs, axis=-1, keepdims=True), 1e-30)
+  logits = jnp.log(
+    jnp.concatenate([jnp.where(distinct, probs, 1e-30), rest], axis=-1)
+  )
+  with_rest = jnp.concatenate(
+    [distinct, jnp.zeros_like(distinct[..., :1])], axis=-1
+  )
+  standard = advantages.standardized(
+    jnp.pad(scores, [(0, 0)] * (scores.ndim - 1) + [(0, 1)]), with_rest
+  )
+  completed = advantages.completed(logits, standard, with_rest)
+  own, others = completed[..., :-1], completed[..., -1]
+  # The sampled token has the same advantage in its second place.
+  own = jnp.where(distinct, own, own[..., :1])
+  return Signal(
+    advantage=jnp.where(samples.mask, own[..., 0], 0.0),
+    known=known,
+    known_advantage=own,
+    rest_advantage=others,
+    agreed=sure & (samples.log_prob > _SURE) & samples.mask,
+  )
+
+
+def compare_signals(
+  signal: Signal, truth: Signal, samples: data.Samples
+) -> types.Metrics:
+  """Compares a signal's advantages of sampled tokens with the true ones.
 
   Args:
     signal: of this device's share.
-    truth: float[G, N, C, V], from `exact`.
-    samples: what was sampled.
+    truth: from `exact_signal`.
+    samples: [G, N].
 
   Returns:
     {"advantage_rms_error": root of the mean squared difference,
     "advantage_correlation": Pearson's, 0 where either is constant}, over the
     sampled tokens of all devices.
   """
-  mask = samples.mask
-  true = numerics.select_action(truth, samples.action)
+  mask, true = samples.mask, truth.advantage
 
   def moments(x):
     x = jnp.where(mask, x, 0.0)

@@ -1,13 +1,14 @@
-"""Language: the functions that make a `Training` of a task and a model.
+"""Language training: learning from the rewards of what a policy samples.
 
 A stream is a prompt: N of them in an update. The steps of a stream are its G
 samples, so a minibatch holds G/M samples of every prompt, and a group's
-advantages are known before it is divided. Axes: samples G, prompts N, tokens C,
-vocabulary V.
+advantages are known before it is divided. Axes: samples G, prompts N, tokens C.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,340 +22,572 @@ from lco_jax import (
   networks,
   numerics,
   targets,
-  tasks,
+  types,
 )
 from lco_jax.algorithms import policy_losses
-from lco_jax.language import counting, data, generation, objectives, signals
-from lco_jax.language import metrics as language_metrics
+from lco_jax.language import (
+  data,
+  objectives,
+  prompt_repeats,
+  reading,
+  sample_metrics,
+  samplers,
+  signals,
+)
 from lco_jax.training import loss_geometry, program, update
 
 Array = jax.Array
 
-REWARDS = ("exact", "shaped")
+# The part of the parameters that adapters adapt.
+BASE = "base"
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+  """Settings of learning from rewards.
+
+  Raises:
+    ValueError: naming the setting that is out of range.
+  """
+
+  num_prompts: int = checks.setting(
+    32, "prompts of an update, N, over all devices", at_least=1
+  )
+  num_samples: int = checks.setting(8, "samples of a prompt, G", at_least=1)
+  num_epochs: int = checks.setting(1, "passes over each batch", at_least=1)
+  num_minibatches: int = checks.setting(
+    1, "minibatches of a pass, a divisor of num_samples", at_least=1
+  )
+  num_microbatches: int = checks.setting(
+    1,
+    "parts that a minibatch's gradient is added up of, a divisor of the prompts"
+    " of a device",
+    at_least=1,
+  )
+  chunk_tokens: int | None = checks.setting(
+    None,
+    "tokens whose logits are held at a time; 0 for all, None for 32 MiB of"
+    " logits, or 1 GiB on accelerators",
+    at_least=0,
+  )
+  beta: float = checks.setting(
+    1.0, "KL strength of the optimal target", above=0.0
+  )
+  nonpositive_beta_multiple: float = checks.setting(
+    1.0, "factor on β where the advantage is ≤ 0", above=0.0
+  )
+  agreement_beta_multiple: float = checks.setting(
+    1.0,
+    "factor on β where policy and verifier are both all but sure of the sampled"
+    " token",
+    above=0.0,
+  )
+  advantage: str | None = checks.setting(
+    None,
+    "advantage signal; None for the algorithm's own",
+    choices=signals.NAMES,
+  )
+  discount: float = checks.setting(
+    1.0, "γ of learned advantages, of a token", at_least=0.0, at_most=1.0
+  )
+  gae_lambda: float = checks.setting(
+    1.0, "λ of learned advantages", at_least=0.0, at_most=1.0
+  )
+  num_known: int = checks.setting(
+    5, "likeliest tokens that a verifier is asked about", at_least=1
+  )
+  dual_bound: float = checks.setting(
+    0.1, "vmpo: KL of its weights from equal ones, nats", above=0.0
+  )
+  entropy_coefficient: float = checks.setting(
+    0.0, "weight of the entropy bonus", at_least=0.0
+  )
+  reference_coefficient: float = checks.setting(
+    0.0, "weight of the KL to the policy at the start", at_least=0.0
+  )
+  max_kl: float | None = checks.setting(
+    None,
+    "KL of a minibatch, nats, at which the policy's epochs stop; None for none",
+    above=0.0,
+  )
+  lora_rank: int = checks.setting(
+    0,
+    "rank of adapters trained in place of all parameters; 0 for none",
+    at_least=0,
+  )
+  lora_alpha: float = checks.setting(
+    16.0, "α of adapters, which count α / rank", above=0.0
+  )
+  diagnostics: bool = checks.setting(
+    False, "whether curvature, direction and noise of the loss are logged"
+  )
+
+  def __post_init__(self):
+    checks.check_settings(self)
+    if self.num_prompts % self.num_microbatches:
+      raise ValueError(
+        f"num_microbatches {self.num_microbatches} does not divide num_prompts"
+        f" {self.num_prompts}"
+      )
+
+
+@dataclasses.dataclass(frozen=True)
+class Setup:
+  """All that the steps of a language training depend on.
+
+  Attributes:
+    model: the policy's.
+    algorithm: a row of `algorithms.ALGORITHMS`.
+    policy_loss: the algorithm's, with its options.
+    sampler: source of prompts, samples and rewards.
+    options: settings of learning.
+    value_model: for learned advantages; begins with the policy's body.
+    verifier_model: of the parts "verifier" and "verifier_reference"; None for
+      the policy's.
+    keeps_reference: whether the policy at the start is kept, as the part
+      "reference", to log the KL from it where it costs nothing.
+
+  Raises:
+    ValueError: if settings do not go together.
+  """
+
+  model: networks.LanguageModel
+  algorithm: algorithms.Algorithm
+  policy_loss: policy_losses.PolicyLoss
+  sampler: samplers.Sampler
+  options: Options
+  value_model: networks.LanguageModel | None = None
+  verifier_model: networks.LanguageModel | None = None
+  keeps_reference: bool = True
+
+  def __post_init__(self):
+    options, advantage = self.options, self.advantage
+    by_default = "" if options.advantage else ", the algorithm's default,"
+    if advantage == "learned" and self.value_model is None:
+      others = (*signals.FROM_REWARDS, *signals.FROM_VERIFIERS)
+      raise ValueError(
+        f"advantage: {advantage!r}{by_default} needs a value network; without"
+        f" one: {', '.join(others)}"
+      )
+    if advantage == "oracle" and not self.sampler.one_answer:
+      raise ValueError(
+        "advantage: oracle needs a task with one right answer to each problem"
+      )
+    grouped = advantage in signals.IN_GROUPS or self.algorithm.drops_even_groups
+    if options.num_samples < 2 and grouped:
+      raise ValueError(
+        f"num_samples must be ≥ 2 for {advantage} advantages in groups, got"
+        f" {options.num_samples}"
+      )
+    if options.diagnostics and self.algorithm.of_sequences:
+      raise ValueError(
+        "diagnostics: the algorithm's loss is of sequences, not of tokens"
+      )
+
+  @property
+  def advantage(self) -> str:
+    """Name of the advantage signal."""
+    return self.options.advantage or self.algorithm.advantage
+
+  @property
+  def chunk_tokens(self) -> int:
+    """Tokens whose logits are held at a time; 0 for all."""
+    if self.options.chunk_tokens is None:
+      return reading.default_chunk(self.model.vocab_size)
+    return self.options.chunk_tokens
+
+  @property
+  def uses_value(self) -> bool:
+    """Whether a value network is trained."""
+    return self.advantage == "learned"
+
+  def policy_params(self, params: Mapping[str, types.Params]) -> types.Params:
+    """The policy's parameters as its model takes them."""
+    return policy_of(self.options.lora_rank, self.options.lora_alpha)(params)
+
+  def model_params(
+    self, params: Mapping[str, types.Params]
+  ) -> dict[str, types.Params]:
+    """Parts of the parameters, each as a model takes them."""
+    parts = dict(params) | {"policy": self.policy_params(params)}
+    if self.options.lora_rank:
+      parts["reference"] = params[BASE]
+    return parts
 
 
 def make_training(
-  task: tasks.Task,
-  model: networks.LanguageModel,
-  algorithm: algorithms.Algorithm,
-  policy_loss: policy_losses.PolicyLoss,
-  optimizers: Mapping[str, optax.GradientTransformation],
-  *,
-  num_prompts: int,
-  num_samples: int,
-  num_epochs: int,
-  num_minibatches: int,
-  sampling: generation.Sampling,
-  beta: float,
-  nonpositive_beta_multiple: float = 1.0,
-  advantage: str | None = None,
-  value_model: networks.LanguageModel | None = None,
-  discount: float = 1.0,
-  gae_lambda: float = 1.0,
-  num_known: int = 5,
-  dual_bound: float = 0.1,
-  entropy_coefficient: float = 0.0,
-  reference_coefficient: float = 0.0,
-  max_kl: float | None = None,
-  reward: str = "exact",
-  reward_noise: float = 0.0,
-  diagnose: bool = False,
+  setup: Setup, optimizers: Mapping[str, optax.GradientTransformation]
 ) -> program.Training:
-  """Builds the training of a policy on the rewards of what it samples.
-
-  The parameters have a part "reference" beside "policy", which stays as it is:
-  the policy that training began with, unless another is given. So do those of
-  the "verifier" that two signals need.
+  """Builds the training of a policy on the rewards of its samples.
 
   Args:
-    task: asks and verifies.
-    model: the policy.
-    algorithm: from `table.ALGORITHMS`.
-    policy_loss: the algorithm's, with its options.
+    setup: all that its steps depend on.
     optimizers: of the part "policy", and of "value" for learned advantages.
-    num_prompts: N over all devices.
-    num_samples: G.
-    num_epochs: passes over each batch.
-    num_minibatches: minibatches of each pass, a divisor of G.
-    sampling: the distribution that completions are sampled from.
-    beta: KL strength of the optimal target, positive and finite.
-    nonpositive_beta_multiple: factor on β where the advantage is ≤ 0.
-    advantage: one of `signals.NAMES`; None for the algorithm's own.
-    value_model: for learned advantages; begins with the policy's body.
-    discount: of learned advantages, γ in [0, 1].
-    gae_lambda: of learned advantages, λ in [0, 1].
-    num_known: of a verifier's advantages, tokens that it is asked about.
-    dual_bound: ε of V-MPO's weights, > 0, nats, where they are taken.
-    entropy_coefficient: weight of the entropy bonus, ≥ 0.
-    reference_coefficient: weight of the KL to the reference, ≥ 0.
-    max_kl: KL of a minibatch at which the policy's epochs stop, > 0, nats; None
-      for none.
-    reward: `exact`, 1 for a solution; `shaped`, the share of the answer's
-      tokens that are in place (1 for another solution).
-    reward_noise: probability that a reward r is turned into 1 − r.
-    diagnose: whether the geometry of the policy loss is logged; for a loss of
-      each token alone.
-
-  Raises:
-    ValueError: if a number or a name is out of range.
   """
-  advantage = advantage or algorithm.advantage
-  counting.check_groups(algorithm, advantage, num_samples)
-  if advantage == "learned" and value_model is None:
-    raise ValueError("value_model must be given for learned advantages")
-  if advantage == "oracle" and not task.one_answer:
-    raise ValueError(
-      f"advantage: oracle needs a task with one right answer, not {task.name}"
+  options = setup.options
+  num_samples = options.num_samples // options.num_minibatches
+  watch = {}
+  if not options.lora_rank:
+    watch["attention_gradient_norm"] = lambda gradients: networks.attention_of(
+      gradients["policy"]
     )
-  if reward not in REWARDS:
-    raise ValueError(f"reward: unknown {reward!r}; known: {', '.join(REWARDS)}")
-  if not 0 <= reward_noise < 0.5:
-    raise ValueError(f"reward_noise must be in [0, 0.5), got {reward_noise}")
-  for name, number in (
-    ("beta", beta),
-    ("nonpositive_beta_multiple", nonpositive_beta_multiple),
-    ("dual_bound", dual_bound),
-  ):
-    checks.check_number(name, number, above=0.0)
-  policy = generation.completion_outputs(model)
-  value = None
-  if advantage == "learned":
-    outputs = generation.completion_outputs(value_model)
-
-    def value(params, batch):
-      return outputs(params, batch)[..., 0]
-
-  estimate = signals.make(
-    advantage,
-    model,
-    value,
-    discount,
-    gae_lambda,
-    num_known,
-  )
-
-  def prepare(params, samples, completed):
-    del completed
-    signal = estimate(params, samples)
-    counted = counting.of_batch(
-      algorithm, samples, signal.advantage, dual_bound
-    )
-    looked_at = language_metrics.looked_at(samples)
-    reference_logits = policy(
-      params["reference"], samples if reference_coefficient else looked_at
-    )
-    reference_log_prob = jnp.zeros_like(signal.advantage)
-    if reference_coefficient:
-      reference_log_prob = numerics.action_log_prob(
-        reference_logits, samples.action
-      )
-      reference_logits = language_metrics.looked_at(reference_logits)
-    batch = make_batch(
-      samples,
-      counted.mask,
-      signal._replace(advantage=counted.advantage),
-      targets.optimal_logits(
-        samples.logits,
-        signal.dense,
-        targets.sign_dependent_beta(
-          signal.advantage, beta, nonpositive_beta_multiple
-        ),
-      ),
-      reference_log_prob,
-      algorithm.weighting,
-    )
-    metrics = language_metrics.of_samples(samples, counted.even)
-    metrics |= language_metrics.of_target(batch, signal, samples)
-    metrics |= numerics.across_devices(
-      {
-        "entropy": numerics.average(
-          losses.entropy(samples.logits), samples.mask
-        ),
-        "kl_reference": numerics.average(
-          losses.kl_divergence(looked_at.logits, reference_logits),
-          looked_at.mask,
-        ),
-      }
-    )
-    if value is not None:
-      metrics["explained_variance"] = diagnostics.explained_variance(
-        signal.value, signal.value_target, numerics.DEVICE_AXIS, samples.mask
-      )
-    if task.one_answer:
-      truth = signal.dense
-      if advantage != "oracle":
-        truth, _ = signals.exact(model)(params["policy"], samples)
-      metrics |= signals.error(signal, truth, samples)
-    return batch, metrics
-
-  def assess(before, params, batch):
-    some = language_metrics.looked_at(batch)
-    logits = policy(params["policy"], some)
-    metrics = language_metrics.of_change(some, logits)
-    if diagnose:
-      # What a token's loss depends on; the rest is of whole sequences.
-      tokens = dataclasses.replace(some, prompt=None, padding=None, share=None)
-      metrics |= loss_geometry.of_loss(policy_loss, logits, tokens, some.mask)
-      metrics |= loss_geometry.of_gradients(objective, before, params, some)
-    return metrics
-
-  objective = objectives.make_token_objective(
-    policy,
-    policy_loss,
-    entropy_coefficient,
-    reference_coefficient,
-    value,
-    measures_kl=max_kl is not None,
-  )
-
-  def init_params(key, given=()):
-    given = dict(given)
-    policy_key, value_key = jax.random.split(key)
-    own = given["policy"] if "policy" in given else model.init(policy_key)
-    parts = {"policy": own, "reference": own}
-    if value is not None:
-      parts["value"] = networks.with_body_of(value_model.init(value_key), own)
-    if advantage in signals.OF_VERIFIERS:
-      parts["verifier"] = own
-    if advantage == "preference":
-      parts["verifier_reference"] = own
-    return parts | given
-
   return program.Training(
-    init_params=init_params,
-    init_actor=lambda keys: (),
-    collect=make_sampler(
-      task, model, num_samples, sampling, reward, reward_noise
-    ),
-    prepare=prepare,
+    init_params=functools.partial(init_params, setup),
+    init_actor=setup.sampler.init_actor,
+    collect=setup.sampler.collect,
+    prepare=functools.partial(prepare, setup),
     update=update.make_update(
-      objective,
+      make_objective(setup, num_samples),
       dict(optimizers),
-      {"attention_gradient_norm": lambda g: networks.attention_of(g["policy"])},
+      watch,
+      split=_split_prompts(num_samples, options.num_microbatches),
     ),
-    assess=assess,
+    assess=functools.partial(assess, setup),
     optimizers=dict(optimizers),
     headline="correct",
-    num_streams=num_prompts,
-    num_steps=num_samples,
-    num_epochs=num_epochs,
-    num_minibatches=num_minibatches,
-    max_kl=max_kl,
+    num_streams=options.num_prompts,
+    num_steps=options.num_samples,
+    num_epochs=options.num_epochs,
+    num_minibatches=options.num_minibatches,
+    follow=setup.sampler.follow,
+    max_kl=options.max_kl,
     long_reductions=True,
   )
 
 
-def make_sampler(
-  task: tasks.Task,
-  model: networks.LanguageModel,
-  num_samples: int,
-  sampling: generation.Sampling,
-  reward: str = "exact",
-  reward_noise: float = 0.0,
-) -> Callable:
-  """`collect` of a Training: draws prompts, completes and verifies them.
+def make_objective(setup: Setup, num_samples: int) -> update.Objective:
+  """Builds the objective of a training.
 
   Args:
-    task: asks and verifies.
-    model: the policy.
-    num_samples: G.
-    sampling: the distribution that completions are sampled from.
-    reward: as of `make_training`.
-    reward_noise: as of `make_training`.
-
-  Returns:
-    (params, (), keys [N]) → ((), Samples [G, N]), by the part "policy".
+    setup: of the training.
+    num_samples: completions of each prompt in a batch [samples · prompts].
   """
-  if sampling.temperature == 0:
-    raise ValueError("temperature must be positive in training")
-  draw = tasks.draw_from(task, "train")
-
-  def collect(params, actor, keys):
-    problem_keys, sample_keys, noise_keys = jnp.moveaxis(
-      jax.vmap(lambda key: jax.random.split(key, 3))(keys), 1, 0
-    )
-    asked = jax.vmap(draw)(problem_keys)
-    sample_keys = jax.vmap(
-      lambda key: jax.random.split(key, num_samples), out_axes=1
-    )(sample_keys)
-    completion = generation.generate(
-      model,
-      params["policy"],
-      asked.prompt,
-      asked.padding,
-      sample_keys.reshape(-1),
-      task.completion_length,
-      tasks.END,
-      sampling,
-    )
-    completion = jax.tree.map(
-      lambda x: x.reshape(num_samples, -1, *x.shape[1:]), completion
-    )
-    problems = repeated(asked, num_samples)
-    answers = (problems, completion.tokens, completion.mask)
-    correct = jax.vmap(jax.vmap(task.verify))(*answers)
-    value = correct.astype(jnp.float32)
-    if reward == "shaped":
-      near = jax.vmap(jax.vmap(tasks.agreement))(*answers)
-      value = jnp.maximum(value, near)
-    if reward_noise:
-      turned = jax.vmap(
-        lambda key: jax.random.bernoulli(key, reward_noise, (num_samples,)),
-        out_axes=1,
-      )(noise_keys)
-      value = jnp.where(turned, 1.0 - value, value)
-    return actor, data.Samples(
-      prompt=problems.prompt,
-      padding=problems.padding,
-      action=completion.tokens,
-      mask=completion.mask,
-      answer=problems.answer,
-      logits=completion.observed,
-      reward=value,
-      correct=correct,
-      truncated=completion.truncated,
-    )
-
-  return collect
-
-
-def repeated(problems: tasks.Problem, num_samples: int) -> tasks.Problem:
-  """Problems [N, ...] for G samples of each, [G, N, ...]."""
-  return jax.tree.map(
-    lambda x: jnp.broadcast_to(x[None], (num_samples, *x.shape)), problems
+  options = setup.options
+  return objectives.make_objective(
+    setup.model,
+    objectives.Terms(
+      setup.policy_loss,
+      options.entropy_coefficient,
+      options.reference_coefficient,
+      measures_kl=options.max_kl is not None,
+    ),
+    num_samples=num_samples,
+    chunk_tokens=setup.chunk_tokens,
+    on_policy=options.num_epochs * options.num_minibatches == 1,
+    of_sequences=setup.algorithm.of_sequences,
+    knows_all_tokens=setup.advantage == "oracle",
+    value_model=setup.value_model if setup.uses_value else None,
+    policy_params=setup.policy_params,
   )
+
+
+def init_params(
+  setup: Setup,
+  key: types.PRNGKey,
+  given: Mapping[str, types.Params] | tuple = (),
+) -> dict[str, types.Params]:
+  """Parameters by part before the first update.
+
+  Args:
+    setup: of the training.
+    key: PRNG key.
+    given: parts to begin with. Without a "policy" it is initialised; parts of
+      other policies that are missing begin as copies of it.
+  """
+  given, options = dict(given), setup.options
+  policy_key, value_key = jax.random.split(key)
+  own = given["policy"] if "policy" in given else setup.model.init(policy_key)
+  if options.lora_rank:
+    adapters = networks.init_adapters(key, own, options.lora_rank)
+    return given | {BASE: own, "policy": adapters}
+  parts = {"policy": own}
+  if setup.keeps_reference or options.reference_coefficient:
+    parts["reference"] = own
+  if setup.uses_value:
+    value = setup.value_model.init(value_key)
+    parts["value"] = networks.with_body_of(value, own)
+  if setup.advantage in signals.FROM_VERIFIERS:
+    parts["verifier"] = own
+  if setup.advantage == "preference":
+    parts["verifier_reference"] = own
+  return parts | given
+
+
+class Counted(NamedTuple):
+  """The tokens that enter an algorithm's loss.
+
+  Attributes:
+    mask: bool[G, N, C].
+    advantage: float32[G, N, C], or V-MPO's weights; 0 outside the mask.
+    even: bool[G, N], samples of groups whose rewards are all equal.
+  """
+
+  mask: Array
+  advantage: Array
+  even: Array
+
+
+def count_tokens(
+  algorithm: algorithms.Algorithm,
+  samples: data.Samples,
+  advantage: Array,
+  dual_bound: float,
+) -> Counted:
+  """Selects the tokens that enter an algorithm's loss, and their weights.
+
+  Args:
+    algorithm: a row of `algorithms.ALGORITHMS`.
+    samples: [G, N], this device's share.
+    advantage: float32[G, N, C].
+    dual_bound: ε of V-MPO's weights, > 0, nats, where they are taken.
+  """
+  reward = samples.reward
+  even = jnp.ptp(reward, axis=0, keepdims=True) == 0
+  even = jnp.broadcast_to(even, reward.shape)
+  mask = samples.mask
+  if algorithm.drops_even_groups:
+    mask = mask & ~even[..., None]
+  advantage = jnp.where(mask, advantage, 0.0)
+  if algorithm.takes_weights:
+    advantage = losses.vmpo_weights(
+      advantage, dual_bound, mask, numerics.DEVICE_AXIS
+    )
+  return Counted(mask, advantage, even)
 
 
 def make_batch(
   samples: data.Samples,
-  counted: Array,
   signal: signals.Signal,
-  target_logits: Array,
+  counted: Counted,
+  algorithm: algorithms.Algorithm,
+  longest: int,
+  beta: Array,
   reference_log_prob: Array,
-  weighting: str,
 ) -> data.TokenBatch:
-  """What an objective needs of completions.
+  """Puts together what an objective needs of completions.
 
   Args:
     samples: [G, N].
-    counted: bool[G, N, C], tokens that count.
-    signal: what they were worth.
-    target_logits: float[G, N, C, V], optimal logits z*.
+    signal: their advantages.
+    counted: the tokens that enter the loss.
+    algorithm: a row of `algorithms.ALGORITHMS`.
+    longest: tokens of a completion at most.
+    beta: float[G, N, C], KL strength of the targets.
     reference_log_prob: float[G, N, C], of the reference policy.
-    weighting: one of `objectives.WEIGHTINGS`.
   """
-  weight, share = objectives.token_weights(counted, weighting)
+  weight, share = objectives.token_weights(
+    counted.mask, algorithm.weighting, longest
+  )
   return data.TokenBatch(
     prompt=samples.prompt,
     padding=samples.padding,
     action=samples.action,
-    mask=counted,
+    mask=counted.mask,
+    sampled=samples.mask,
     weight=weight,
     share=share,
-    advantage=signal.advantage,
-    old_logits=samples.logits,
-    old_log_prob=numerics.action_log_prob(samples.logits, samples.action),
-    target_logits=target_logits,
+    advantage=counted.advantage,
+    old_hidden=samples.hidden,
+    old_log_prob=samples.log_prob,
     reference_log_prob=reference_log_prob,
+    beta=beta,
+    known=signal.known,
+    known_advantage=signal.known_advantage,
+    rest_advantage=signal.rest_advantage,
     value_target=signal.value_target,
   )
+
+
+def prepare(
+  setup: Setup,
+  params: Mapping[str, types.Params],
+  samples: data.Samples,
+  completed: Array,
+) -> tuple[data.TokenBatch, types.Metrics]:
+  """Makes a batch of samples: advantages, targets' strength, weights.
+
+  Args:
+    setup: of the training.
+    params: by part, of the policy that sampled.
+    samples: [G, N], this device's share.
+    completed: int32[], completed updates.
+
+  Returns:
+    (TokenBatch [G, N], metrics over all devices).
+  """
+  del completed
+  options, algorithm = setup.options, setup.algorithm
+  params = setup.model_params(params)
+  signal = signals.make_signal(
+    setup.advantage,
+    setup.model,
+    value_model=setup.value_model,
+    verifier_model=setup.verifier_model,
+    discount=options.discount,
+    gae_lambda=options.gae_lambda,
+    num_known=options.num_known,
+    chunk_tokens=setup.chunk_tokens,
+  )(params, samples)
+  counted = count_tokens(
+    algorithm, samples, signal.advantage, options.dual_bound
+  )
+  beta = targets.sign_dependent_beta(
+    signal.advantage, options.beta, options.nonpositive_beta_multiple
+  )[..., 0]
+  if signal.agreed is not None:
+    agreement = options.agreement_beta_multiple
+    beta = jnp.where(signal.agreed, beta * agreement, beta)
+  reference_log_prob, metrics = _compare_reference(setup, params, samples)
+  batch = make_batch(
+    samples,
+    signal,
+    counted,
+    algorithm,
+    setup.sampler.completion_length,
+    beta,
+    reference_log_prob,
+  )
+  metrics |= sample_metrics.summarize_samples(
+    samples, counted.mask, counted.even
+  )
+  if samples.first_visit is not None:
+    metrics |= prompt_repeats.summarize_first_visits(samples)
+  if setup.uses_value:
+    metrics["explained_variance"] = diagnostics.explained_variance(
+      signal.value, signal.value_target, numerics.DEVICE_AXIS, samples.mask
+    )
+  if setup.sampler.one_answer:
+    truth = signal
+    if setup.advantage != "oracle":
+      truth = signals.exact_signal(
+        setup.model, params["policy"], samples, setup.chunk_tokens
+      )
+    metrics |= signals.compare_signals(signal, truth, samples)
+  return batch, metrics
+
+
+def _compare_reference(
+  setup: Setup, params: Mapping[str, types.Params], samples: data.Samples
+) -> tuple[Array, types.Metrics]:
+  """(log π of the reference, 0 where it costs nothing; the KL from it)."""
+  log_prob = jnp.zeros_like(samples.log_prob)
+  if not (setup.keeps_reference or setup.options.reference_coefficient):
+    return log_prob, {}
+  model, some = setup.model, sample_metrics.take_quarter(samples)
+  if setup.options.reference_coefficient:
+    hidden = reading.read_hidden(model, params["reference"], samples)
+    log_prob = reading.map_tokens(
+      lambda rows: numerics.action_log_prob(
+        model.head(params["reference"], rows[0]), rows[1]
+      ),
+      (hidden, samples.action),
+      setup.chunk_tokens,
+    )
+    hidden = sample_metrics.take_quarter(hidden)
+  else:
+    hidden = reading.read_hidden(model, params["reference"], some)
+  kl = reading.map_tokens(
+    lambda rows: losses.kl_divergence(
+      model.head(params["policy"], rows[0]),
+      model.head(params["reference"], rows[1]),
+    ),
+    (some.hidden, hidden),
+    setup.chunk_tokens,
+  )
+  return log_prob, numerics.across_devices(
+    {"kl_reference": numerics.average(kl, some.mask)}
+  )
+
+
+def assess(
+  setup: Setup,
+  before: Mapping[str, types.Params],
+  params: Mapping[str, types.Params],
+  batch: data.TokenBatch,
+) -> types.Metrics:
+  """Measures how far the epochs moved the policy, on a quarter of the batch.
+
+  Args:
+    setup: of the training.
+    before: parameters by part, before the epochs.
+    params: the same after them.
+    batch: [G, N], this device's share.
+
+  Returns:
+    Metrics over all devices.
+  """
+  model, some = setup.model, sample_metrics.take_quarter(batch)
+  policy = setup.policy_params(params)
+  old_head = networks.head_of(setup.policy_params(before))
+  hidden = reading.read_hidden(model, policy, some)
+
+  def measure(rows):
+    hidden, tokens = rows
+    logits = model.head(policy, hidden)
+    dense = objectives.dense_tokens(
+      tokens, model.head(old_head, tokens.old_hidden)
+    )
+    return (
+      numerics.action_log_prob(logits, tokens.action) - tokens.old_log_prob,
+      losses.kl_divergence(dense.old_logits, logits),
+      diagnostics.target_residual(dense.target_logits, logits),
+    )
+
+  tokens = dataclasses.replace(some, prompt=None, padding=None, share=None)
+  log_ratio, kl, residual = reading.map_tokens(
+    measure, (hidden, tokens), setup.chunk_tokens
+  )
+  metrics = diagnostics.ratio_quantiles(
+    log_ratio, some.sampled, numerics.DEVICE_AXIS
+  )
+  metrics |= numerics.across_devices(
+    {
+      "kl_old_new": numerics.average(kl, some.sampled),
+      "target_residual_after": numerics.average(residual, some.sampled),
+    }
+  )
+  if setup.options.diagnostics:
+    dense = objectives.dense_tokens(
+      tokens, model.head(old_head, tokens.old_hidden)
+    )
+    metrics |= loss_geometry.measure_loss(
+      setup.policy_loss, model.head(policy, hidden), dense, some.mask
+    )
+    # Parts of the batch may hold some samples of some prompts: each is read
+    # with its own.
+    metrics |= loss_geometry.measure_gradients(
+      make_objective(setup, num_samples=1), before, params, some
+    )
+  return metrics
+
+
+def policy_of(
+  lora_rank: int, lora_alpha: float
+) -> Callable[[Mapping[str, types.Params]], types.Params]:
+  """Parts of the parameters → the policy's, as its model takes them.
+
+  Args:
+    lora_rank: as of Options.
+    lora_alpha: as of Options.
+  """
+  if not lora_rank:
+    return lambda params: params["policy"]
+  scale = lora_alpha / lora_rank
+  return lambda params: networks.adapted(params[BASE], params["policy"], scale)
+
+
+def _split_prompts(
+  num_samples: int, num_parts: int
+) -> Callable[[Any], Any] | None:
+  """Divides batches [samples · prompts, ...]: [parts, samples · fewer, ...].
+
+  All samples of a prompt stay together: they are read with it.
+  """
+  if num_parts == 1:
+    return None
+
+  def split(leaf):
+    apart = leaf.reshape(num_samples, num_parts, -1, *leaf.shape[1:])
+    return jnp.moveaxis(apart, 1, 0).reshape(num_parts, -1, *leaf.shape[1:])
+
+  return lambda batch: jax.tree.map(split, batch)

@@ -1,13 +1,25 @@
 """The supervised start of a language model: training on right answers."""
 
+import dataclasses
+import functools
+
 import jax
 import jax.numpy as jnp
 import optax
 
-from lco_jax import losses, networks, numerics, tasks
-from lco_jax.algorithms import policy_losses
-from lco_jax.language import data, generation, objectives, signals, training
+from lco_jax import algorithms, networks, numerics, tasks
+from lco_jax.language import (
+  data,
+  objectives,
+  reading,
+  samplers,
+  signals,
+  training,
+)
 from lco_jax.training import program, update
+
+# Supervised training is REINFORCE of the answers with an advantage of 1.
+_ALGORITHM = algorithms.ALGORITHMS["reinforce"]
 
 
 def make_training(
@@ -19,66 +31,30 @@ def make_training(
 ) -> program.Training:
   """Builds supervised training on right answers, −log π of their tokens.
 
-  It is REINFORCE of the answers with an advantage of 1, one update a batch.
+  Each batch gets one update.
 
   Args:
-    task: what is asked.
+    task: draws problems with their answers.
     model: the policy.
     optimizer: of the policy.
     num_prompts: N over all devices.
   """
-  draw = tasks.draw_from(task, "train")
-
-  def collect(params, actor, keys):
-    problems = training.repeated(jax.vmap(draw)(keys), 1)
-    mask = problems.answer != tasks.PADDING
-    logits = generation.completion_logits(
-      model,
-      params["policy"],
-      problems.prompt,
-      problems.padding,
-      problems.answer,
-    )
-    solved = jnp.all(
-      (jnp.argmax(logits, axis=-1) == problems.answer) | ~mask, axis=-1
-    )
-    return actor, data.Samples(
-      prompt=problems.prompt,
-      padding=problems.padding,
-      action=problems.answer,
-      mask=mask,
-      answer=problems.answer,
-      logits=logits,
-      reward=solved.astype(jnp.float32),
-      correct=solved,
-      truncated=jnp.zeros_like(solved),
-    )
-
-  def prepare(params, samples, completed):
-    del completed
-    ones = samples.mask.astype(jnp.float32)
-    signal = signals.of_sampled(samples, ones)
-    batch = training.make_batch(
-      samples, samples.mask, signal, samples.logits, 0.0 * ones, "token"
-    )
-    metrics = numerics.across_devices(
-      {
-        "correct": numerics.average(samples.reward),
-        "entropy": numerics.average(
-          losses.entropy(samples.logits), samples.mask
-        ),
-      }
-    )
-    return batch, metrics
-
-  objective = objectives.make_token_objective(
-    generation.completion_outputs(model), policy_losses.reinforce()
+  whole = objectives.make_objective(
+    model,
+    objectives.Terms(_ALGORITHM.policy_loss()),
+    num_samples=1,
+    on_policy=True,
   )
+
+  def objective(params, batch, before):
+    parts, metrics = whole(params, batch, before)
+    return parts, {"entropy": metrics["entropy"]}  # There are no targets.
+
   return program.Training(
     init_params=lambda key, given=(): {"policy": model.init(key)} | dict(given),
     init_actor=lambda keys: (),
-    collect=collect,
-    prepare=prepare,
+    collect=functools.partial(_collect, task, model),
+    prepare=functools.partial(_prepare, model),
     update=update.make_update(objective, {"policy": optimizer}),
     assess=lambda before, params, batch: {},
     optimizers={"policy": optimizer},
@@ -88,4 +64,54 @@ def make_training(
     num_epochs=1,
     num_minibatches=1,
     long_reductions=True,
+  )
+
+
+def _collect(task, model, params, actor, keys):
+  """Draws problems and takes their answers for samples, [1, N]."""
+  problems = jax.vmap(tasks.draw_from(task, "train"))(keys)
+  problems = samplers.repeat_problems(problems, 1)
+  mask = problems.answer != tasks.PADDING
+  blank = jnp.zeros(problems.padding.shape)
+  samples = data.Samples(
+    prompt=problems.prompt,
+    padding=problems.padding,
+    action=problems.answer,
+    mask=mask,
+    hidden=jnp.zeros((*mask.shape, 0)),
+    log_prob=jnp.zeros(mask.shape),
+    reward=blank,
+    correct=blank > 0,
+    truncated=blank > 0,
+    answer=problems.answer,
+  )
+  hidden = reading.read_hidden(model, params["policy"], samples)
+  logits = model.head(params["policy"], hidden)
+  log_prob = numerics.action_log_prob(logits, problems.answer)
+  likeliest = jnp.argmax(logits, axis=-1)
+  solved = jnp.all((likeliest == problems.answer) | ~mask, axis=-1)
+  return actor, dataclasses.replace(
+    samples,
+    hidden=hidden,
+    log_prob=jnp.where(mask, log_prob, 0.0),
+    reward=solved.astype(jnp.float32),
+    correct=solved,
+  )
+
+
+def _prepare(model, params, samples, completed):
+  """Makes the batch in which every token of an answer has an advantage of 1."""
+  del completed
+  ones = samples.mask.astype(jnp.float32)
+  batch = training.make_batch(
+    samples,
+    signals.sampled_signal(samples, ones),
+    training.Counted(samples.mask, ones, samples.correct),
+    _ALGORITHM,
+    samples.mask.shape[-1],
+    beta=jnp.ones_like(ones),
+    reference_log_prob=jnp.zeros_like(ones),
+  )
+  return batch, numerics.across_devices(
+    {"correct": numerics.average(samples.reward)}
   )

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from lco_jax.language import preference
 from lco_jax.reporting import curves, stability
 from lco_jax.runs import run_directory
 from lco_jax.training import finiteness
@@ -100,8 +99,6 @@ def load(path: pathlib.Path) -> Run | None:
   score = stability.score_of(path)
   logged = run_directory.read_metrics(path, names)
   steps = logged.pop("env_steps")
-  if settings["algorithm"] in preference.ALGORITHMS:
-    steps = 2 * steps  # A step is a pair of samples.
   gone = np.isnan(logged["policy_loss"])
   always = np.ones_like(logged[score])
   metrics = {}

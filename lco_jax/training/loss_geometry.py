@@ -21,7 +21,7 @@ _NUM_MINIBATCHES = 8
 _ON_THE_WAY = 1e-3
 
 
-def of_loss(
+def measure_loss(
   policy_loss: Callable[[Array, Any], tuple[Array, Any]],
   logits: Array,
   batch: Any,
@@ -116,7 +116,7 @@ def of_loss(
   )
 
 
-def of_gradients(
+def measure_gradients(
   objective: Callable,
   before: dict[str, types.Params],
   params: dict[str, types.Params],
@@ -128,7 +128,7 @@ def of_gradients(
   rows are; then what a part holds depends on how devices divide the streams.
 
   Args:
-    objective: as of `objectives.make_objective`.
+    objective: as of `update.Objective`.
     before: parameters by part, before the epochs.
     params: the same after them.
     batch: pytree [T, N, ...], this device's share.
@@ -150,7 +150,7 @@ def of_gradients(
     """(mean gradient, what it is a mean of) over all devices."""
 
     def loss(policy):
-      own = objective(params | {"policy": policy}, part)[0]["policy"]
+      own = objective(params | {"policy": policy}, part, before)[0]["policy"]
       count = jax.lax.psum(own.count, numerics.DEVICE_AXIS)
       return numerics.Average(own.total, count).mean, count
 

@@ -58,10 +58,9 @@ class Training:
       collector's state after it, where the host collects.
     max_kl: KL of a minibatch at which the policy's epochs stop, > 0, nats; see
       `update.run_epochs`. None for none.
+    samples_per_step: samples that a step of a stream consists of.
     long_reductions: whether an update sums over thousands of rows, as that of a
       transformer does.
-    hold: parameters by part → parts that the epochs need of them as they were;
-      None for none.
   """
 
   init_params: Callable[..., dict[str, types.Params]]
@@ -82,8 +81,8 @@ class Training:
   num_minibatches: int
   follow: Callable[[Any, Any, Array], Any] = lambda actor, rollout, done: actor
   max_kl: float | None = None
+  samples_per_step: int = 1
   long_reductions: bool = False
-  hold: Callable[[dict[str, types.Params]], dict[str, Any]] | None = None
 
   def __post_init__(self):
     for name in ("num_streams", "num_steps", "num_epochs", "num_minibatches"):
@@ -101,8 +100,8 @@ class Training:
 
   @property
   def steps_per_update(self) -> int:
-    """Environment steps in one update of one seed."""
-    return self.num_streams * self.num_steps
+    """Environment steps, or samples, in one update of one seed."""
+    return self.num_streams * self.num_steps * self.samples_per_step
 
 
 class Record(NamedTuple):
@@ -232,16 +231,14 @@ def learn(
     training.num_epochs,
     training.num_minibatches,
   )
-  held = training.hold(state.params) if training.hold else {}
   params, opt_state, minibatches = update_lib.run_epochs(
     training.update,
-    state.params | held,
+    state.params,
     state.opt_state,
     batch,
     indices,
     training.max_kl,
   )
-  params = {part: params[part] for part in state.params}
   after = training.assess(state.params, params, batch)
   return (
     params,

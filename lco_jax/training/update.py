@@ -20,13 +20,16 @@ Array = jax.Array
 # Metric by which an update is stopped early: KL(π_old ‖ π) of a minibatch.
 KL = "minibatch_kl"
 
-# (params, batch) → (loss of each part, metrics), as sums and counts.
+# (params, batch, params before the epochs) → (loss of each part, metrics), as
+# sums and counts.
 Objective = Callable[
-  [dict[str, types.Params], Any],
+  [dict[str, types.Params], Any, dict[str, types.Params]],
   tuple[dict[str, numerics.Average], dict[str, numerics.Average]],
 ]
+# (params, opt_state, batch, params before the epochs) → (params, opt_state,
+# metrics).
 Update = Callable[
-  [dict[str, types.Params], dict[str, Any], Any],
+  ...,
   tuple[dict[str, types.Params], dict[str, Any], dict[str, numerics.Average]],
 ]
 
@@ -40,8 +43,9 @@ def make_update(
   """Builds the step: gradient → sum over devices → optax, part by part.
 
   Args:
-    objective: (params, batch) → (losses by part, metrics). The loss of a part
-      depends on the parameters of that part, and of parts that are not trained.
+    objective: (params, batch, params before the epochs) → (losses by part,
+      metrics). The loss of a part depends on the parameters of that part, and
+      of parts that are not trained.
     optimizers: an optax chain for each part that is trained, so that one part's
       gradient norm never clips another's. Other parts stay as they are.
     watch: {name: gradients by part → those whose norm is a metric}.
@@ -50,48 +54,40 @@ def make_update(
       minibatch at once.
 
   Returns:
-    (params, opt_state, batch) → (params, opt_state, metrics). To be called
-    under an axis named DEVICE_AXIS.
+    (params, opt_state, batch, before=None) → (params, opt_state, metrics),
+    where `before` are the parameters before the epochs, None if this is the
+    first step of them. To be called under an axis named DEVICE_AXIS.
   """
 
-  def total_loss(trained, frozen, batch):
-    parts, metrics = objective(trained | frozen, batch)
+  def total_loss(trained, frozen, batch, before):
+    parts, metrics = objective(trained | frozen, batch, before)
     return sum(part.total for part in parts.values()), (parts, metrics)
 
-  def summed(trained, frozen, batch):
+  def sum_gradients(trained, frozen, batch, before):
     """Gradients of the sums of losses; the sums and metrics."""
     gradient = jax.grad(total_loss, has_aux=True)
     if split is None:
-      return gradient(trained, frozen, batch)
+      return gradient(trained, frozen, batch, before)
 
     def add(sums, microbatch):
-      own = gradient(trained, frozen, microbatch)
+      own = gradient(trained, frozen, microbatch, before)
       return jax.tree.map(jnp.add, sums, own), None
 
     microbatches = split(batch)
     first = jax.tree.map(lambda leaf: leaf[0], microbatches)
-    blank = jax.tree.map(
+    zeros = jax.tree.map(
       lambda leaf: jnp.zeros(leaf.shape, leaf.dtype),
-      jax.eval_shape(gradient, trained, frozen, first),
+      jax.eval_shape(gradient, trained, frozen, first, before),
     )
-    return jax.lax.scan(add, blank, microbatches)[0]
+    return jax.lax.scan(add, zeros, microbatches)[0]
 
-  def update(params, opt_state, batch):
+  def update(params, opt_state, batch, before=None):
     trained = {name: params[name] for name in optimizers}
     frozen = {name: params[name] for name in params.keys() - optimizers.keys()}
-    gradients, (parts, metrics) = summed(trained, frozen, batch)
-    # Sums and counts add up, over microbatches and devices; then one division.
-    gradients, counts = jax.lax.psum(
-      (gradients, {name: parts[name].count for name in optimizers}),
-      numerics.DEVICE_AXIS,
+    gradients, (parts, metrics) = sum_gradients(
+      trained, frozen, batch, params if before is None else before
     )
-    gradients = {
-      name: jax.tree.map(
-        lambda total, count=counts[name]: numerics.Average(total, count).mean,
-        gradients[name],
-      )
-      for name in optimizers
-    }
+    gradients = _divide_sums(gradients, parts)
     for name, select in (watch or {}).items():
       metrics[name] = numerics.average(optax.tree.norm(select(gradients)))
     new_params, new_opt_state = dict(frozen), {}
@@ -110,6 +106,23 @@ def make_update(
     return new_params, new_opt_state, metrics
 
   return update
+
+
+def _divide_sums(
+  gradients: dict[str, Any], parts: dict[str, numerics.Average]
+) -> dict[str, Any]:
+  """Adds gradients and counts over devices, then divides them once."""
+  gradients, counts = jax.lax.psum(
+    (gradients, {name: parts[name].count for name in gradients}),
+    numerics.DEVICE_AXIS,
+  )
+  return {
+    name: jax.tree.map(
+      lambda total, count=counts[name]: numerics.Average(total, count).mean,
+      own,
+    )
+    for name, own in gradients.items()
+  }
 
 
 def minibatch_indices(
@@ -207,11 +220,12 @@ def run_epochs(
     params, opt_state, and the metrics of each minibatch, summed and counted
     over devices: Averages of [E · M].
   """
+  before = params
 
   def step(carry, times):
     params, opt_state, stopped = carry
     new, opt_state, metrics = update(
-      params, opt_state, take_steps(batch, times)
+      params, opt_state, take_steps(batch, times), before
     )
     if max_kl is not None:
       kl = jax.lax.psum(metrics[KL], numerics.DEVICE_AXIS).mean

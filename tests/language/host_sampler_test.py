@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from lco_jax import algorithms, networks, numerics
-from lco_jax.language import generation, host_sampler, llm, scoring
+from lco_jax.language import generation, host_sampler, scoring, training
 from lco_jax.training import host_loop, optimizers, placement
 from lco_jax.training import program as program_lib
 
@@ -62,16 +62,16 @@ def _collector(
     )
   )
   row = algorithms.ALGORITHMS[algorithm]
-  task = llm.make_training(
+  setup = training.Setup(
     model,
     row,
     row.policy_loss(),
-    optimizers.make_optimizer("sgd", lambda count: 1.0, None),
-    num_prompts=_PROMPTS,
-    num_samples=_SAMPLES,
-    completion_length=_LONGEST,
-    max_visits=max_visits,
+    host_sampler.make_sampler(_LONGEST, max_visits),
+    training.Options(num_prompts=_PROMPTS, num_samples=_SAMPLES),
+    keeps_reference=False,
   )
+  optimizer = optimizers.make_optimizer("sgd", lambda count: 1.0, None)
+  task = training.make_training(setup, {"policy": optimizer})
   where = placement.place(1, _PROMPTS, jax.local_devices()[:1])
   params = jax.jit(model.init)(jax.random.key(0))
   given = {"policy": jax.tree.map(lambda leaf: np.asarray(leaf)[None], params)}
@@ -86,7 +86,7 @@ def _collector(
     **{"sampling": generation.Sampling()} | options,
   )
   collector = host_sampler.TextCollector(
-    asking, model, task, where, (0,), words, llm.policy_of(0, 1.0), show=show
+    asking, model, task, where, (0,), words, setup.policy_params, show=show
   )
   return collector, state, where, task
 

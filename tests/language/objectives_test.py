@@ -1,4 +1,8 @@
-"""Language objectives against float64 oracles on ragged, partly empty masks."""
+"""Language objectives: losses of tokens, and batches read some at a time.
+
+Losses of tokens are held against float64 oracles on ragged, partly empty masks;
+objectives that make logits chunk by chunk against losses of whole logits.
+"""
 
 import dataclasses
 
@@ -7,17 +11,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lco_jax import algorithms, losses
+from lco_jax import algorithms, losses, networks, numerics
 from lco_jax.algorithms import policy_losses
 from lco_jax.language import data, objectives
 from lco_jax.training import update
-from tests import oracles
+from tests import equations, oracles
 
 _SHAPE = (5, 4)  # Sequences, tokens.
 _VOCABULARY = 6
 
 
-def _batch(dtype=np.float64, fill=0.0):
+def _tokens(dtype=np.float64, fill=0.0):
   """Ragged completions, one of them empty, one with no advantage.
 
   Args:
@@ -40,24 +44,19 @@ def _batch(dtype=np.float64, fill=0.0):
     return jnp.asarray(np.where(where, values, fill).astype(dtype))
 
   take = lambda x: np.take_along_axis(x, action[..., None], -1)[..., 0]
-  return data.TokenBatch(
-    prompt=jnp.zeros((_SHAPE[0], 2), jnp.int32),
-    padding=jnp.zeros(_SHAPE[0], jnp.int32),
+  return objectives.DenseTokens(
     action=jnp.asarray(np.where(mask, action, 0), jnp.int32),
     mask=jnp.asarray(mask),
-    weight=jnp.zeros(_SHAPE, dtype),
-    share=jnp.zeros(_SHAPE[0], dtype),
     advantage=put(advantage),
     old_logits=put(old_logits),
     old_log_prob=put(take(old)),
     target_logits=put(old_logits + dense / 0.8),
     reference_log_prob=put(take(reference)),
-    value_target=put(rng.normal(size=_SHAPE)),
   )
 
 
 def _logits(dtype=np.float64):
-  near = np.asarray(_batch(dtype).old_logits)
+  near = np.asarray(_tokens(dtype).old_logits)
   noise = np.random.default_rng(1).normal(size=near.shape)
   return (near + 0.3 * noise).astype(dtype)
 
@@ -119,23 +118,24 @@ def _reduced(tokens, mask, weighting):
   return sum(row.sum() for row in rows) / (len(rows) * mask.shape[1])
 
 
-def _objective(name, **options):
-  return objectives.make_token_objective(
-    lambda params, batch: params,
-    algorithms.ALGORITHMS[name].policy_loss(),
-    **options,
-  )
+def _mean_loss(name, **coefficients):
+  """(logits, tokens) → (mean loss of a batch, metrics) of an algorithm."""
+  row = algorithms.ALGORITHMS[name]
+  terms = objectives.Terms(row.policy_loss(), **coefficients)
 
-
-def _weighted(batch, weighting):
   # Traced, as in training: there a mask without tokens is no error.
-  weight, share = jax.jit(
-    lambda mask: objectives.token_weights(mask, weighting)
-  )(batch.mask)
-  dtype = batch.advantage.dtype
-  return dataclasses.replace(
-    batch, weight=weight.astype(dtype), share=share.astype(dtype)
-  )
+  @jax.jit
+  def mean(logits, tokens):
+    weight, share = objectives.token_weights(tokens.mask, row.weighting)
+    loss, metrics = objectives.token_losses(logits, tokens, terms)
+    total = jnp.sum(weight.astype(loss.dtype) * loss)
+    count = jnp.sum(share.astype(loss.dtype))
+    return numerics.Average(total, count).mean, {
+      name: numerics.average(values, tokens.mask).mean
+      for name, values in metrics.items()
+    }
+
+  return mean
 
 
 _ORACLES = [n for n in algorithms.ALGORITHMS if n != "cispo"]
@@ -145,73 +145,34 @@ _ORACLES = [n for n in algorithms.ALGORITHMS if n != "cispo"]
 def test_value_and_gradient_against_an_oracle(float64, name):
   """The entropy bonus and the KL to the reference included."""
   weighting = algorithms.ALGORITHMS[name].weighting
-  batch, z = _weighted(_batch(), weighting), _logits()
-  objective = _objective(
-    name, entropy_coefficient=0.01, reference_coefficient=0.1
-  )
-
-  def loss(logits):
-    parts, _ = objective({"policy": logits}, batch)
-    return parts["policy"].mean
+  tokens, z = _tokens(), _logits()
+  mean = _mean_loss(name, entropy_coefficient=0.01, reference_coefficient=0.1)
 
   def oracle(logits):
     pi = oracles.softmax(logits)
-    x = np.take_along_axis(np.log(pi), np.asarray(batch.action)[..., None], -1)
-    d = np.asarray(batch.reference_log_prob) - x[..., 0]
-    tokens = _token_loss(name, logits, batch)
-    tokens = tokens + 0.1 * (np.exp(d) - d - 1)
-    tokens = tokens + 0.01 * (pi * np.log(pi)).sum(-1)
-    return _reduced(tokens, np.asarray(batch.mask), weighting)
+    x = np.take_along_axis(np.log(pi), np.asarray(tokens.action)[..., None], -1)
+    d = np.asarray(tokens.reference_log_prob) - x[..., 0]
+    each = _token_loss(name, logits, tokens)
+    each = each + 0.1 * (np.exp(d) - d - 1)
+    each = each + 0.01 * (pi * np.log(pi)).sum(-1)
+    return _reduced(each, np.asarray(tokens.mask), weighting)
 
-  value, gradient = jax.value_and_grad(loss)(jnp.asarray(z))
+  value, gradient = jax.value_and_grad(lambda z: mean(z, tokens)[0])(
+    jnp.asarray(z)
+  )
   np.testing.assert_allclose(value, oracle(z), rtol=1e-8)
   np.testing.assert_allclose(gradient, oracles.gradient(oracle, z), atol=1e-7)
 
 
-def test_value_loss_is_a_mean_over_tokens(float64):
-  """And NaN under the mask counts neither in its value nor its gradient."""
-  batch = _weighted(_batch(fill=np.nan), "token")
-  values = np.random.default_rng(4).normal(size=_SHAPE)
-  objective = objectives.make_token_objective(
-    lambda params, batch: params,
-    policy_losses.reinforce(),
-    value=lambda params, batch: params,
-  )
-  params = {
-    "policy": jnp.asarray(_logits()),
-    "value": jnp.asarray(np.where(batch.mask, values, np.nan)),
-  }
-
-  def loss(params):
-    return objective(params, batch)[0]["value"].mean
-
-  def oracle(values):
-    mask = np.asarray(batch.mask)
-    return 0.5 * np.mean((values - np.asarray(batch.value_target))[mask] ** 2)
-
-  value, gradient = jax.value_and_grad(loss)(params)
-  np.testing.assert_allclose(value, oracle(values), rtol=1e-12)
-  np.testing.assert_allclose(
-    gradient["value"], oracles.gradient(oracle, values), atol=1e-7
-  )
-  assert (np.asarray(gradient["policy"]) == 0).all()
-
-
 def test_cispo_is_reinforce_of_constant_weights(float64):
-  batch, z = _weighted(_batch(), "token"), jnp.asarray(_logits())
-  one = np.eye(_VOCABULARY)[np.asarray(batch.action)]
+  tokens, z = _tokens(), jnp.asarray(_logits())
+  one = np.eye(_VOCABULARY)[np.asarray(tokens.action)]
   x = np.log((oracles.softmax(np.asarray(z)) * one).sum(-1))
-  weight = np.minimum(np.exp(x - np.asarray(batch.old_log_prob)), 1.28)
-
-  def gradient(objective, batch):
-    return jax.grad(
-      lambda logits: objective({"policy": logits}, batch)[0]["policy"].mean
-    )(z)
-
-  weighted = dataclasses.replace(batch, advantage=batch.advantage * weight)
+  weight = np.minimum(np.exp(x - np.asarray(tokens.old_log_prob)), 1.28)
+  weighted = tokens._replace(advantage=tokens.advantage * weight)
   np.testing.assert_allclose(
-    gradient(_objective("cispo"), batch),
-    gradient(_objective("reinforce"), weighted),
+    jax.grad(lambda z: _mean_loss("cispo")(z, tokens)[0])(z),
+    jax.grad(lambda z: _mean_loss("reinforce")(z, weighted)[0])(z),
     atol=1e-12,
   )
 
@@ -219,71 +180,55 @@ def test_cispo_is_reinforce_of_constant_weights(float64):
 @pytest.mark.parametrize("name", algorithms.ALGORITHMS)
 def test_nothing_under_the_mask_counts(name):
   """NaN there, also in the logits, changes no bit of loss or gradient."""
-  weighting = algorithms.ALGORITHMS[name].weighting
-  objective = _objective(
-    name, entropy_coefficient=0.01, reference_coefficient=0.1
-  )
+  mean = _mean_loss(name, entropy_coefficient=0.01, reference_coefficient=0.1)
 
   def run(fill):
-    batch = _weighted(_batch(np.float32, fill), weighting)
-    mask = np.asarray(batch.mask)
+    tokens = _tokens(np.float32, fill)
+    mask = np.asarray(tokens.mask)
     logits = np.where(mask[..., None], _logits(np.float32), fill)
-
-    def loss(z):
-      parts, metrics = objective({"policy": z}, batch)
-      return parts["policy"].mean, metrics
-
-    (value, metrics), gradient = jax.value_and_grad(loss, has_aux=True)(
-      jnp.asarray(logits)
-    )
-    return value, metrics, gradient
+    return jax.value_and_grad(mean, has_aux=True)(jnp.asarray(logits), tokens)
 
   clean, dirty = run(0.0), run(np.nan)
   for a, b in zip(jax.tree.leaves(clean), jax.tree.leaves(dirty), strict=True):
     np.testing.assert_array_equal(a, b)
-  assert (np.asarray(dirty[2])[~np.asarray(_batch(np.float32).mask)] == 0).all()
+  outside = ~np.asarray(_tokens(np.float32).mask)
+  assert (np.asarray(dirty[1])[outside] == 0).all()
 
 
 @pytest.mark.parametrize("name", algorithms.ALGORITHMS)
 def test_a_batch_without_tokens_asks_for_nothing(name):
-  batch = _batch(np.float32)
-  batch = dataclasses.replace(batch, mask=jnp.zeros_like(batch.mask))
-  batch = _weighted(batch, algorithms.ALGORITHMS[name].weighting)
-  objective = _objective(name)
-  value, gradient = jax.value_and_grad(
-    lambda z: objective({"policy": z}, batch)[0]["policy"].mean
-  )(jnp.asarray(_logits(np.float32)))
+  tokens = _tokens(np.float32)
+  tokens = tokens._replace(mask=jnp.zeros_like(tokens.mask))
+  mean = _mean_loss(name)
+  value, gradient = jax.value_and_grad(lambda z: mean(z, tokens)[0])(
+    jnp.asarray(_logits(np.float32))
+  )
   assert value == 0 and (np.asarray(gradient) == 0).all()
 
 
 def test_kl_is_of_what_counts():
-  batch = _weighted(_batch(np.float32), "token")
-  logits = _logits(np.float32)
-  objective = _objective("grpo", measures_kl=True)
-  _, metrics = objective({"policy": logits}, batch)
-  kl = losses.kl_divergence(batch.old_logits, logits)
-  mask = np.asarray(batch.mask)
+  tokens, logits = _tokens(np.float32), _logits(np.float32)
+  _, metrics = _mean_loss("grpo", measures_kl=True)(logits, tokens)
+  kl = losses.kl_divergence(tokens.old_logits, logits)
+  mask = np.asarray(tokens.mask)
   np.testing.assert_allclose(
-    metrics[update.KL].mean, np.asarray(kl)[mask].mean(), rtol=1e-5
+    metrics[update.KL], np.asarray(kl)[mask].mean(), rtol=1e-5
   )
 
 
 def test_dapo_clips_higher_than_it_clips_lower():
   """Ratios of 1.25 still pull, where PPO's range has ended."""
   assert algorithms.options_of("dapo") == algorithms.options_of("grpo")
-  batch = _weighted(_batch(np.float32), "token")
-  ones = jnp.ones_like(batch.advantage)
-  log_prob = jax.nn.log_softmax(batch.old_logits)
-  taken = jax.nn.one_hot(batch.action, _VOCABULARY, dtype=bool)
-  old = jnp.sum(jnp.where(taken, log_prob, 0.0), axis=-1) - np.log(1.25)
-  batch = dataclasses.replace(
-    batch, advantage=ones, old_log_prob=old.astype(jnp.float32)
+  tokens = _tokens(np.float32)
+  log_prob = numerics.action_log_prob(tokens.old_logits, tokens.action)
+  tokens = tokens._replace(
+    advantage=jnp.ones_like(tokens.advantage),
+    old_log_prob=log_prob - np.float32(np.log(1.25)),
   )
 
   def pull(name):
-    gradient = jax.grad(
-      lambda z: _objective(name)({"policy": z}, batch)[0]["policy"].mean
-    )(batch.old_logits)
+    mean = _mean_loss(name)
+    gradient = jax.grad(lambda z: mean(z, tokens)[0])(tokens.old_logits)
     return float(jnp.max(jnp.abs(gradient)))
 
   assert pull("dapo") > 1e-3 and pull("grpo") == 0
@@ -292,7 +237,7 @@ def test_dapo_clips_higher_than_it_clips_lower():
 @pytest.mark.parametrize("weighting", algorithms.WEIGHTINGS)
 def test_weights_of_tokens(weighting):
   """Halves of a batch add up to the whole, whatever their lengths."""
-  mask = np.asarray(_batch(np.float32).mask)
+  mask = np.asarray(_tokens(np.float32).mask)
   tokens = np.random.default_rng(2).normal(size=mask.shape).astype(np.float32)
   weight, share = objectives.token_weights(jnp.asarray(mask), weighting)
   sums = [(weight[s] * tokens[s]).sum() for s in (slice(2), slice(2, 5))]
@@ -310,7 +255,7 @@ def test_weights_of_tokens(weighting):
     (lambda: policy_losses.awr(max_weight=0.0), "max_weight"),
     (lambda: policy_losses.mdpo(0.0), "divergence_coefficient"),
     (lambda: policy_losses.apa(-1.0), "divergence_coefficient"),
-    (lambda: _objective("rloo", entropy_coefficient=-1.0), "entropy"),
+    (lambda: _mean_loss("rloo", entropy_coefficient=-1.0), "entropy"),
     (
       lambda: objectives.token_weights(jnp.ones(2, bool), "x"),
       "weighting",
@@ -333,3 +278,293 @@ def test_options_are_those_of_the_policy_loss():
   assert set(algorithms.options_of("lco_mse")) == set(
     algorithms.options_of("lco_mse")
   )
+
+
+_SAMPLES, _PROMPTS, _PROMPT_LENGTH, _LENGTH = 3, 2, 5, 4
+_MANY, _KNOWN = 37, 3
+
+
+def _transformer(tied):
+  config = networks.TransformerConfig(
+    vocab_size=_MANY,
+    num_layers=2,
+    width=16,
+    num_heads=4,
+    num_kv_heads=2,
+    mlp_width=24,
+    tied_embeddings=tied,
+  )
+  return networks.make_language_model(config)
+
+
+def _bigrams():
+  """A model that is quick to compile: hidden states of single tokens."""
+
+  def init(key):
+    keys = jax.random.split(key)
+    embedding, output = jax.random.normal(keys[0], (2, _MANY, 8))
+    return {"params": {"embed": embedding, "output": output}}
+
+  def hidden(params, tokens, padding, cache=None, start=0):
+    return jnp.tanh(params["params"]["embed"][tokens]), cache
+
+  return networks.LanguageModel(
+    init=init,
+    hidden=hidden,
+    head=lambda params, x: x @ params["params"]["output"].T,
+    apply=None,
+    empty_cache=lambda *_: (),
+    reader=None,
+    vocab_size=_MANY,
+  )
+
+
+def _policies(model):
+  return [jax.jit(model.init)(jax.random.key(seed)) for seed in (0, 1)]
+
+
+def _batch(model, old, weighting):
+  """A batch with ragged prompts and completions, one of them empty."""
+  rng = np.random.default_rng(1)
+  rows = _SAMPLES * _PROMPTS
+  prompt = rng.integers(2, _MANY, (_PROMPTS, _PROMPT_LENGTH))
+  action = rng.integers(0, _MANY, (rows, _LENGTH)).astype(np.int32)
+  lengths = np.array([4, 1, 0, 3, 4, 2])
+  mask = np.arange(_LENGTH) < lengths[:, None]
+  prompt = np.tile(prompt, (_SAMPLES, 1)).astype(np.int32)
+  padding = np.tile([0, 2], _SAMPLES).astype(np.int32)
+  tokens = np.concatenate([prompt, action[:, :-1]], axis=1)
+  hidden, _ = model.hidden(old, tokens, padding)
+  hidden = hidden[:, _PROMPT_LENGTH - 1 :]
+  known = np.stack(
+    [
+      action,
+      (action + 1) % _MANY,
+      (action + 5) % _MANY,
+    ],
+    axis=-1,
+  )
+  weight, share = objectives.token_weights(jnp.asarray(mask), weighting)
+  old_log_prob = numerics.action_log_prob(model.head(old, hidden), action)
+
+  def normal(*shape):
+    return jnp.asarray(rng.normal(size=shape), jnp.float32)
+
+  return data.TokenBatch(
+    prompt=jnp.asarray(prompt),
+    padding=jnp.asarray(padding),
+    action=jnp.asarray(action),
+    mask=jnp.asarray(mask),
+    sampled=jnp.asarray(mask),
+    weight=weight,
+    share=share,
+    advantage=normal(rows, _LENGTH),
+    old_log_prob=old_log_prob,
+    reference_log_prob=old_log_prob + 0.1 * normal(rows, _LENGTH),
+    old_hidden=hidden,
+    beta=jnp.exp(normal(rows, _LENGTH)),
+    known=jnp.asarray(known, jnp.int32),
+    known_advantage=normal(rows, _LENGTH, _KNOWN),
+    rest_advantage=normal(rows, _LENGTH),
+  )
+
+
+def _dense_advantage(batch):
+  dense = np.repeat(np.asarray(batch.rest_advantage)[..., None], _MANY, axis=-1)
+  for index in np.ndindex(batch.known.shape):
+    dense[(*index[:2], batch.known[index])] = batch.known_advantage[index]
+  return dense
+
+
+def _value_and_gradient(objective, policy, batch, before):
+  def mean(policy):
+    parts, metrics = objective({"policy": policy}, batch, {"policy": before})
+    return parts["policy"].mean, metrics
+
+  return jax.jit(jax.value_and_grad(mean, has_aux=True))(policy)
+
+
+_MODELS = {
+  "bigrams": _bigrams,
+  "tied": lambda: _transformer(True),
+  "untied": lambda: _transformer(False),
+}
+_CASES = [
+  *(("bigrams", algorithm) for algorithm in algorithms.ALGORITHMS),
+  ("tied", "lco_kld"),
+  ("untied", "lco_mse"),
+]
+
+
+@pytest.mark.parametrize(("name", "algorithm"), _CASES)
+def test_chunks_equal_whole_logits(name, algorithm):
+  """Value, gradient and metrics, whatever the size of a chunk."""
+  model = _MODELS[name]()
+  old, new = _policies(model)
+  row = algorithms.ALGORITHMS[algorithm]
+  batch = _batch(model, old, row.weighting)
+  if row.takes_weights:
+    batch = dataclasses.replace(batch, advantage=jnp.abs(batch.advantage))
+  terms = objectives.Terms(row.policy_loss(), 0.1, 0.2, measures_kl=True)
+
+  def whole(params):
+    read = jnp.concatenate([batch.prompt, batch.action[:, :-1]], axis=1)
+    hidden, _ = model.hidden(params, read, batch.padding)
+    return model.head(params, hidden[:, _PROMPT_LENGTH - 1 :])
+
+  old_logits = whole(old)
+  tokens = objectives.DenseTokens(
+    action=batch.action,
+    mask=batch.mask,
+    advantage=batch.advantage,
+    old_logits=old_logits,
+    old_log_prob=batch.old_log_prob,
+    target_logits=old_logits + _dense_advantage(batch) / batch.beta[..., None],
+    reference_log_prob=batch.reference_log_prob,
+  )
+
+  def dense(params, batch, before):
+    loss, metrics = objectives.token_losses(
+      whole(params["policy"]), tokens, terms
+    )
+    total = numerics.Average(jnp.sum(batch.weight * loss), jnp.sum(batch.share))
+    return {"policy": total}, {
+      name: numerics.average(values, batch.mask)
+      for name, values in metrics.items()
+    }
+
+  (expected, metrics), gradient = _value_and_gradient(dense, new, batch, old)
+  for chunk in (0, 5):
+    objective = objectives.make_objective(
+      model,
+      terms,
+      num_samples=_SAMPLES,
+      chunk_tokens=chunk,
+      of_sequences=row.of_sequences,
+    )
+    (value, found), own = _value_and_gradient(objective, new, batch, old)
+    np.testing.assert_allclose(value, expected, rtol=1e-5, atol=1e-6)
+    jax.tree.map(
+      lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5),
+      own,
+      gradient,
+    )
+    for name, average in metrics.items():
+      np.testing.assert_allclose(
+        found[name].mean, average.mean, rtol=1e-5, atol=1e-6
+      )
+    entropy = losses.entropy(old_logits)
+    mask = np.asarray(batch.mask)
+    np.testing.assert_allclose(
+      found["entropy"].mean, np.asarray(entropy)[mask].mean(), rtol=1e-5
+    )
+
+
+def _objective(model, algorithm, **options):
+  return objectives.make_objective(
+    model,
+    objectives.Terms(algorithms.ALGORITHMS[algorithm].policy_loss()),
+    num_samples=_SAMPLES,
+    **options,
+  )
+
+
+def test_the_value_loss_is_a_mean_over_tokens():
+  """And NaN under the mask counts neither in its value nor its gradient."""
+  model = _bigrams()
+  old, value = _policies(model)
+  value_model = dataclasses.replace(
+    model, head=lambda params, x: (x @ params["params"]["output"].T)[..., :1]
+  )
+  batch = _batch(model, old, "token")
+  rng = np.random.default_rng(4)
+  targets = rng.normal(size=batch.mask.shape).astype(np.float32)
+  mask = np.asarray(batch.mask)
+  batch = dataclasses.replace(
+    batch, value_target=jnp.where(mask, targets, jnp.nan)
+  )
+  objective = _objective(
+    model, "reinforce", on_policy=True, value_model=value_model
+  )
+
+  def loss(params):
+    parts, _ = objective({"policy": old} | params, batch, None)
+    return parts["value"].mean
+
+  found, gradient = jax.jit(jax.value_and_grad(loss))({"value": value})
+  read = jnp.concatenate([batch.prompt, batch.action[:, :-1]], axis=1)
+  hidden, _ = model.hidden(value, read, batch.padding)
+  values = np.asarray(
+    value_model.head(value, hidden[:, _PROMPT_LENGTH - 1 :])[..., 0]
+  )
+  expected = 0.5 * np.mean((values - targets)[mask] ** 2)
+  np.testing.assert_allclose(found, expected, rtol=1e-5)
+  assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
+  assert max(np.abs(leaf).max() for leaf in jax.tree.leaves(gradient)) > 1e-3
+
+
+def test_entropy_is_of_all_that_was_sampled():
+  """Groups that are left out of the loss are the policy's, too."""
+  model = _bigrams()
+  old, _ = _policies(model)
+  batch = _batch(model, old, "token")
+  objective = _objective(model, "dapo", chunk_tokens=4, on_policy=True)
+  left_out = jnp.arange(len(batch.action)) % 2 == 0
+  some = dataclasses.replace(batch, mask=batch.mask & ~left_out[:, None])
+  found, everything = (
+    objective({"policy": old}, own, None)[1]["entropy"] for own in (some, batch)
+  )
+  assert (
+    float(found.count) == float(everything.count) == float(batch.sampled.sum())
+  )
+  np.testing.assert_allclose(found.total, everything.total, rtol=1e-5)
+
+
+@pytest.mark.parametrize("algorithm", ["lco_mse", "lco_kld", "ppo"])
+def test_on_policy_needs_nothing_of_the_behaviour_policy(algorithm):
+  """Where the policy sampled itself, its own logits are the old ones."""
+  model = _bigrams()
+  old, other = _policies(model)
+  batch = _batch(model, old, "token")
+  found = [
+    _value_and_gradient(
+      _objective(model, algorithm, chunk_tokens=4, on_policy=on_policy),
+      old,
+      batch,
+      before,
+    )[1]
+    for on_policy, before in ((False, old), (True, other))
+  ]
+  assert max(float(jnp.abs(x).max()) for x in jax.tree.leaves(found[0])) > 1e-3
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), *found
+  )
+
+
+def test_nothing_of_the_size_of_all_logits_is_made():
+  """No array of the compiled gradient has [tokens, vocabulary] entries."""
+  model = _bigrams()
+  old, new = _policies(model)
+  batch = _batch(model, old, "token")
+  tokens = _SAMPLES * _PROMPTS * _LENGTH
+
+  def largest(chunk):
+    objective = _objective(model, "lco_kld", chunk_tokens=chunk)
+    jaxpr = jax.make_jaxpr(
+      jax.grad(
+        lambda p: objective({"policy": p}, batch, {"policy": old})[0]["policy"][
+          0
+        ]
+      )
+    )(new)
+    return max(
+      (
+        int(np.prod(variable.aval.shape))
+        for equation in equations.of(jaxpr.jaxpr)
+        for variable in equation.outvars
+        if _MANY in variable.aval.shape
+      ),
+    )
+
+  assert largest(0) >= tokens * _MANY
+  assert largest(4) < tokens * _MANY

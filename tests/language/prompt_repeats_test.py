@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lco_jax.language import prompt_repeats
+from lco_jax.language import host_sampler, prompt_repeats
 from lco_jax.training import placement
 
 # Of four prompts: none, some, all, some of three samples are right.
@@ -25,7 +25,7 @@ _CORRECT = np.array([[0, 1, 1, 0], [0, 0, 1, 0], [0, 1, 1, 1]], bool)
 )
 def test_what_is_not_solved_is_met_again(completed, max_visits, expected):
   drawn = jnp.array([5, 5, 5, 4], jnp.int32)
-  found = prompt_repeats.following(
+  found = prompt_repeats.advance_streams(
     drawn, _CORRECT, jnp.int32(completed), max_visits
   )
   np.testing.assert_array_equal(found, expected)
@@ -34,12 +34,12 @@ def test_what_is_not_solved_is_met_again(completed, max_visits, expected):
 
 def test_the_first_prompts_are_those_of_the_first_update():
   keys = np.zeros((3, 2), np.uint32)
-  np.testing.assert_array_equal(prompt_repeats.first(keys), [0, 0, 0])
+  np.testing.assert_array_equal(prompt_repeats.init_streams(keys), [0, 0, 0])
 
 
 def test_a_prompt_is_met_once_at_least():
   with pytest.raises(ValueError, match="max_visits must be finite and ≥ 1"):
-    prompt_repeats.check(0)
+    host_sampler.make_sampler(8, max_visits=0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +55,7 @@ class _Samples:
 )
 def test_only_what_is_new_tells_how_good_a_policy_is(new, correct):
   def metrics(correct, first_visit):
-    return prompt_repeats.metrics_of(_Samples(correct, first_visit))
+    return prompt_repeats.summarize_first_visits(_Samples(correct, first_visit))
 
   measured = jax.jit(placement.alone(metrics))
   first_visit = np.tile(np.array(new, bool), (3, 1))

@@ -1,5 +1,6 @@
 """Advantage signals against enumeration and float64 loops."""
 
+import dataclasses
 import itertools
 
 import jax
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 
 from lco_jax import advantages, networks
-from lco_jax.language import data, signals
+from lco_jax.language import data, reading, signals
 from lco_jax.training import placement
 
 # Flax mixes ranks.
@@ -43,7 +44,10 @@ def _samples(params, model, answer=(2, 3, _END)):
   prompt = jnp.broadcast_to(jnp.array([3, 2], jnp.int32), (count, 1, 2))
   padding = jnp.zeros((count, 1), jnp.int32)
   tokens = jnp.concatenate([prompt, jnp.asarray(every)], axis=-1)
-  logits, _ = model.apply(params, tokens[:, 0], padding[:, 0])
+  hidden, _ = model.hidden(params, tokens[:, 0], padding[:, 0])
+  hidden = hidden[:, None, 1:-1]
+  every_log_prob = jax.nn.log_softmax(model.head(params, hidden))
+  log_prob = jnp.take_along_axis(every_log_prob, every[..., None], -1)[..., 0]
   correct = (every == np.array(answer)).all(-1)
   return data.Samples(
     prompt=prompt,
@@ -51,11 +55,28 @@ def _samples(params, model, answer=(2, 3, _END)):
     action=jnp.asarray(every),
     mask=jnp.asarray(mask),
     answer=jnp.broadcast_to(jnp.array(answer, jnp.int32), every.shape),
-    logits=logits[:, None, 1:-1],
+    hidden=hidden,
+    log_prob=jnp.where(mask, log_prob, 0.0),
     reward=jnp.asarray(correct, jnp.float32),
     correct=jnp.asarray(correct),
     truncated=jnp.zeros((count, 1), bool),
   )
+
+
+def _dense(signal):
+  """A signal's advantages of all tokens, float[G, N, C, V]."""
+  shape = (*signal.rest_advantage.shape, _VOCABULARY)
+  dense = np.broadcast_to(signal.rest_advantage[..., None], shape).copy()
+  for place in np.ndindex(signal.known.shape):
+    dense[(*place[:3], signal.known[place])] = signal.known_advantage[place]
+  return dense
+
+
+def _logits(model, params, samples):
+  """Of the model's next tokens, read without a cache: [G, 1, C, V]."""
+  tokens = jnp.concatenate([samples.prompt, samples.action], axis=-1)[:, 0]
+  logits, _ = model.apply(params, tokens, samples.padding[:, 0])
+  return logits[:, None, 1:-1]
 
 
 def _made(seed=0):
@@ -75,8 +96,10 @@ def test_exact_advantages_against_enumeration(answer):
   """
   model, params, _ = _made()
   samples = _samples(params, model, answer)
-  dense, value = signals.exact(model)(params, samples)
-  log_probs = np.asarray(jax.nn.log_softmax(samples.logits), np.float64)[:, 0]
+  signal = signals.exact_signal(model, params, samples)
+  dense, value = _dense(signal), signal.value
+  logits = _logits(model, params, samples)
+  log_probs = np.asarray(jax.nn.log_softmax(logits), np.float64)[:, 0]
   tokens, mask = (
     np.asarray(samples.action)[:, 0],
     np.asarray(samples.mask)[:, 0],
@@ -110,8 +133,9 @@ def test_exact_advantages_against_enumeration(answer):
 
 def test_exact_advantages_have_mean_zero_under_the_policy():
   model, params, samples = _made()
-  dense, _ = signals.exact(model)(params, samples)
-  mean = jnp.sum(jax.nn.softmax(samples.logits) * dense, axis=-1)
+  dense = _dense(signals.exact_signal(model, params, samples))
+  probs = jax.nn.softmax(_logits(model, params, samples))
+  mean = jnp.sum(probs * dense, axis=-1)
   np.testing.assert_allclose(jnp.where(samples.mask, mean, 0), 0, atol=1e-6)
 
 
@@ -122,11 +146,12 @@ def test_an_oracle_has_no_error_and_rewards_have():
   @jax.jit
   @placement.alone
   def errors(parts, samples):
-    truth, _ = signals.exact(model)(parts["policy"], samples)
-    names = ("oracle", "group_centred")
+    truth = signals.exact_signal(model, parts["policy"], samples)
     return [
-      signals.error(signals.make(n, model)(parts, samples), truth, samples)
-      for n in names
+      signals.compare_signals(
+        signals.make_signal(name, model)(parts, samples), truth, samples
+      )
+      for name in ("oracle", "group_centred")
     ]
 
   oracle, sampled = errors(parts, samples)
@@ -155,21 +180,23 @@ def test_learned_advantages_against_a_loop(float64):
       expected[g, n, t] = following
   mean = expected[mask].mean()
   std = np.sqrt(expected[mask].var() + 1e-8)
-  blank = jnp.zeros((*mask.shape, 2))
   samples = data.Samples(
     prompt=None,
     padding=None,
     action=jnp.zeros(mask.shape, jnp.int32),
     mask=jnp.asarray(mask),
-    answer=None,
-    logits=blank,
+    hidden=None,
+    log_prob=None,
     reward=jnp.asarray(reward),
     correct=None,
     truncated=None,
   )
   dirty = jnp.asarray(np.where(mask, values, np.nan))
-  estimate = signals.learned(lambda params, _: params, discount, lambda_)
-  found = placement.alone(estimate)({"value": dirty}, samples)
+  found = placement.alone(
+    lambda samples, values: signals.generalized_advantages(
+      samples, values, discount, lambda_
+    )
+  )(samples, dirty)
   np.testing.assert_allclose(
     found.advantage, np.where(mask, (expected - mean) / std, 0), atol=1e-10
   )
@@ -178,36 +205,54 @@ def test_learned_advantages_against_a_loop(float64):
   )
 
 
-def test_a_verifier_is_asked_about_likely_tokens():
+@pytest.mark.parametrize("name", ["verifier", "preference"])
+@pytest.mark.parametrize("chunk", [0, 7])
+def test_a_verifier_is_asked_about_likely_tokens(name, chunk):
   """Standardised among the known ones, mean zero with the others."""
   model, params, samples = _made()
   better = model.init(jax.random.key(7))
   parts = {"policy": params, "verifier": better, "verifier_reference": params}
-  for name in ("verifier", "preference"):
-    found = signals.make(name, model, num_known=2)(parts, samples)
-    known = np.asarray(found.known)
-    assert set(known.sum(-1).ravel()) == {2, 3}  # The sampled one beside two.
-    scores = np.asarray(jax.nn.log_softmax(_logits(model, better, samples)))
-    if name == "preference":
-      scores = scores - np.asarray(jax.nn.log_softmax(samples.logits))
-    probs = np.asarray(jax.nn.softmax(samples.logits))
-    for g, t in np.argwhere(np.asarray(samples.mask)[:, 0]):
-      k, p, s = known[g, 0, t], probs[g, 0, t], scores[g, 0, t]
-      standard = (s[k] - s[k].mean()) / max(s[k].std(ddof=1), 1e-3)
-      kept = standard * (1 - p[k])
-      row = np.full(
-        _VOCABULARY, -(p[k] * kept).sum() / max(1 - p[k].sum(), 0.1)
-      )
-      row[k] = kept
-      np.testing.assert_allclose(found.dense[g, 0, t], row, atol=2e-4)
-      chosen = int(samples.action[g, 0, t])
-      assert found.advantage[g, 0, t] == found.dense[g, 0, t, chosen]
+  estimate = signals.make_signal(name, model, num_known=2, chunk_tokens=chunk)
+  found = jax.jit(estimate)(parts, samples)
+  dense = _dense(found)
+  own = _logits(model, params, samples)
+  scores = np.asarray(jax.nn.log_softmax(_logits(model, better, samples)))
+  if name == "preference":
+    scores = scores - np.asarray(jax.nn.log_softmax(own))
+  probs = np.asarray(jax.nn.softmax(own))
+  sizes = set()
+  for g, t in np.argwhere(np.asarray(samples.mask)[:, 0]):
+    p, s = probs[g, 0, t], scores[g, 0, t]
+    chosen = int(samples.action[g, 0, t])
+    k = np.zeros(_VOCABULARY, bool)
+    k[[chosen, *np.argsort(-p)[:2]]] = True
+    sizes.add(int(k.sum()))
+    np.testing.assert_array_equal(
+      np.unique(found.known[g, 0, t]), np.flatnonzero(k)
+    )
+    standard = (s[k] - s[k].mean()) / max(s[k].std(ddof=1), 1e-3)
+    kept = standard * (1 - p[k])
+    row = np.full(_VOCABULARY, -(p[k] * kept).sum() / max(1 - p[k].sum(), 0.1))
+    row[k] = kept
+    np.testing.assert_allclose(dense[g, 0, t], row, atol=2e-4)
+    assert found.advantage[g, 0, t] == dense[g, 0, t, chosen]
+  assert sizes == {2, 3}  # The sampled one is among the likeliest, or not.
 
 
-def _logits(model, params, samples):
-  tokens = jnp.concatenate([samples.prompt, samples.action], axis=-1)[:, 0]
-  logits, _ = model.apply(params, tokens, samples.padding[:, 0])
-  return logits[:, None, 1:-1]
+def test_where_policy_and_verifier_agree():
+  """Both must be all but sure of the sampled token, under the mask."""
+  model, params, samples = _made()
+  likely = reading.find_likely_tokens(model, params, samples, 1, 0)
+  sure = jnp.arange(_LENGTH) % 2 == 0
+  sure = jnp.broadcast_to(sure, samples.mask.shape)
+  log_prob = jnp.array([-0.01, -0.01, -0.03])
+  own = dataclasses.replace(
+    samples, log_prob=jnp.broadcast_to(log_prob, samples.mask.shape)
+  )
+  blank = jnp.zeros_like(likely.log_prob)
+  found = signals.complete_scores(own, likely, blank, sure)
+  expected = np.asarray(samples.mask) & (np.arange(_LENGTH) == 0)
+  np.testing.assert_array_equal(found.agreed, expected)
 
 
 def test_nan_among_unknown_scores_counts_nowhere():
@@ -225,11 +270,7 @@ def test_nan_among_unknown_scores_counts_nowhere():
 
 
 def test_what_cannot_be():
-  for changes, name in (
-    ({"name": "nope"}, "advantage"),
-    ({"gae_lambda": -0.1}, "gae_lambda"),
-    ({"discount": 1.1}, "discount"),
-    ({"num_known": 0}, "num_known"),
-  ):
-    with pytest.raises(ValueError, match=name):
-      signals.make(**({"name": "learned", "model": None} | changes))
+  with pytest.raises(ValueError, match="advantage: unknown 'nope'"):
+    signals.make_signal("nope", _model())
+  with pytest.raises(ValueError, match="value_model"):
+    signals.make_signal("learned", _model())

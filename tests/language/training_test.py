@@ -1,14 +1,22 @@
 """Language training through the foundation's loop, on tiny models."""
 
+import dataclasses
 import functools
+import types as python_types
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lco_jax import algorithms, losses, networks, tasks
-from lco_jax.language import generation, signals, training, warm_start
+from lco_jax import algorithms, losses, networks, numerics, tasks
+from lco_jax.language import (
+  generation,
+  samplers,
+  signals,
+  training,
+  warm_start,
+)
 from lco_jax.runs import checkpointing, runner
 from lco_jax.training import optimizers, placement
 from lco_jax.training import program as program_lib
@@ -44,30 +52,47 @@ def _chain(rate):
   return optimizers.make_optimizer("adam", schedule, 1.0)
 
 
-def _make(algorithm="lco_mse", rate=3e-3, options=(), **changes):
+def _setup(
+  algorithm="lco_mse", options=(), sampling=None, sampler=None, **changes
+):
+  """A training's setup; changes are those of its options, or of rewards."""
   task = _task()
   model = _model(task)
   row = algorithms.ALGORITHMS[algorithm]
+  of_rewards = {
+    name: changes.pop(name)
+    for name in ("reward", "reward_noise")
+    if name in changes
+  }
   settings = {
     "num_prompts": _PROMPTS,
     "num_samples": _SAMPLES,
     "num_epochs": 2,
     "num_minibatches": 2,
-    "sampling": generation.Sampling(),
-    "beta": 1.0,
+    "chunk_tokens": 0,
   }
-  optimizers = {"policy": _chain(rate)}
-  if algorithm == "ppo" or changes.get("advantage") == "learned":
-    settings["value_model"] = networks.make_value_model(_config(task))
-    optimizers["value"] = _chain(rate)
-  return training.make_training(
-    task,
+  own = training.Options(**(settings | changes))
+  return training.Setup(
     model,
     row,
     row.policy_loss(**dict(options)),
-    optimizers,
-    **(settings | changes),
+    sampler
+    or samplers.make_sampler(
+      task,
+      model,
+      own.num_samples,
+      sampling or generation.Sampling(),
+      samplers.RewardOptions(**of_rewards),
+    ),
+    own,
+    value_model=networks.make_value_model(_config(task)),
   )
+
+
+def _make(algorithm="lco_mse", rate=3e-3, **changes):
+  setup = _setup(algorithm, **changes)
+  parts = ("policy", "value") if setup.uses_value else ("policy",)
+  return training.make_training(setup, {part: _chain(rate) for part in parts})
 
 
 def _run(task, num_updates, seeds=(0,), devices=1):
@@ -158,8 +183,13 @@ def test_samples_are_what_the_metrics_say():
     samples.padding,
     samples.action,
   )
+  own = model.head(params["policy"], samples.hidden)
   np.testing.assert_allclose(
-    jnp.where(samples.mask[..., None], samples.logits - logits, 0), 0, atol=1e-5
+    jnp.where(samples.mask[..., None], own - logits, 0), 0, atol=1e-5
+  )
+  log_prob = numerics.action_log_prob(logits, samples.action)
+  np.testing.assert_allclose(
+    samples.log_prob, jnp.where(samples.mask, log_prob, 0), atol=1e-5
   )
   assert len(np.unique(samples.action[:, 0], axis=0)) > 1
 
@@ -227,7 +257,7 @@ def test_vmpo_weighs_the_better_half():
   expected = losses.vmpo_weights(batch.advantage, 0.05, batch.mask)
   np.testing.assert_allclose(own.advantage, expected, rtol=1e-5)
   np.testing.assert_allclose(own.advantage[mask].mean(), 1.0, rtol=1e-5)
-  np.testing.assert_array_equal(own.target_logits, batch.target_logits)
+  np.testing.assert_array_equal(own.known_advantage, batch.known_advantage)
 
 
 @pytest.mark.parametrize("name", signals.FROM_REWARDS)
@@ -301,7 +331,7 @@ def test_learned_advantages_fit_their_returns():
 
 
 def test_exact_advantages_are_learned_from():
-  task = _make("lco_kld", advantage="oracle", num_prompts=32, diagnose=True)
+  task = _make("lco_kld", advantage="oracle", num_prompts=32, diagnostics=True)
   _, _, metrics = _run(task, 60)
   assert metrics["correct"][-10:].mean() > 0.4
   np.testing.assert_array_equal(metrics["advantage_rms_error"], 0)
@@ -345,21 +375,136 @@ def test_a_reference_is_kept_near():
   )
 
 
-def test_an_oracle_needs_one_answer():
+def test_signals_need_what_they_are_made_of():
   task = tasks.make("countdown")
   model = _model(task)
+  sampler = samplers.make_sampler(task, model, 2, generation.Sampling())
   with pytest.raises(ValueError, match="one right answer"):
-    training.make_training(
-      task,
-      model,
-      algorithms.ALGORITHMS["lco_mse"],
-      None,
-      {},
-      advantage="oracle",
-      num_prompts=2,
-      num_samples=2,
-      num_epochs=1,
-      num_minibatches=1,
-      sampling=generation.Sampling(),
-      beta=1.0,
+    _setup(sampler=sampler, advantage="oracle")
+  without = dataclasses.replace(_setup(), value_model=None)
+  ppo = algorithms.ALGORITHMS["ppo"]
+  with pytest.raises(ValueError, match="'learned', the algorithm's default,"):
+    dataclasses.replace(without, algorithm=ppo)
+  learned = dataclasses.replace(without.options, advantage="learned")
+  with pytest.raises(ValueError, match="'learned' needs a value network"):
+    dataclasses.replace(without, options=learned)
+
+
+# All samples of the second prompt earn the same; the last slot holds no token.
+_REWARDED = python_types.SimpleNamespace(
+  reward=jnp.array([[1.0, 0.5], [0.0, 0.5]]),
+  mask=jnp.ones((2, 2, 3), bool).at[..., -1].set(False),
+)
+_ADVANTAGE = jnp.arange(12.0).reshape(2, 2, 3) - 4.0
+
+
+def _counted(algorithm):
+  row = algorithms.ALGORITHMS[algorithm]
+  return placement.alone(
+    lambda advantage: training.count_tokens(row, _REWARDED, advantage, 0.1)
+  )(_ADVANTAGE)
+
+
+def test_tokens_count_by_their_advantage():
+  found = _counted("lco_mse")
+  np.testing.assert_array_equal(found.mask, _REWARDED.mask)
+  np.testing.assert_array_equal(found.even, [[False, True]] * 2)
+  np.testing.assert_array_equal(
+    found.advantage, np.where(_REWARDED.mask, _ADVANTAGE, 0.0)
+  )
+
+
+def test_groups_whose_rewards_are_equal_are_left_out():
+  found = _counted("dapo")
+  np.testing.assert_array_equal(found.mask[:, 0], _REWARDED.mask[:, 0])
+  assert not found.mask[:, 1].any()
+  assert not found.advantage[:, 1].any()
+
+
+def test_weights_take_the_place_of_advantages():
+  found = _counted("vmpo")
+  expected = losses.vmpo_weights(
+    jnp.where(_REWARDED.mask, _ADVANTAGE, 0.0), 0.1, _REWARDED.mask
+  )
+  np.testing.assert_allclose(found.advantage, expected, rtol=1e-6)
+  assert np.abs(found.advantage - _ADVANTAGE).max() > 0.1
+
+
+def test_one_sample_compares_with_none():
+  one = {"num_samples": 1, "num_minibatches": 1}
+  for algorithm, advantage in (
+    ("lco_mse", "group_centred"),
+    ("dapo", "batch_centred"),
+  ):
+    with pytest.raises(ValueError, match="num_samples must be ≥ 2"):
+      _setup(algorithm, advantage=advantage, **one)
+  _setup("lco_mse", advantage="batch_centred", **one)
+  _setup("dapo", advantage="batch_centred", num_samples=2)
+
+
+def test_beta_is_multiplied_where_it_is_told_to(monkeypatch):
+  """Below or at 0, and where policy and verifier agree; twice where both."""
+  setup = _setup(
+    beta=2.0, nonpositive_beta_multiple=3.0, agreement_beta_multiple=5.0
+  )
+  params, samples = _sampled(_make())
+  agreed = samples.mask & (samples.action % 2 == 0)
+  make_signal = signals.make_signal
+
+  def agreeing(*arguments, **options):
+    estimate = make_signal(*arguments, **options)
+    return lambda *a: estimate(*a)._replace(agreed=agreed)
+
+  monkeypatch.setattr(signals, "make_signal", agreeing)
+  prepare = functools.partial(training.prepare, setup)
+  found, _ = placement.alone(prepare)(params, samples, jnp.int32(0))
+  expected = 2.0 * np.where(found.advantage > 0, 1.0, 3.0)
+  expected *= np.where(agreed, 5.0, 1.0)
+  np.testing.assert_allclose(found.beta, expected)
+  assert set(np.unique(found.beta)) == {2.0, 6.0, 10.0, 30.0}
+
+
+@pytest.mark.parametrize(
+  ("shape", "used"),
+  [((8, 3), (2, 3)), ((5, 4), (2, 3)), ((2, 6), (1, 3)), ((1, 8), (1, 2))],
+)
+def test_a_quarter_of_completions_is_assessed(shape, used):
+  num_samples, num_prompts = shape
+  setup = _setup(
+    "reinforce",
+    num_samples=num_samples,
+    num_prompts=num_prompts,
+    num_epochs=1,
+    num_minibatches=1,
+  )
+  made = training.make_training(setup, {"policy": _chain(1e-3)})
+  params = made.init_params(jax.random.key(0))
+  keys = jax.random.split(jax.random.key(1), num_prompts)
+  _, samples = jax.jit(lambda p, k: made.collect(p, (), k))(params, keys)
+  batch, _ = placement.alone(made.prepare)(params, samples, jnp.int32(0))
+
+  def kl(unknown):
+    """With old states that are not known of the completions [G, N]."""
+    old = jnp.where(unknown[..., None, None], jnp.nan, batch.old_hidden)
+    found = placement.alone(made.assess)(
+      params, params, dataclasses.replace(batch, old_hidden=old)
     )
+    return found["kl_old_new"]
+
+  samples, prompts = used
+  unknown = np.ones(shape, bool)
+  unknown[:samples, :prompts] = False
+  assert np.isfinite(kl(unknown))
+  unknown[samples - 1, prompts - 1] = True
+  assert np.isnan(kl(unknown))
+
+
+def test_chunks_of_logits_change_nothing():
+  """One update, whole logits at a time and some tokens at a time."""
+  found = []
+  for chunk in (0, 7):
+    made = _make("lco_kld", chunk_tokens=chunk, advantage="verifier")
+    _, state, metrics = _run(made, 2)
+    found.append((state.params["policy"], metrics))
+  for a, b in zip(*map(jax.tree.leaves, found), strict=True):
+    np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-4)

@@ -4,7 +4,6 @@ Settings are plain values, from `command_line.read_settings`.
 """
 
 import dataclasses
-import math
 import pathlib
 from collections.abc import Mapping
 
@@ -13,26 +12,15 @@ import numpy as np
 
 from experiments.common import settings as settings_lib
 from experiments.common import training_run
-from lco_jax import algorithms
-from lco_jax import networks
-from lco_jax import tasks
-from lco_jax import types
-from lco_jax.language import generation
-from lco_jax.language import preference
-from lco_jax.language import training as training_lib
-from lco_jax.language import warm_start
-from lco_jax.runs import run_directory
-from lco_jax.runs import runner
-from lco_jax.training import learner_state
-from lco_jax.training import placement
-from lco_jax.training import program
+from lco_jax import algorithms, checks, networks, tasks, types
+from lco_jax.language import generation, pairs, samplers, warm_start
+from lco_jax.language import training as language
+from lco_jax.runs import run_directory, runner
+from lco_jax.training import learner_state, placement, program
 
 WARM_START = "sft"
-ALGORITHMS = (
-  *algorithms.ALGORITHMS,
-  WARM_START,
-  *preference.ALGORITHMS,
-)
+PAIRS = ("dpo", "rebel")
+ALGORITHMS = (*algorithms.ALGORITHMS, WARM_START, *PAIRS)
 # Settings that parameters depend on.
 _NETWORK = (
   "num_layers",
@@ -53,14 +41,12 @@ class Run:
     model: the policy.
     training: of the policy.
     num_updates: of each seed.
-    samples_per_step: completions in what the training counts as a step.
   """
 
   task: tasks.Task
   model: networks.LanguageModel
   training: program.Training
   num_updates: int
-  samples_per_step: int = 1
 
 
 def build(settings: Mapping) -> Run:
@@ -73,20 +59,10 @@ def build(settings: Mapping) -> Run:
     ValueError: naming the setting that is wrong.
   """
   algorithm = settings["algorithm"]
-  if algorithm not in ALGORITHMS:
-    raise ValueError(
-      f"algorithm: unknown {algorithm!r}; known: {', '.join(ALGORITHMS)}"
-    )
+  checks.check_choice("algorithm", algorithm, ALGORITHMS)
   settings_lib.check(
     settings,
-    (
-      "num_updates",
-      "num_prompts",
-      "num_samples",
-      "warm_start_prompts",
-      "eval_problems",
-      "eval_samples",
-    ),
+    ("num_updates", "warm_start_prompts", "eval_problems", "eval_samples"),
   )
   task = tasks.make(settings["task"])
   needed = task.prompt_length + task.completion_length
@@ -102,111 +78,107 @@ def build(settings: Mapping) -> Run:
     rematerialize=settings["rematerialize"],
     **{name: settings[name] for name in _NETWORK},
   )
-  model = networks.make_language_model(config)
   if algorithm == WARM_START:
-    num_updates = settings["warm_start_updates"]
-    if num_updates <= settings["learning_rate_warmup"]:
-      raise ValueError(
-        "warm_start_updates must be more than learning_rate_warmup"
-        f" {settings['learning_rate_warmup']}, got {num_updates}"
-      )
-    if settings["policy_learning_rates"]:
-      raise ValueError(
-        f"policy_learning_rates: {WARM_START} has its own,"
-        " warm_start_learning_rate"
-      )
-    rate = learning_rate(settings)
-    if not 0 < rate < math.inf:
-      raise ValueError(
-        f"warm_start_learning_rate must be positive and finite, got {rate}"
-      )
-    optimizer = settings_lib.make_optimizer(
-      settings, "policy", num_updates, rate
+    return _supervised(settings, task, config)
+  if algorithm in PAIRS:
+    return _by_pairs(settings, task, config)
+  return _from_rewards(settings, task, config)
+
+
+def _supervised(
+  settings: Mapping, task: tasks.Task, config: networks.TransformerConfig
+) -> Run:
+  """A run on right answers."""
+  num_updates, rate = settings["warm_start_updates"], learning_rate(settings)
+  if num_updates <= settings["learning_rate_warmup"]:
+    raise ValueError(
+      "warm_start_updates must be more than learning_rate_warmup"
+      f" {settings['learning_rate_warmup']}, got {num_updates}"
     )
-    supervised = warm_start.make_training(
-      task, model, optimizer, num_prompts=settings["warm_start_prompts"]
+  if settings["policy_learning_rates"]:
+    raise ValueError(
+      f"policy_learning_rates: {WARM_START} has its own,"
+      " warm_start_learning_rate"
     )
-    return Run(task, model, supervised, num_updates)
-  num_steps = (
+  checks.check_number("warm_start_learning_rate", rate, above=0.0)
+  model = networks.make_language_model(config)
+  training = warm_start.make_training(
+    task,
+    model,
+    settings_lib.make_optimizer(settings, "policy", num_updates, rate),
+    num_prompts=settings["warm_start_prompts"],
+  )
+  return Run(task, model, training, num_updates)
+
+
+def _by_pairs(
+  settings: Mapping, task: tasks.Task, config: networks.TransformerConfig
+) -> Run:
+  """A run on pairs of completions."""
+  algorithm = settings["algorithm"]
+  if settings["diagnostics"]:
+    raise ValueError(f"diagnostics: {algorithm}'s loss is of pairs")
+  if settings["max_kl"] is not None:
+    raise ValueError(f"max_kl: {algorithm} has no KL that it could stop by")
+  options = settings_lib.take(
+    settings, pairs.Options, group_size=2, chunk_tokens=0
+  )
+  model = networks.make_language_model(config)
+  training = pairs.make_training(
+    model,
+    algorithm,
+    settings_lib.make_optimizer(settings, "policy", _optimizer_steps(settings)),
+    samplers.make_sampler(
+      task,
+      model,
+      options.num_samples,
+      settings_lib.take(settings, generation.Sampling),
+      part=pairs.source_of(algorithm),
+    ),
+    options,
+  )
+  return Run(task, model, training, settings["num_updates"])
+
+
+def _from_rewards(
+  settings: Mapping, task: tasks.Task, config: networks.TransformerConfig
+) -> Run:
+  """A run on the rewards of what the policy samples."""
+  policy_options = settings_lib.options(settings, algorithms.options_by_name())
+  row = algorithms.ALGORITHMS[settings["algorithm"]]
+  options = settings_lib.take(settings, language.Options, chunk_tokens=0)
+  model = networks.make_language_model(config)
+  setup = language.Setup(
+    model,
+    row,
+    row.policy_loss(**policy_options),
+    samplers.make_sampler(
+      task,
+      model,
+      options.num_samples,
+      settings_lib.take(settings, generation.Sampling),
+      settings_lib.take(settings, samplers.RewardOptions),
+    ),
+    options,
+    value_model=networks.make_value_model(config),
+  )
+  training = language.make_training(
+    setup,
+    {
+      part: settings_lib.make_optimizer(
+        settings, part, _optimizer_steps(settings)
+      )
+      for part in (("policy", "value") if setup.uses_value else ("policy",))
+    },
+  )
+  return Run(task, model, training, settings["num_updates"])
+
+
+def _optimizer_steps(settings: Mapping) -> int:
+  return (
     settings["num_updates"]
     * settings["num_epochs"]
     * settings["num_minibatches"]
-  )
-  sampling = generation.Sampling(
-    settings["temperature"], settings["top_k"], settings["top_p"]
-  )
-  common = {
-    name: settings[name]
-    for name in ("num_prompts", "num_epochs", "num_minibatches", "beta")
-  }
-  if algorithm in preference.ALGORITHMS:
-    if settings["diagnostics"]:
-      raise ValueError(f"diagnostics: {algorithm}'s loss is of pairs")
-    if settings["max_kl"] is not None:
-      raise ValueError(f"max_kl: {algorithm} has no KL that it could stop by")
-    if settings["num_samples"] % 2:
-      raise ValueError(
-        f"num_samples must be even for {algorithm}, got"
-        f" {settings['num_samples']}"
-      )
-    pairs = preference.make_training(
-      task,
-      model,
-      settings_lib.make_optimizer(settings, "policy", num_steps),
-      algorithm=algorithm,
-      num_pairs=settings["num_samples"] // 2,
-      sampling=sampling,
-      **common,
-    )
-    return Run(task, model, pairs, settings["num_updates"], samples_per_step=2)
-  row = algorithms.ALGORITHMS[algorithm]
-  policy_loss = row.policy_loss(
-    **settings_lib.options(
-      settings, algorithms.options_by_name()
-    )
-  )
-  if settings["diagnostics"] and row.of_sequences:
-    raise ValueError(
-      f"diagnostics: {algorithm}'s loss is of sequences, not of tokens"
-    )
-  parts, value_model = ["policy"], None
-  if (settings["advantage"] or row.advantage) == "learned":
-    parts, value_model = ["policy", "value"], networks.make_value_model(config)
-  return Run(
-    task,
-    model,
-    training_lib.make_training(
-      task,
-      model,
-      row,
-      policy_loss,
-      {
-        part: settings_lib.make_optimizer(settings, part, num_steps)
-        for part in parts
-      },
-      value_model=value_model,
-      diagnose=settings["diagnostics"],
-      sampling=sampling,
-      **common,
-      **{
-        name: settings[name]
-        for name in (
-          "num_samples",
-          "nonpositive_beta_multiple",
-          "advantage",
-          "discount",
-          "gae_lambda",
-          "num_known",
-          "dual_bound",
-          "entropy_coefficient",
-          "reference_coefficient",
-          "max_kl",
-          "reward",
-          "reward_noise",
-        )
-      },
-    ),
-    settings["num_updates"],
   )
 
 

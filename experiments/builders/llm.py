@@ -9,18 +9,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from experiments.common import settings as settings_lib
-from lco_jax import algorithms
-from lco_jax import networks
-from lco_jax import pretrained
-from lco_jax import tasks
-from lco_jax import types
-from lco_jax.language import between
-from lco_jax.language import generation
-from lco_jax.language import host_sampler
-from lco_jax.language import llm
-from lco_jax.language import verifier
-from lco_jax.training import placement
-from lco_jax.training import program
+from lco_jax import algorithms, networks, pretrained, tasks, types
+from lco_jax.language import generation, host_sampler, pairs
+from lco_jax.language import training as language
+from lco_jax.training import placement, program
 
 REWARDS = ("exact", "score")
 # Parts of the parameters → those of a model.
@@ -65,61 +57,36 @@ def build(settings: Mapping) -> Run:
   Raises:
     ValueError: naming the setting, or the file, that is wrong.
   """
-  options = settings_lib.options(
-    settings, algorithms.options_by_name()
-  )
+  policy_options = settings_lib.options(settings, algorithms.options_by_name())
   row = algorithms.ALGORITHMS[settings["algorithm"]]
-  policy_loss = row.policy_loss(**options)
   common = _common(settings)
-  other, given, longest = _verifier(settings, row, common["pretrained"])
+  verifier_model, verifiers, longest = _verifier(
+    settings, row, common["pretrained"]
+  )
   common["asking"] = _within(common["asking"], longest)
-  policy_of = llm.policy_of(settings["lora_rank"], settings["lora_alpha"])
+  setup = language.Setup(
+    common["model"],
+    row,
+    row.policy_loss(**policy_options),
+    host_sampler.make_sampler(
+      settings["completion_length"], settings["max_visits"]
+    ),
+    settings_lib.take(settings, language.Options),
+    verifier_model=verifier_model,
+    keeps_reference=False,
+  )
   num_steps = (
     settings["num_updates"]
     * settings["num_epochs"]
     * settings["num_minibatches"]
   )
+  optimizer = settings_lib.make_optimizer(settings, "policy", num_steps)
   return Run(
     **common,
-    training=llm.make_training(
-      common["model"],
-      row,
-      policy_loss,
-      settings_lib.make_optimizer(settings, "policy", num_steps),
-      verifier_model=other,
-      between=between.Between(
-        settings["between_coefficient"],
-        settings["between_begin"],
-        settings["between_end"],
-      ),
-      **{
-        name: settings[name]
-        for name in (
-          "num_prompts",
-          "num_samples",
-          "completion_length",
-          "num_epochs",
-          "num_minibatches",
-          "num_microbatches",
-          "max_visits",
-          "chunk_tokens",
-          "beta",
-          "nonpositive_beta_multiple",
-          "agreement_beta_multiple",
-          "advantage",
-          "num_known",
-          "dual_bound",
-          "entropy_coefficient",
-          "reference_coefficient",
-          "max_kl",
-          "lora_rank",
-          "lora_alpha",
-        )
-      },
-    ),
-    given={"policy": common["pretrained"].params} | given,
-    completes=policy_of,
-    learned=policy_of,
+    training=language.make_training(setup, {"policy": optimizer}),
+    given={"policy": common["pretrained"].params} | verifiers,
+    completes=setup.policy_params,
+    learned=setup.policy_params,
   )
 
 
@@ -146,29 +113,34 @@ def build_verifier(settings: Mapping) -> Run:
   Raises:
     ValueError: naming the setting, or the file, that is wrong.
   """
+  algorithm = settings["algorithm"]
+  options = settings_lib.options(
+    settings, {name: pairs.ALGORITHMS[name] for name in pairs.VERIFIERS}
+  )
   common = _common(settings)
   num_steps = settings["num_updates"] * settings["num_epochs"]
   return Run(
     **common,
-    training=verifier.make_training(
+    training=pairs.make_training(
       common["model"],
+      algorithm,
       settings_lib.make_optimizer(settings, "policy", num_steps),
-      **{
-        name: settings[name]
-        for name in (
-          "algorithm",
-          "num_prompts",
-          "num_samples",
-          "num_epochs",
-          "chunk_tokens",
-        )
-      },
-      **settings_lib.options(
-        settings, verifier.ALGORITHMS
+      host_sampler.make_sampler(settings["completion_length"]),
+      pairs.Options(
+        **{
+          name: settings[name]
+          for name in (
+            "num_prompts",
+            "num_samples",
+            "num_epochs",
+            "chunk_tokens",
+          )
+        },
+        **options,
       ),
     ),
     given={"policy": common["pretrained"].params},
-    completes=operator.itemgetter(verifier.SOURCE),
+    completes=operator.itemgetter(pairs.source_of(algorithm)),
     learned=operator.itemgetter("policy"),
   )
 
@@ -179,8 +151,6 @@ def _common(settings: Mapping) -> dict[str, Any]:
     settings,
     (
       "num_updates",
-      "num_prompts",
-      "num_samples",
       "completion_length",
       "scoring_workers",
       "eval_problems",

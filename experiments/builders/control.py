@@ -4,12 +4,8 @@ Settings are plain values, from `command_line.read_settings`.
 """
 
 from experiments.common import settings as settings_lib
-from lco_jax import algorithms
-from lco_jax import environments
-from lco_jax import networks
-from lco_jax.algorithms import policy_losses
-from lco_jax.control import objectives
-from lco_jax.control import training
+from lco_jax import algorithms, environments, networks
+from lco_jax.control import objectives, training
 
 
 def build(settings: dict):

@@ -6,12 +6,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments.build import llm
+from experiments.builders import llm
 from experiments.common import training_run
 from lco_jax import algorithms
-from lco_jax.language import lean_objectives
-from lco_jax.language import signals
-from lco_jax.language import text_completion
+from lco_jax.language import reading, signals, text_completion
 
 # Arrays of a chunk's logits that are held side by side: of the policy, of the
 # behaviour policy, the target, and their gradient.
@@ -160,7 +158,9 @@ def _memory(
   if not config.rematerialize:
     kept = 6 * config.width + 4 * width + 4 * config.mlp_width
     attending = config.num_layers
-  chunk = lean_objectives.chunk_of(settings["chunk_tokens"], config.vocab_size)
+  chunk = settings["chunk_tokens"]
+  if chunk is None:
+    chunk = reading.default_chunk(config.vocab_size)
   chunk = min(chunk or answers, answers)
   return {
     f"parameters ({', '.join(sorted(parts))})": held,
@@ -212,32 +212,11 @@ def inactive(settings: Mapping) -> list[str]:
       f"{name}: {algorithm} has no optimal target"
       for name in ("beta", *multiples)
     ]
-  if advantage not in signals.OF_VERIFIERS:
+  if advantage not in signals.FROM_VERIFIERS:
     asking = ["num_known"]
     asking += [name for name in multiples if name.startswith("agreement")]
     found += [
       f"{name}: {advantage} advantages ask no verifier" for name in asking
-    ]
-  if settings["between_coefficient"]:
-    if advantage not in signals.IN_GROUPS:
-      found.append(
-        f"between_coefficient: {advantage} advantages are of no groups"
-      )
-    elif row.drops_even_groups:
-      found.append(
-        f"between_coefficient: {algorithm} leaves out the prompts it is for"
-      )
-    if settings["between_begin"] >= settings["num_updates"]:
-      found.append(
-        f"between_coefficient: it counts from update"
-        f" {settings['between_begin'] + 1} on, there are"
-        f" {settings['num_updates']}"
-      )
-  else:
-    found += [
-      f"{name}: between_coefficient is 0"
-      for name in ("between_begin", "between_end")
-      if settings[name]
     ]
   if not row.takes_weights:
     found.append(f"dual_bound: {algorithm} takes no weights")

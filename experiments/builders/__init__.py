@@ -1,0 +1,1 @@
+"""Builds runs from their settings."""

@@ -1,0 +1,208 @@
+"""Reading completions with a policy, without holding all logits at once.
+
+Axes: samples G, prompts N, tokens C, known tokens K.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from lco_jax import networks, numerics, types
+from lco_jax.language import data, generation
+
+Array = jax.Array
+
+# Bytes of logits at a time, if the number of tokens is not set: on CPU, logits
+# that stay near its cores; elsewhere, enough to be worth a pass over the output
+# layer.
+_CPU_BYTES, _ACCELERATOR_BYTES = 2**25, 2**30
+
+
+def default_chunk(vocab_size: int) -> int:
+  """Tokens whose logits take about 32 MiB, or on accelerators 1 GiB."""
+  on_cpu = jax.default_backend() == "cpu"
+  size = _CPU_BYTES if on_cpu else _ACCELERATOR_BYTES
+  return max(1, size // (4 * vocab_size))
+
+
+def read_hidden(
+  model: networks.LanguageModel,
+  params: types.Params,
+  completions: data.Samples | data.TokenBatch,
+) -> Array:
+  """Final hidden states from which a model chooses each token.
+
+  A prompt is read once for all of its samples.
+
+  Args:
+    model: to read with.
+    params: of the model.
+    completions: [G, N]; prompt, padding and action are read.
+
+  Returns:
+    float[G, N, C, W].
+  """
+  shape = completions.action.shape
+  hidden = generation.completion_hidden(
+    model,
+    params,
+    completions.prompt[0],
+    completions.padding[0],
+    completions.action.reshape(-1, shape[-1]),
+  )
+  return hidden.reshape(*shape, -1)
+
+
+def map_tokens(
+  function: Callable[[Any], Any], tree: Any, chunk_tokens: int
+) -> Any:
+  """Maps a function of tokens over completions, some tokens at a time.
+
+  Args:
+    function: pytree of arrays [T, ...] → pytree of arrays [T, ...].
+    tree: arrays [G, N, C, ...].
+    chunk_tokens: T at most; 0 for all tokens at once.
+
+  Returns:
+    Arrays [G, N, C, ...].
+  """
+  shape = jax.tree.leaves(tree)[0].shape[:3]
+  num_tokens = shape[0] * shape[1] * shape[2]
+  rows = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[3:]), tree)
+  if not chunk_tokens or chunk_tokens >= num_tokens:
+    found = function(rows)
+  else:
+    rows, size = pad_rows(rows, chunk_tokens)
+    chunks = jax.tree.map(
+      lambda leaf: leaf.reshape(-1, size, *leaf.shape[1:]), rows
+    )
+    found = jax.tree.map(
+      lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[:num_tokens],
+      jax.lax.map(function, chunks),
+    )
+  return jax.tree.map(lambda leaf: leaf.reshape(*shape, *leaf.shape[1:]), found)
+
+
+def pad_rows(tree: Any, size: int) -> tuple[Any, int]:
+  """Adds rows of zeros until chunks of at most `size` rows are equal.
+
+  Args:
+    tree: arrays [R, ...].
+    size: rows of a chunk at most.
+
+  Returns:
+    (arrays [chunks · rows, ...], rows of a chunk).
+  """
+  num_rows = len(jax.tree.leaves(tree)[0])
+  num_chunks = -(-num_rows // size)
+  size = -(-num_rows // num_chunks)
+  missing = num_chunks * size - num_rows
+
+  def pad(leaf):
+    return jnp.pad(leaf, [(0, missing)] + [(0, 0)] * (leaf.ndim - 1))
+
+  return jax.tree.map(pad, tree), size
+
+
+def read_log_prob(
+  model: networks.LanguageModel,
+  params: types.Params,
+  completions: data.Samples | data.TokenBatch,
+  chunk_tokens: int,
+) -> Array:
+  """log π of the tokens of completions.
+
+  Its gradient computes the logits of each chunk again.
+
+  Args:
+    model: the policy's.
+    params: the policy's.
+    completions: [G, N]; prompt, padding and action are read.
+    chunk_tokens: tokens whose logits are held at a time; 0 for all.
+
+  Returns:
+    float[G, N, C], in nats.
+  """
+
+  def read(rows):
+    hidden, action = rows
+    return numerics.action_log_prob(model.head(params, hidden), action)
+
+  hidden = read_hidden(model, params, completions)
+  return map_tokens(
+    jax.checkpoint(read), (hidden, completions.action), chunk_tokens
+  )
+
+
+def read_known_log_probs(
+  model: networks.LanguageModel,
+  params: types.Params,
+  completions: data.Samples,
+  known: Array,
+  chunk_tokens: int,
+) -> Array:
+  """log π of some tokens in each place of completions.
+
+  Args:
+    model: the policy's.
+    params: the policy's.
+    completions: [G, N]; prompt, padding and action are read.
+    known: int32[G, N, C, K].
+    chunk_tokens: tokens whose logits are held at a time; 0 for all.
+
+  Returns:
+    float[G, N, C, K], in nats.
+  """
+
+  def read(rows):
+    hidden, known = rows
+    log_probs = jax.nn.log_softmax(model.head(params, hidden))
+    return jnp.take_along_axis(log_probs, known, axis=-1)
+
+  hidden = read_hidden(model, params, completions)
+  return map_tokens(read, (hidden, known), chunk_tokens)
+
+
+class LikelyTokens(NamedTuple):
+  """A policy's likeliest tokens in each place, behind the sampled one.
+
+  Attributes:
+    tokens: int32[G, N, C, 1 + K]; the sampled token comes first, and again if
+      it is among the likeliest.
+    log_prob: float[G, N, C, 1 + K], the policy's.
+  """
+
+  tokens: Array
+  log_prob: Array
+
+
+def find_likely_tokens(
+  model: networks.LanguageModel,
+  params: types.Params,
+  samples: data.Samples,
+  count: int,
+  chunk_tokens: int,
+) -> LikelyTokens:
+  """Finds the K likeliest tokens of the policy that sampled.
+
+  Args:
+    model: the policy's.
+    params: the policy's.
+    samples: completions [G, N].
+    count: K.
+    chunk_tokens: tokens whose logits are held at a time; 0 for all.
+  """
+
+  def find(rows):
+    hidden, action = rows
+    log_probs = jax.nn.log_softmax(model.head(params, hidden))
+    values, tokens = jax.lax.top_k(log_probs, min(count, log_probs.shape[-1]))
+    own = numerics.select_action(log_probs, action)
+    return LikelyTokens(
+      jnp.concatenate([action[:, None], tokens], axis=-1),
+      jnp.concatenate([own[:, None], values], axis=-1),
+    )
+
+  return map_tokens(find, (samples.hidden, samples.action), chunk_tokens)

@@ -1,0 +1,70 @@
+"""Metrics of a language update's samples, over all devices.
+
+Axes: samples G, prompts N, tokens C.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from lco_jax import diagnostics, numerics, types
+from lco_jax.language import data
+
+Array = jax.Array
+
+# Metrics that need an extra forward pass use one completion in so many.
+_ONE_IN = 4
+
+
+def take_quarter(tree: Any) -> Any:
+  """Takes the completions that metrics with an extra forward pass use.
+
+  Args:
+    tree: of arrays [G, N, ...].
+
+  Returns:
+    The same of fewer samples of each prompt and, if that is not enough, of
+    fewer prompts.
+  """
+  num_samples, num_prompts = jax.tree.leaves(tree)[0].shape[:2]
+  samples = -(-num_samples // _ONE_IN)
+  prompts = -(-num_samples * num_prompts // (_ONE_IN * samples))
+  return jax.tree.map(lambda leaf: leaf[:samples, :prompts], tree)
+
+
+def summarize_samples(
+  samples: data.Samples, mask: Array, even: Array
+) -> types.Metrics:
+  """Summarises rewards and lengths of samples.
+
+  Args:
+    samples: [G, N], this device's share.
+    mask: bool[G, N, C], tokens that enter the loss.
+    even: bool[G, N], samples of groups whose rewards are all equal.
+  """
+  length = jnp.sum(samples.mask, axis=-1).astype(jnp.float32)
+  mean, variance = diagnostics.moments(samples.reward, numerics.DEVICE_AXIS)
+  shares = {
+    "correct": samples.correct,
+    "truncated": samples.truncated,
+    "even_groups": even,
+  }
+  if samples.failed is not None:
+    shares["scoring_failed"] = samples.failed
+  return {
+    "reward_mean": mean,
+    "reward_std": jnp.sqrt(variance),
+    "completion_length_max": jax.lax.pmax(
+      jnp.max(length), numerics.DEVICE_AXIS
+    ),
+    "tokens": jax.lax.psum(jnp.sum(length), numerics.DEVICE_AXIS),
+  } | numerics.across_devices(
+    {k: numerics.average(v.astype(jnp.float32)) for k, v in shares.items()}
+    | {
+      "completion_length_mean": numerics.average(length),
+      "counted_tokens": numerics.average(
+        mask.astype(jnp.float32), samples.mask
+      ),
+    }
+  )

@@ -1,0 +1,197 @@
+"""Samplers: where a language policy's prompts and rewards come from.
+
+A sampler gives a Training its Samples. This one draws problems of a task,
+completes and verifies them inside the compiled program; `host_sampler` has the
+one whose host draws and scores texts.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from lco_jax import checks, networks, numerics, tasks, types
+from lco_jax.language import data, generation
+
+Array = jax.Array
+
+REWARDS = ("exact", "shaped")
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampler:
+  """A source of samples, as functions of one device's share.
+
+  Attributes:
+    completion_length: C, tokens of a completion at most.
+    one_answer: whether samples have the only right answer of their problems.
+    init_actor: keys [N] → what streams carry at first.
+    collect: (params by part, what streams carry, keys [N]) → (what streams
+      carry, Samples [G, N]); None where the host collects.
+    follow: (what streams carry, Samples, completed updates int32[]) → what
+      streams carry into the next update, where the host collects.
+  """
+
+  completion_length: int
+  one_answer: bool = False
+  init_actor: Callable[[types.PRNGKey], Any] = lambda keys: ()
+  collect: Callable[..., tuple[Any, data.Samples]] | None = None
+  follow: Callable[[Any, data.Samples, Array], Any] = (
+    lambda actor, samples, completed: actor
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class RewardOptions:
+  """Settings of a task's rewards.
+
+  Raises:
+    ValueError: naming the setting that is out of range.
+  """
+
+  reward: str = checks.setting(
+    "exact",
+    "exact: 1 for a solution; shaped: the share of the answer's tokens that are"
+    " in place, 1 for another solution",
+    choices=REWARDS,
+  )
+  reward_noise: float = checks.setting(
+    0.0,
+    "probability that a reward r is turned into 1 − r",
+    at_least=0.0,
+    below=0.5,
+  )
+
+  def __post_init__(self):
+    checks.check_settings(self)
+
+
+def make_sampler(
+  task: tasks.Task,
+  model: networks.LanguageModel,
+  num_samples: int,
+  sampling: generation.Sampling,
+  rewards: RewardOptions | None = None,
+  part: str = "policy",
+) -> Sampler:
+  """Builds the sampler of a task whose problems are drawn in the graph.
+
+  Args:
+    task: draws problems and verifies completions.
+    model: the policy.
+    num_samples: G.
+    sampling: the distribution that completions are sampled from.
+    rewards: of completions; None for the defaults.
+    part: of the parameters, the policy that completes.
+
+  Raises:
+    ValueError: if the temperature is 0.
+  """
+  checks.check_number("temperature", sampling.temperature, above=0.0)
+  rewards = rewards or RewardOptions()
+  draw = tasks.draw_from(task, "train")
+
+  def collect(params, actor, keys):
+    problem_keys, sample_keys, noise_keys = jnp.moveaxis(
+      jax.vmap(lambda key: jax.random.split(key, 3))(keys), 1, 0
+    )
+    problems = jax.vmap(draw)(problem_keys)
+    sample_keys = jax.vmap(
+      lambda key: jax.random.split(key, num_samples), out_axes=1
+    )(sample_keys)
+    completion = complete_prompts(
+      model,
+      params[part],
+      problems.prompt,
+      problems.padding,
+      sample_keys,
+      task.completion_length,
+      tasks.END,
+      sampling,
+    )
+    problems = repeat_problems(problems, num_samples)
+    answers = (problems, completion.tokens, completion.mask)
+    correct = jax.vmap(jax.vmap(task.verify))(*answers)
+    reward = correct.astype(jnp.float32)
+    if rewards.reward == "shaped":
+      near = jax.vmap(jax.vmap(tasks.agreement))(*answers)
+      reward = jnp.maximum(reward, near)
+    if rewards.reward_noise:
+      turned = jax.vmap(
+        lambda key: jax.random.bernoulli(
+          key, rewards.reward_noise, (num_samples,)
+        ),
+        out_axes=1,
+      )(noise_keys)
+      reward = jnp.where(turned, 1.0 - reward, reward)
+    hidden, log_prob = completion.observed
+    return actor, data.Samples(
+      prompt=problems.prompt,
+      padding=problems.padding,
+      action=completion.tokens,
+      mask=completion.mask,
+      hidden=hidden,
+      log_prob=jnp.where(completion.mask, log_prob, 0.0),
+      reward=reward,
+      correct=correct,
+      truncated=completion.truncated,
+      answer=problems.answer,
+    )
+
+  return Sampler(task.completion_length, task.one_answer, collect=collect)
+
+
+def complete_prompts(
+  model: networks.LanguageModel,
+  params: types.Params,
+  prompt: Array,
+  padding: Array,
+  keys: types.PRNGKey,
+  completion_length: int,
+  end: Any,
+  sampling: generation.Sampling,
+) -> generation.Completion:
+  """Completes each prompt several times, keeping what learning needs.
+
+  Args:
+    model: the policy.
+    params: the policy's.
+    prompt: int32[N, P], padded on the left.
+    padding: int32[N].
+    keys: PRNG keys [G, N].
+    completion_length: C.
+    end: token that ends a completion, or several.
+    sampling: the distribution that tokens are sampled from.
+
+  Returns:
+    Completion [G, N, ...], whose `observed` is (final hidden states
+    float[G, N, C, W], log π of the tokens float[G, N, C]).
+  """
+
+  def observe(params, hidden, logits, token):
+    del params
+    return hidden, numerics.action_log_prob(logits, token)
+
+  completion = generation.generate(
+    model,
+    params,
+    prompt,
+    padding,
+    keys.reshape(-1),
+    completion_length,
+    end,
+    sampling,
+    observe,
+  )
+  return jax.tree.map(
+    lambda leaf: leaf.reshape(*keys.shape, *leaf.shape[1:]), completion
+  )
+
+
+def repeat_problems(problems: tasks.Problem, num_samples: int) -> tasks.Problem:
+  """Repeats problems [N, ...] for G samples of each: [G, N, ...]."""
+  return jax.tree.map(
+    lambda x: jnp.broadcast_to(x[None], (num_samples, *x.shape)), problems
+  )
