@@ -117,6 +117,9 @@ def test_slots_behind_the_longest_completion_change_nothing(
   assert (cut.action.shape[-1], whole.action.shape[-1]) == (8, _LONGEST)
   for field in dataclasses.fields(whole):
     own, kept = (getattr(x, field.name) for x in (whole, cut))
+    if own is None:  # The host knows no answer's tokens.
+      assert kept is None
+      continue
     if own.shape != kept.shape:
       own = own[:, :, :, :, :8]
     np.testing.assert_array_equal(own, kept, field.name)

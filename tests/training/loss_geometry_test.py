@@ -41,7 +41,7 @@ def _look(policy_loss, batch, logits, where=None, num_devices=1):
   arguments = jax.tree.map(dealt, (logits, batch, where))
   found = jax.jit(
     jax.vmap(
-      lambda z, b, w: loss_geometry.of_loss(policy_loss, z, b, w),
+      lambda z, b, w: loss_geometry.measure_loss(policy_loss, z, b, w),
       axis_name="devices",
     )
   )(*arguments)
@@ -137,7 +137,7 @@ def test_noise_of_gradients_against_a_loop(steps, parts, by_steps):
   """Equal parts of all rows; on two devices the same, if steps divide."""
   batch, _ = _batch(steps)
   params = {"policy": jnp.array([[0.3, -0.2, 0.1], [0.0, 0.5, -0.4]])}
-  objective = lambda own, b: (
+  objective = lambda own, b, before=None: (
     {
       "policy": numerics.average(
         losses.lco_kld_loss(b.observation @ own["policy"], b.target_logits)
@@ -171,7 +171,7 @@ def test_noise_of_gradients_against_a_loop(steps, parts, by_steps):
     )
     found = jax.jit(
       jax.vmap(
-        lambda b: loss_geometry.of_gradients(objective, before, params, b),
+        lambda b: loss_geometry.measure_gradients(objective, before, params, b),
         axis_name="devices",
       )
     )(dealt)

@@ -5,11 +5,12 @@ import optax
 import pytest
 
 from lco_jax import numerics
-from lco_jax.training import update
+from lco_jax.training import placement, update
 
 
-def _objective(params, batch):
+def _objective(params, batch, before):
   """Two parts: regress onto x and onto y; a metric with its own count."""
+  del before
   left = (params["left"]["w"] - batch["x"]) ** 2
   right = (params["right"]["w"] - batch["y"]) ** 2
   parts = {
@@ -96,7 +97,8 @@ def test_parts_are_clipped_apart():
 def test_the_policy_stops_where_it_has_gone_too_far():
   """By the KL of all shards, and for good; schedules and value go on."""
 
-  def objective(params, batch):
+  def objective(params, batch, before):
+    del before
     errors = {name: (params[name]["w"] - batch) ** 2 for name in params}
     parts = {name: numerics.average(error) for name, error in errors.items()}
     return parts, {update.KL: numerics.average(batch)}
@@ -206,3 +208,29 @@ def test_run_epochs_uses_every_minibatch():
     [batch["x"][:2].mean(), batch["x"][2:].mean()],
     rtol=1e-5,
   )
+
+
+def test_objectives_are_given_the_parameters_before_the_epochs():
+  """In every minibatch; a single step takes its own for them."""
+
+  def objective(params, batch, before):
+    moved = params["policy"] - before["policy"]
+    loss = numerics.average(params["policy"] * batch)
+    return {"policy": loss}, {"moved": numerics.average(moved)}
+
+  step = update.make_update(objective, {"policy": optax.sgd(1.0)})
+  params, state = (
+    {"policy": jnp.float32(3.0)},
+    {"policy": optax.sgd(1.0).init(0)},
+  )
+  batch, indices = jnp.ones((3, 1)), jnp.arange(3)[:, None, None]
+
+  @placement.alone
+  def run(params, state, batch):
+    _, _, metrics = update.run_epochs(step, params, state, batch, indices)
+    _, _, single = step(params, state, batch)
+    return metrics["moved"].mean, single["moved"].mean
+
+  moved, single = run(params, state, batch)
+  np.testing.assert_array_equal(moved, [0.0, -1.0, -2.0])
+  assert single == 0
