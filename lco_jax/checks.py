@@ -55,7 +55,9 @@ def check_settings(options: Any) -> None:
   """
   for field in dataclasses.fields(options):
     value = getattr(options, field.name)
-    if value is None and field.default is None:
+    if value is None:
+      if field.default is not None:
+        raise ValueError(f"{field.name} must be set, got None")
       continue
     if field.metadata["choices"]:
       check_choice(field.name, value, field.metadata["choices"])

@@ -5,7 +5,7 @@ Settings are plain values, from `command_line.read_settings`.
 
 from experiments.common import settings as settings_lib
 from lco_jax import algorithms, environments, networks
-from lco_jax.control import objectives, training
+from lco_jax.control import training
 
 
 def build(settings: dict):
@@ -20,16 +20,13 @@ def build(settings: dict):
   Raises:
     ValueError: naming the setting that is wrong.
   """
-  policy_loss = algorithms.make_policy_loss(
-    settings["algorithm"],
-    **settings_lib.options(
-      settings, algorithms.options_by_name(algorithms.CONTROL)
-    ),
+  policy_options = settings_lib.options(
+    settings, algorithms.options_by_name(algorithms.CONTROL)
   )
-  settings_lib.check(
-    settings, ("total_steps", "eval_episodes", "num_envs", "num_steps")
-  )
-  steps_per_update = settings["num_envs"] * settings["num_steps"]
+  row = algorithms.CONTROL[settings["algorithm"]]
+  settings_lib.check(settings, ("total_steps", "eval_episodes"))
+  options = settings_lib.take(settings, training.Options)
+  steps_per_update = options.num_envs * options.num_steps
   num_updates = settings["total_steps"] // steps_per_update
   if num_updates < 1:
     raise ValueError(
@@ -43,46 +40,15 @@ def build(settings: dict):
     settings["hidden_sizes"],
     settings["activation"],
   )
-  objective = objectives.make_objective(
-    actor_critic.policy,
-    actor_critic.value,
-    policy_loss,
-    settings["entropy_coefficient"],
-    settings["value_clip"],
-    measures_kl=settings["max_kl"] is not None,
+  setup = training.Setup(
+    environment, actor_critic, row, row.policy_loss(**policy_options), options
   )
-  optimizer_steps = (
-    num_updates * settings["num_epochs"] * settings["num_minibatches"]
-  )
+  optimizer_steps = num_updates * options.num_epochs * options.num_minibatches
   task = training.make_training(
-    environment,
-    actor_critic,
-    objective,
+    setup,
     {
       part: settings_lib.make_optimizer(settings, part, optimizer_steps)
       for part in ("policy", "value")
     },
-    **{
-      name: settings[name]
-      for name in (
-        "num_envs",
-        "num_steps",
-        "num_epochs",
-        "num_minibatches",
-        "discount",
-        "gae_lambda",
-        "beta",
-        "nonpositive_beta_multiple",
-        "normalize_advantages",
-        "reward_noise",
-        "max_kl",
-      )
-    },
-    dual_bound=(
-      settings["dual_bound"]
-      if algorithms.ALGORITHMS[settings["algorithm"]].takes_weights
-      else None
-    ),
-    looked_at=policy_loss if settings["diagnostics"] else None,
   )
   return environment, actor_critic, task, num_updates

@@ -7,8 +7,9 @@ algorithm (policy_learning_rate, beta) or by the algorithm's own default.
 import ml_collections
 from ml_collections import config_dict
 
-from experiments.configs import policy_loss
+from experiments.configs import defaults
 from lco_jax import algorithms
+from lco_jax.control import training
 
 # Environment steps of each seed, where 200,000 do not suit.
 _TOTAL_STEPS = {
@@ -57,18 +58,10 @@ def get_config(environment: str = "CartPole-v1") -> ml_collections.ConfigDict:
   config.total_steps = _TOTAL_STEPS.get(environment, 200_000)
   config.eval_episodes = 100
 
-  # Data: a rollout is num_steps in each of num_envs environments.
-  config.num_envs = 16
-  config.num_steps = 128
-  config.num_epochs = 4
-  config.num_minibatches = 4
-  config.reward_noise = 0.0  # Standard deviation, on what is learned from.
-
-  # Advantages.
-  config.discount = 0.99
-  config.gae_lambda = 0.95
-  config.normalize_advantages = True
-  config.dual_bound = 0.1  # vmpo: KL of its weights from equal ones, nats.
+  # Learning: see `Options` of lco_jax.control.training.
+  defaults.add_options(config, training.Options)
+  config.beta = config_dict.placeholder(float)  # Tuned, see below.
+  defaults.add_algorithm_options(config)
 
   # Networks.
   config.hidden_sizes = (64, 64)
@@ -85,19 +78,6 @@ def get_config(environment: str = "CartPole-v1") -> ml_collections.ConfigDict:
   config.value_learning_rate = 1e-3
   config.policy_max_gradient_norm = 0.5  # Global norm; 0 for no clipping.
   config.value_max_gradient_norm = 0.5
-
-  # Objective.
-  config.beta = config_dict.placeholder(float)
-  config.nonpositive_beta_multiple = 1.0
-  config.entropy_coefficient = 0.0
-  config.value_clip = config_dict.placeholder(float)
-  # KL of a minibatch, nats, at which the policy's epochs stop; None for none.
-  config.max_kl = config_dict.placeholder(float)
-
-  policy_loss.add_options(config)  # Of single algorithms.
-
-  # Curvature, direction and noise of the policy loss, at every update.
-  config.diagnostics = False
 
   # Host side.
   config.updates_per_chunk = config_dict.placeholder(int)

@@ -8,8 +8,17 @@ import ml_collections
 from ml_collections import config_dict
 
 from experiments.builders import language as build
-from experiments.configs import policy_loss
+from experiments.configs import defaults
+from lco_jax.language import generation, samplers, training
 
+# Settings of the library that only models of many tokens need.
+_OF_LARGE_MODELS = (
+  "num_microbatches",
+  "chunk_tokens",
+  "agreement_beta_multiple",
+  "lora_rank",
+  "lora_alpha",
+)
 # What was tuned; BUILD_NOTES.md has the sweeps.
 _DEFAULT = {
   "policy_learning_rate": 3e-4,
@@ -49,29 +58,21 @@ def get_config(task: str = "addition") -> ml_collections.ConfigDict:
   config.warm_start_learning_rate = 3e-3
   config.init_from = config_dict.placeholder(str)
 
-  # Data: num_samples completions of each of num_prompts prompts.
-  config.num_prompts = 128 if exact else 32
-  config.num_samples = 2 if exact else 8
-  config.num_epochs = 1
-  config.num_minibatches = 1
-  config.temperature = 1.0
-  config.top_k = 0
-  config.top_p = 1.0
+  # Learning: see `Options` of lco_jax.language.training.
+  defaults.add_options(config, training.Options, without=_OF_LARGE_MODELS)
+  config.beta = config_dict.placeholder(float)  # Tuned, see below.
+  if exact:
+    config.num_prompts, config.num_samples = 128, 2
+    config.advantage = "oracle"
+  # Policy that advantages ask (verifier, preference): of the end of this run.
+  config.verifier_from = config_dict.placeholder(str)
+  defaults.add_algorithm_options(config)
+
+  # Sampling and rewards.
+  defaults.add_options(config, generation.Sampling)
+  defaults.add_options(config, samplers.RewardOptions)
   # Tokens of a prompt and its completion, at most.
   config.context_length = 512 if task.startswith("reasoning_gym:") else 64
-  config.reward = "exact"  # Or shaped.
-  config.reward_noise = 0.0  # Probability that a reward is turned over.
-
-  # Advantages; None for the algorithm's own. learned: a value network.
-  # verifier, preference: of the policy at the end of the run verifier_from.
-  config.advantage = config_dict.placeholder(str)
-  if exact:
-    config.advantage = "oracle"
-  config.discount = 1.0
-  config.gae_lambda = 1.0
-  config.num_known = 5  # Tokens that a verifier is asked about.
-  config.dual_bound = 0.1  # vmpo: KL of its weights from equal ones, nats.
-  config.verifier_from = config_dict.placeholder(str)
 
   # Network.
   config.num_layers = 2
@@ -94,19 +95,6 @@ def get_config(task: str = "addition") -> ml_collections.ConfigDict:
   config.value_learning_rate = 1e-3
   config.policy_max_gradient_norm = 1.0  # Global norm; 0 for no clipping.
   config.value_max_gradient_norm = 1.0
-
-  # Objective.
-  config.beta = config_dict.placeholder(float)
-  config.nonpositive_beta_multiple = 1.0
-  config.entropy_coefficient = 0.0
-  config.reference_coefficient = 0.0  # KL to the policy at the start.
-  # KL of a minibatch, nats, at which the policy's epochs stop; None for none.
-  config.max_kl = config_dict.placeholder(float)
-
-  policy_loss.add_options(config)  # Of single algorithms.
-
-  # Curvature, direction and noise of the policy loss, at every update.
-  config.diagnostics = False
 
   # Host side.
   config.updates_per_chunk = config_dict.placeholder(int)

@@ -7,11 +7,14 @@ by `tuned`, or by the algorithm's default.
 import ml_collections
 from ml_collections import config_dict
 
-from experiments.configs import policy_loss
+from experiments.configs import defaults
 from lco_jax import algorithms
+from lco_jax.language import generation, training
 
 # Of every algorithm: none was tuned apart. BUILD_NOTES.md has the runs.
 _DEFAULT = {"policy_learning_rate": 1e-5, "beta": 1.0}
+# Settings of the library that need a value network, or small models.
+_OF_VALUES = ("discount", "gae_lambda", "diagnostics")
 # Of tasks that are made smaller than they come.
 _TASK_OPTIONS = {
   "chain_sum": "min_terms=2,max_terms=2,min_digits=1,max_digits=1"
@@ -61,9 +64,7 @@ def common(task: str) -> ml_collections.ConfigDict:
   config.num_prompts = 8
   config.num_samples = 8
   config.num_epochs = 1
-  config.temperature = 1.0
-  config.top_k = 0
-  config.top_p = 1.0
+  defaults.add_options(config, generation.Sampling)
 
   # Memory and precision.
   config.dtype = "float32"  # Or bfloat16; parameters and losses are float32.
@@ -99,32 +100,19 @@ def get_config(task: str = "chain_sum") -> ml_collections.ConfigDict:
   """
   config = common(task)
   config.algorithm = "lco_mse"
-  config.num_minibatches = 1
-  config.num_microbatches = 1  # Parts of a minibatch's gradient.
+  # Learning: see `Options` of lco_jax.language.training.
+  defaults.add_options(
+    config, training.Options, without=(*_OF_VALUES, *config.keys())
+  )
+  defaults.add_algorithm_options(config)
   config.max_visits = 1  # Updates in which an unsolved prompt is met, at most.
 
-  # Advantages; None for the algorithm's own.
-  config.advantage = config_dict.placeholder(str)
-  # verifier: log-probabilities of another model over the same tokens, such as
-  # a stronger one. preference: their ratio to those of verifier_reference, the
-  # one that it was trained from by preferences; None for config.model.
+  # Models that advantages ask. verifier: log-probabilities of another model
+  # over the same tokens, such as a stronger one. preference: their ratio to
+  # those of verifier_reference, the model that it was trained from by
+  # preferences; None for config.model.
   config.verifier = config_dict.placeholder(str)
   config.verifier_reference = config_dict.placeholder(str)
-  config.num_known = 5  # Tokens that a verifier is asked about.
-  config.dual_bound = 0.1  # vmpo: KL of its weights from equal ones, nats.
-
-  # Objective.
-  config.nonpositive_beta_multiple = 1.0
-  config.agreement_beta_multiple = 1.0
-  config.entropy_coefficient = 0.0
-  config.reference_coefficient = 0.0  # KL to the policy at the start.
-  config.max_kl = config_dict.placeholder(float)
-
-  # Adapters (LoRA) in place of all parameters, α / rank times; 0 for none.
-  config.lora_rank = 0
-  config.lora_alpha = 16.0
-
-  policy_loss.add_options(config)  # Of single algorithms.
 
   config.update(_OF_TASK.get(task, {}))
   config.tuned = {"chosen": ("task", task)} | {

@@ -20,7 +20,7 @@ class Trajectory:
   Attributes:
     observation: float[T, N, O].
     action: int32[T, N].
-    behaviour_logits: float[T, N, A], of the policy that chose the action.
+    old_logits: float[T, N, A], of the policy that chose the action.
     reward: float[T, N].
     next_observation: float[T, N, O], the true successor, before any reset.
     terminated: bool[T, N].
@@ -31,7 +31,7 @@ class Trajectory:
 
   observation: Array
   action: Array
-  behaviour_logits: Array
+  old_logits: Array
   reward: Array
   next_observation: Array
   terminated: Array

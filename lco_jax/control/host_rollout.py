@@ -134,7 +134,7 @@ class HostCollector:
     step = data.Trajectory(
       observation=self._observation,
       action=action,
-      behaviour_logits=logits,
+      old_logits=logits,
       reward=reward.astype(np.float32),
       next_observation=self._encode(successor),
       terminated=terminated,
@@ -161,7 +161,7 @@ def blank_trajectory(
   return data.Trajectory(
     observation=observation,
     action=np.zeros(shape, np.int32),
-    behaviour_logits=np.zeros((*shape, environment.num_actions), np.float32),
+    old_logits=np.zeros((*shape, environment.num_actions), np.float32),
     reward=np.zeros(shape, np.float32),
     next_observation=observation,
     terminated=np.zeros(shape, bool),

@@ -85,7 +85,7 @@ def make_collect(
       recorded = data.Trajectory(
         observation=actor.observation,
         action=action,
-        behaviour_logits=logits,
+        old_logits=logits,
         reward=transition.reward,
         next_observation=transition.observation,
         terminated=transition.terminated,

@@ -1,5 +1,11 @@
-"""Control: the functions that make a `Training` of an environment."""
+"""Control training: learning from what an actor-critic does in environments.
 
+A stream is an environment: N of them in an update, with T steps in each. Axes:
+time steps T, environments N, actions A.
+"""
+
+import dataclasses
+import functools
 from collections.abc import Mapping
 
 import jax
@@ -8,193 +14,284 @@ import optax
 
 from lco_jax import (
   advantages,
+  algorithms,
   checks,
   diagnostics,
   environments,
   losses,
+  networks,
   numerics,
   targets,
   types,
 )
 from lco_jax.algorithms import policy_losses
-from lco_jax.control import data, rollout
+from lco_jax.control import data, objectives, rollout
 from lco_jax.training import loss_geometry, program, update
 
 Array = jax.Array
 DEVICE_AXIS = numerics.DEVICE_AXIS
 
 
+@dataclasses.dataclass(frozen=True)
+class Options:
+  """Settings of learning in environments.
+
+  Raises:
+    ValueError: naming the setting that is out of range.
+  """
+
+  num_envs: int = checks.setting(
+    16, "environments, N, over all devices", at_least=1
+  )
+  num_steps: int = checks.setting(
+    128, "steps that a rollout takes in each environment, T", at_least=1
+  )
+  num_epochs: int = checks.setting(4, "passes over each rollout", at_least=1)
+  num_minibatches: int = checks.setting(
+    4, "minibatches of a pass, a divisor of num_steps", at_least=1
+  )
+  discount: float = checks.setting(0.99, "γ", at_least=0.0, at_most=1.0)
+  gae_lambda: float = checks.setting(
+    0.95, "λ of the advantage estimate", at_least=0.0, at_most=1.0
+  )
+  beta: float = checks.setting(
+    1.0, "KL strength of the optimal target", above=0.0
+  )
+  nonpositive_beta_multiple: float = checks.setting(
+    1.0, "factor on β where the advantage is ≤ 0", above=0.0
+  )
+  normalize_advantages: bool = checks.setting(
+    True, "whether a rollout's advantages get mean 0 and variance 1"
+  )
+  dual_bound: float = checks.setting(
+    0.1, "vmpo: KL of its weights from equal ones, nats", above=0.0
+  )
+  reward_noise: float = checks.setting(
+    0.0,
+    "standard deviation of noise on every reward that is learned from; for"
+    " environments in the graph",
+    at_least=0.0,
+  )
+  entropy_coefficient: float = checks.setting(
+    0.0, "weight of the entropy bonus", at_least=0.0
+  )
+  value_clip: float | None = checks.setting(
+    None,
+    "distance that a value may move from its old one before its loss is"
+    " clipped, in units of return; None for the plain squared error",
+    above=0.0,
+  )
+  max_kl: float | None = checks.setting(
+    None,
+    "KL of a minibatch, nats, at which the policy's epochs stop; None for none",
+    above=0.0,
+  )
+  diagnostics: bool = checks.setting(
+    False, "whether curvature, direction and noise of the loss are logged"
+  )
+
+  def __post_init__(self):
+    checks.check_settings(self)
+
+
+@dataclasses.dataclass(frozen=True)
+class Setup:
+  """All that the steps of a control training depend on.
+
+  Attributes:
+    environment: in the graph or on the host; with one on the host the training
+      has no `collect`, see host_rollout.
+    actor_critic: its networks.
+    algorithm: a row of `algorithms.CONTROL`.
+    policy_loss: the algorithm's, with its options.
+    options: settings of learning.
+
+  Raises:
+    ValueError: if settings do not go together.
+  """
+
+  environment: environments.Environment | environments.HostEnvironment
+  actor_critic: networks.ActorCritic
+  algorithm: algorithms.Algorithm
+  policy_loss: policy_losses.PolicyLoss
+  options: Options
+
+  def __post_init__(self):
+    if self.options.reward_noise and self.on_host:
+      raise ValueError("reward_noise: for environments in the graph alone")
+
+  @property
+  def on_host(self) -> bool:
+    """Whether Python steps the environment."""
+    return isinstance(self.environment, environments.HostEnvironment)
+
+
 def make_training(
-  environment: environments.Environment | environments.HostEnvironment,
-  networks,
-  objective: update.Objective,
-  optimizers: Mapping[str, optax.GradientTransformation],
-  *,
-  num_envs: int,
-  num_steps: int,
-  num_epochs: int,
-  num_minibatches: int,
-  discount: float,
-  gae_lambda: float,
-  beta: float,
-  nonpositive_beta_multiple: float = 1.0,
-  normalize_advantages: bool = True,
-  dual_bound: float | None = None,
-  reward_noise: float = 0.0,
-  max_kl: float | None = None,
-  looked_at: policy_losses.PolicyLoss | None = None,
+  setup: Setup, optimizers: Mapping[str, optax.GradientTransformation]
 ) -> program.Training:
   """Builds the training of an actor-critic.
 
   Args:
-    environment: the environment; from one on the host the training has no
-      `collect`, see host_rollout.
-    networks: its ActorCritic.
-    objective: from `objectives.make_objective`.
-    optimizers: for the parts "policy" and "value".
-    num_envs: environments over all devices.
-    num_steps: steps that a rollout takes in each environment.
-    num_epochs: passes over each rollout.
-    num_minibatches: minibatches of each pass, a divisor of num_steps.
-    discount: γ in [0, 1].
-    gae_lambda: λ in [0, 1].
-    beta: KL strength of the optimal target, positive and finite.
-    nonpositive_beta_multiple: factor on β where the advantage is ≤ 0.
-    normalize_advantages: whether a rollout's advantages are brought to mean 0
-      and variance 1.
-    dual_bound: ε of V-MPO's weights, > 0, nats, which then take the place of
-      advantages; None for advantages.
-    reward_noise: standard deviation of noise on every reward that is learned
-      from, ≥ 0; for environments in the graph.
-    max_kl: KL of a minibatch at which the policy's epochs stop, > 0, nats; the
-      objective must measure it. None for none.
-    looked_at: the policy loss whose geometry is logged; None for none.
-
-  Raises:
-    ValueError: if a number is out of range.
+    setup: all that its steps depend on.
+    optimizers: of the parts "policy" and "value".
   """
-  for name, value in (("discount", discount), ("gae_lambda", gae_lambda)):
-    if not 0 <= value <= 1:
-      raise ValueError(f"{name} must be in [0, 1], got {value}")
-  for name, value in (
-    ("beta", beta),
-    ("nonpositive_beta_multiple", nonpositive_beta_multiple),
-  ):
-    if not 0 < value < float("inf"):
-      raise ValueError(f"{name} must be positive and finite, got {value}")
-
-  if dual_bound is not None:
-    checks.check_number("dual_bound", dual_bound, above=0.0)
-  checks.check_number("reward_noise", reward_noise, at_least=0.0)
-  if reward_noise and isinstance(environment, environments.HostEnvironment):
-    raise ValueError("reward_noise: for environments in the graph alone")
-  init_actor, collect = _collection(
-    environment, networks.policy, num_steps, reward_noise
-  )
-
-  def prepare(params, trajectory, completed):
-    del completed
-    values, next_values = networks.value(
-      params["value"],
-      jnp.stack([trajectory.observation, trajectory.next_observation]),
-    )
-    advantage = advantages.generalized_advantage_estimation(
-      trajectory.reward,
-      values,
-      next_values,
-      trajectory.terminated,
-      trajectory.done,
-      discount,
-      gae_lambda,
-    )
-    value_target = advantage + values
-    if normalize_advantages:
-      mean, variance = diagnostics.moments(advantage, DEVICE_AXIS)
-      advantage = advantages.normalized(advantage, mean, variance)
-    old_logits = trajectory.behaviour_logits
-    target_logits = targets.optimal_logits(
-      old_logits,
-      advantages.sampled(advantage, trajectory.action, environment.num_actions),
-      targets.sign_dependent_beta(advantage, beta, nonpositive_beta_multiple),
-    )
-    if dual_bound is not None:
-      advantage = losses.vmpo_weights(
-        advantage, dual_bound, axis_name=DEVICE_AXIS
-      )
-    batch = data.Batch(
-      observation=trajectory.observation,
-      action=trajectory.action,
-      advantage=advantage,
-      old_logits=old_logits,
-      old_log_prob=numerics.action_log_prob(old_logits, trajectory.action),
-      target_logits=target_logits,
-      old_value=values,
-      value_target=value_target,
-    )
-    metrics = episode_metrics(trajectory) | numerics.across_devices(
-      {
-        "entropy": numerics.average(losses.entropy(old_logits)),
-        "target_residual_before": numerics.average(
-          diagnostics.target_residual(target_logits, old_logits)
-        ),
-      }
-    )
-    metrics["explained_variance"] = diagnostics.explained_variance(
-      values, value_target, DEVICE_AXIS
-    )
-    return batch, metrics
-
-  def assess(before, params, batch):
-    logits = networks.policy(params["policy"], batch.observation)
-    metrics = numerics.across_devices(
-      {
-        "kl_old_new": numerics.average(
-          losses.kl_divergence(batch.old_logits, logits)
-        ),
-        "target_residual_after": numerics.average(
-          diagnostics.target_residual(batch.target_logits, logits)
-        ),
-      }
-    )
-    if looked_at is not None:
-      metrics |= loss_geometry.measure_loss(looked_at, logits, batch)
-      metrics |= loss_geometry.measure_gradients(
-        objective, before, params, batch
-      )
-    return metrics
-
+  options = setup.options
+  init_actor, collect = _make_collection(setup)
   return program.Training(
-    init_params=networks.init,
+    init_params=setup.actor_critic.init,
     init_actor=init_actor,
     collect=collect,
-    prepare=prepare,
-    update=update.make_update(objective, dict(optimizers)),
-    assess=assess,
+    prepare=functools.partial(prepare, setup),
+    update=update.make_update(make_objective(setup), dict(optimizers)),
+    assess=functools.partial(assess, setup),
     optimizers=dict(optimizers),
     headline="episode_return_mean",
-    num_streams=num_envs,
-    num_steps=num_steps,
-    num_epochs=num_epochs,
-    num_minibatches=num_minibatches,
-    max_kl=max_kl,
+    num_streams=options.num_envs,
+    num_steps=options.num_steps,
+    num_epochs=options.num_epochs,
+    num_minibatches=options.num_minibatches,
+    max_kl=options.max_kl,
   )
 
 
-def _collection(
-  environment, policy: types.Apply, num_steps: int, reward_noise: float
-):
+def make_objective(setup: Setup) -> update.Objective:
+  """Builds the objective of a training."""
+  return objectives.make_objective(
+    setup.actor_critic.policy,
+    setup.actor_critic.value,
+    setup.policy_loss,
+    setup.options.entropy_coefficient,
+    setup.options.value_clip,
+    measures_kl=setup.options.max_kl is not None,
+  )
+
+
+def prepare(
+  setup: Setup,
+  params: Mapping[str, types.Params],
+  trajectory: data.Trajectory,
+  completed: Array,
+) -> tuple[data.Batch, types.Metrics]:
+  """Makes a batch of a rollout: values, advantages, targets.
+
+  Args:
+    setup: of the training.
+    params: by part, of the policy that acted.
+    trajectory: [T, N], this device's share.
+    completed: int32[], completed updates.
+
+  Returns:
+    (Batch [T, N], metrics over all devices).
+  """
+  del completed
+  options, actions = setup.options, trajectory.action
+  values, next_values = setup.actor_critic.value(
+    params["value"],
+    jnp.stack([trajectory.observation, trajectory.next_observation]),
+  )
+  advantage = advantages.generalized_advantage_estimation(
+    trajectory.reward,
+    values,
+    next_values,
+    trajectory.terminated,
+    trajectory.done,
+    options.discount,
+    options.gae_lambda,
+  )
+  value_target = advantage + values
+  if options.normalize_advantages:
+    mean, variance = diagnostics.moments(advantage, DEVICE_AXIS)
+    advantage = advantages.normalized(advantage, mean, variance)
+  old_logits = trajectory.old_logits
+  target_logits = targets.optimal_logits(
+    old_logits,
+    advantages.sampled(advantage, actions, setup.environment.num_actions),
+    targets.sign_dependent_beta(
+      advantage, options.beta, options.nonpositive_beta_multiple
+    ),
+  )
+  if setup.algorithm.takes_weights:
+    advantage = losses.vmpo_weights(
+      advantage, options.dual_bound, axis_name=DEVICE_AXIS
+    )
+  batch = data.Batch(
+    observation=trajectory.observation,
+    action=actions,
+    advantage=advantage,
+    old_logits=old_logits,
+    old_log_prob=numerics.action_log_prob(old_logits, actions),
+    target_logits=target_logits,
+    old_value=values,
+    value_target=value_target,
+  )
+  metrics = summarize_episodes(trajectory) | numerics.across_devices(
+    {
+      "entropy": numerics.average(losses.entropy(old_logits)),
+      "target_residual_before": numerics.average(
+        diagnostics.target_residual(target_logits, old_logits)
+      ),
+    }
+  )
+  metrics["explained_variance"] = diagnostics.explained_variance(
+    values, value_target, DEVICE_AXIS
+  )
+  return batch, metrics
+
+
+def assess(
+  setup: Setup,
+  before: Mapping[str, types.Params],
+  params: Mapping[str, types.Params],
+  batch: data.Batch,
+) -> types.Metrics:
+  """Measures how far the epochs moved the policy.
+
+  Args:
+    setup: of the training.
+    before: parameters by part, before the epochs.
+    params: the same after them.
+    batch: [T, N], this device's share.
+
+  Returns:
+    Metrics over all devices.
+  """
+  logits = setup.actor_critic.policy(params["policy"], batch.observation)
+  metrics = numerics.across_devices(
+    {
+      "kl_old_new": numerics.average(
+        losses.kl_divergence(batch.old_logits, logits)
+      ),
+      "target_residual_after": numerics.average(
+        diagnostics.target_residual(batch.target_logits, logits)
+      ),
+    }
+  )
+  if setup.options.diagnostics:
+    metrics |= loss_geometry.measure_loss(setup.policy_loss, logits, batch)
+    metrics |= loss_geometry.measure_gradients(
+      make_objective(setup), before, params, batch
+    )
+  return metrics
+
+
+def _make_collection(setup: Setup):
   """(init_actor, collect) of a Training."""
-  if isinstance(environment, environments.HostEnvironment):
+  if setup.on_host:
     return lambda keys: None, None
-  collect = rollout.make_collect(environment, policy, num_steps, reward_noise)
+  collect = rollout.make_collect(
+    setup.environment,
+    setup.actor_critic.policy,
+    setup.options.num_steps,
+    setup.options.reward_noise,
+  )
   return (
-    lambda keys: rollout.start(environment, keys),
+    functools.partial(rollout.start, setup.environment),
     lambda params, actor, keys: collect(params["policy"], actor, keys),
   )
 
 
-def episode_metrics(trajectory: data.Trajectory) -> types.Metrics:
-  """Return and length of the episodes that ended in a rollout.
+def summarize_episodes(trajectory: data.Trajectory) -> types.Metrics:
+  """Summarises return and length of the episodes that ended in a rollout.
 
   Args:
     trajectory: [T, N], this device's share.

@@ -11,14 +11,13 @@ vocabulary.
 
 import dataclasses
 import functools
-import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from lco_jax import networks, numerics, types
+from lco_jax import checks, networks, numerics, types
 from lco_jax.language import data
 
 Array = jax.Array
@@ -33,25 +32,25 @@ _BELOW_ONE = 1 - 2**-23
 class Sampling:
   """The distribution that tokens are sampled from.
 
-  Attributes:
-    temperature: what logits are divided by, > 0; 0 takes the likeliest token.
-    top_k: how many of the likeliest tokens are kept; 0 for all.
-    top_p: smallest probability that the kept ones must add up to, in (0, 1].
+  Raises:
+    ValueError: naming the setting that is out of range.
   """
 
-  temperature: float = 1.0
-  top_k: int = 0
-  top_p: float = 1.0
+  temperature: float = checks.setting(
+    1.0, "divisor of logits; 0 takes the likeliest token", at_least=0.0
+  )
+  top_k: int = checks.setting(
+    0, "how many of the likeliest tokens are kept; 0 for all", at_least=0
+  )
+  top_p: float = checks.setting(
+    1.0,
+    "smallest probability that the kept tokens must add up to",
+    above=0.0,
+    at_most=1.0,
+  )
 
   def __post_init__(self):
-    if not 0 <= self.temperature < math.inf:
-      raise ValueError(
-        f"temperature must be ≥ 0 and finite, got {self.temperature}"
-      )
-    if self.top_k < 0:
-      raise ValueError(f"top_k must be ≥ 0, got {self.top_k}")
-    if not 0 < self.top_p <= 1:
-      raise ValueError(f"top_p must be in (0, 1], got {self.top_p}")
+    checks.check_settings(self)
 
 
 class Completion(NamedTuple):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from lco_jax import algorithms, environments, networks
-from lco_jax.control import host_rollout, objectives, training
+from lco_jax.control import host_rollout, training
 from lco_jax.runs import checkpointing, fault_replay, runner
 from lco_jax.training import finiteness, host_loop, optimizers, placement
 
@@ -26,20 +26,17 @@ def _make(name="gymnasium:CliffWalking-v1", num_devices=1, num_steps=8):
   chain = optimizers.make_optimizer(
     "adam", optimizers.make_schedule("constant", 1e-3, 1), 0.5
   )
-  task = training.make_training(
-    environment,
-    net,
-    objectives.make_objective(
-      net.policy, net.value, algorithms.make_policy_loss("lco_mse")
-    ),
-    {"policy": chain, "value": chain},
+  row = algorithms.ALGORITHMS["lco_mse"]
+  options = training.Options(
     num_envs=4,
     num_steps=num_steps,
     num_epochs=1,
     num_minibatches=1,
     discount=0.9,
-    gae_lambda=0.95,
-    beta=1.0,
+  )
+  task = training.make_training(
+    training.Setup(environment, net, row, row.policy_loss(), options),
+    {"policy": chain, "value": chain},
   )
   where = placement.place(2, 4, jax.devices()[:num_devices])
   start = runner.begin(task, _SEEDS, where)

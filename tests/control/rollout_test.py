@@ -100,7 +100,7 @@ def test_actions_follow_the_behaviour_policy():
   frequency = np.mean(np.asarray(trajectory.action))
   assert abs(frequency - 0.8) < 4 * np.sqrt(0.8 * 0.2 / 10_000)
   np.testing.assert_allclose(
-    jax.nn.softmax(trajectory.behaviour_logits[0, 0]), [0.2, 0.8], rtol=1e-5
+    jax.nn.softmax(trajectory.old_logits[0, 0]), [0.2, 0.8], rtol=1e-5
   )
 
 

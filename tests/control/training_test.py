@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lco_jax import algorithms, environments, losses, networks, numerics
-from lco_jax.control import evaluation, objectives, training
+from lco_jax.control import evaluation, training
 from lco_jax.environments import probes, tabular
 from lco_jax.training import finiteness, optimizers, placement, program
 
@@ -27,9 +27,6 @@ def _make(
   net = networks.make_actor_critic(
     environment.observation_shape, environment.num_actions, (16,), "tanh"
   )
-  objective = objectives.make_objective(
-    net.policy, net.value, algorithms.make_policy_loss(algorithm)
-  )
   chain = optimizers.make_optimizer(
     "adam",
     optimizers.make_schedule("linear", learning_rate, num_updates * 8),
@@ -38,19 +35,18 @@ def _make(
   settings = {
     "num_envs": num_envs,
     "num_steps": num_steps,
-    "num_epochs": 4,
     "num_minibatches": 2,
     "discount": _DISCOUNT,
-    "gae_lambda": 0.95,
-    "beta": 1.0,
-    "dual_bound": 0.1
-    if algorithms.ALGORITHMS[algorithm].takes_weights
-    else None,
-  } | overrides
-  task = training.make_training(
-    environment, net, objective, {"policy": chain, "value": chain}, **settings
+  }
+  row = algorithms.ALGORITHMS[algorithm]
+  setup = training.Setup(
+    environment,
+    net,
+    row,
+    row.policy_loss(),
+    training.Options(**(settings | overrides)),
   )
-  return net, task
+  return net, training.make_training(setup, {"policy": chain, "value": chain})
 
 
 def _train(task, num_updates, seeds=(0,), devices=None):
@@ -245,8 +241,8 @@ def test_vmpo_takes_weights_in_place_of_advantages():
   """Of the whole rollout; targets are made of advantages all the same."""
   environment = environments.make("probe:credit")
   batches = []
-  for bound in (None, 0.05):
-    net, task = _make(environment, "vmpo", dual_bound=bound)
+  for algorithm in ("mdpo", "vmpo"):
+    net, task = _make(environment, algorithm, dual_bound=0.05)
     params = net.init(jax.random.key(0))
     keys = jax.random.split(jax.random.key(1), task.num_streams)
     _, trajectory = task.collect(params, task.init_actor(keys), keys)

@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from lco_jax import algorithms, environments, networks
-from lco_jax.control import objectives, training
+from lco_jax.control import training
 from lco_jax.runs import checkpointing, fault_replay, metric_writers, runner
 from lco_jax.training import (
   finiteness,
@@ -40,25 +40,18 @@ def _task(environment, algorithm="lco_mse", learning_rate=1e-3, own_rate=False):
   chain = optimizers.make_optimizer(
     "adam", optimizers.make_schedule("constant", learning_rate, 1), 0.5
   )
+  row = algorithms.ALGORITHMS[algorithm]
+  options = training.Options(
+    num_envs=2, num_steps=8, num_epochs=1, num_minibatches=1, discount=0.9
+  )
   return training.make_training(
-    environment,
-    net,
-    objectives.make_objective(
-      net.policy, net.value, algorithms.make_policy_loss(algorithm)
-    ),
+    training.Setup(environment, net, row, row.policy_loss(), options),
     {
       "policy": optax.chain(chain, optimizers.scale_by_own_rate())
       if own_rate
       else chain,
       "value": chain,
     },
-    num_envs=2,
-    num_steps=8,
-    num_epochs=1,
-    num_minibatches=1,
-    discount=0.9,
-    gae_lambda=0.95,
-    beta=1.0,
   )
 
 
@@ -219,10 +212,10 @@ def _bad_logits(environment, bad):
 
   def collect(params, actor, keys):
     actor, trajectory = task.collect(params, actor, keys)
-    logits = trajectory.behaviour_logits
+    logits = trajectory.old_logits
     wrong = _is_bad(trajectory.episode_length)[..., None]
     return actor, dataclasses.replace(
-      trajectory, behaviour_logits=jnp.where(wrong, bad, logits)
+      trajectory, old_logits=jnp.where(wrong, bad, logits)
     )
 
   return dataclasses.replace(task, collect=collect)
@@ -250,7 +243,7 @@ _BAD_REWARD = "rollout: reward, episode_return not finite"
     (_bad_rewards, jnp.nan, _BAD_REWARD),
     (_bad_rewards, jnp.inf, _BAD_REWARD),
     (_bad_rewards, -jnp.inf, _BAD_REWARD),
-    (_bad_logits, jnp.nan, "rollout: behaviour_logits not finite"),
+    (_bad_logits, jnp.nan, "rollout: old_logits not finite"),
     (_bad_advantages, jnp.inf, "batch: advantage not finite"),
   ],
 )
