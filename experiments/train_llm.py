@@ -18,7 +18,7 @@ from absl import flags
 from experiments.builders import llm, llm_estimate
 from experiments.common import command_line, llm_training, training_run
 from lco_jax import types
-from lco_jax.language import generation, scoring
+from lco_jax.language import scoring, text_evaluation
 from lco_jax.reporting import curves, statistics, tables
 from lco_jax.runs import run_directory, runner
 from lco_jax.training import cpu_backend, placement
@@ -53,7 +53,7 @@ def _train(stack: contextlib.ExitStack) -> None:
       print(llm_estimate.estimate(settings, run))
       return
     validation, test = (
-      llm_training.Examination(run, settings, split)
+      llm_training.make_examination(run, settings, split)
       for split in ("validation", "test")
     )
     training_run.open_directory(stack, workdir, settings, flags.FLAGS.resume)
@@ -65,7 +65,7 @@ def _train(stack: contextlib.ExitStack) -> None:
     saved = training_run.checkpoints(workdir, settings).steps()
     (trained,) = placement.any_process(bool(saved))
     if not trained:
-      before = _summarized([_evaluated(test, run.pretrained.params, scorer)])
+      before = _summarize(test, [run.pretrained.params], scorer)
       if jax.process_index() == 0:
         run_directory.write_json(workdir / "before.json", before)
         print(f"before: {_accuracy(before)}", flush=True)
@@ -76,50 +76,34 @@ def _train(stack: contextlib.ExitStack) -> None:
         _report(cell, run, result, (validation, test), scorer)
 
 
-def _evaluated(
-  examination: llm_training.Examination,
-  params: types.Params,
+def _summarize(
+  examination: text_evaluation.Examination,
+  policies: Sequence[types.Params],
   scorer: scoring.Scorer,
 ) -> dict:
-  """What a policy makes of a split: greedily, and by untempered samples."""
-  params = jax.device_put(params)
+  """Evaluates policies of several seeds: a part of summary.json."""
+  found = [
+    text_evaluation.evaluate(examination, own, scorer) for own in policies
+  ]
   problems = examination.problems
-  (greedy,) = examination.ask(
-    params, scorer, generation.Sampling(temperature=0.0), [0]
-  )
-  sampled = examination.ask(
-    params,
-    scorer,
-    generation.Sampling(),
-    range(1, 1 + examination.num_samples),
-  )
-  right = greedy.values >= 1
   return {
     "split": examination.split,
     "problems": len(problems),
     "distinct_problems": len({problem["question"] for problem in problems}),
-    "samples": len(sampled),
-    "scoring_failed": sum(int(own.failed.sum()) for own in [greedy, *sampled]),
-    "greedy": float(right.mean()),
-    "sampled": float(np.mean([own.values >= 1 for own in sampled])),
+    "samples": examination.num_samples,
+    "scoring_failed": sum(own.num_failed for own in found),
+    "greedy": statistics.summarize(
+      np.array([own.greedy.mean() for own in found])
+    ),
+    "sampled": statistics.summarize(
+      np.array([own.sampled.mean() for own in found])
+    ),
     "examples": [
-      [problem["question"], problem["answer"], text, bool(own)]
-      for problem, text, own in zip(
-        problems[:5], greedy.texts[:5], right[:5], strict=True
+      [problem["question"], problem["answer"], text, bool(right)]
+      for problem, text, right in zip(
+        problems[:5], found[0].texts[:5], found[0].greedy[:5], strict=True
       )
     ],
-  }
-
-
-def _summarized(found: list[dict]) -> dict:
-  """The evaluation's part of summary.json, of several seeds."""
-  return {
-    **found[0],
-    "scoring_failed": sum(own["scoring_failed"] for own in found),
-    "greedy": statistics.summarize(np.array([own["greedy"] for own in found])),
-    "sampled": statistics.summarize(
-      np.array([own["sampled"] for own in found])
-    ),
   }
 
 
@@ -138,14 +122,14 @@ def _report(
   cell: training_run.Cell,
   run: llm.Run,
   result: runner.Result,
-  examinations: Sequence[llm_training.Examination],
+  examinations: Sequence[text_evaluation.Examination],
   scorer: scoring.Scorer,
 ) -> None:
   """Evaluates a cell's seeds; writes and shows what they came to."""
   workdir, settings = cell.workdir, cell.settings
   learned = llm_training.policies(cell, run, result)
   evaluations = {
-    name: _summarized([_evaluated(examination, own, scorer) for own in learned])
+    name: _summarize(examination, learned, scorer)
     for name, examination in zip(
       ("validation", "evaluation"), examinations, strict=True
     )

@@ -19,7 +19,7 @@ from absl import flags
 from experiments.builders import llm
 from experiments.common import command_line, llm_training, training_run
 from lco_jax import types
-from lco_jax.language import generation, pairs, scoring
+from lco_jax.language import generation, pairs, scoring, text_evaluation
 from lco_jax.reporting import statistics
 from lco_jax.runs import run_directory, runner
 from lco_jax.training import cpu_backend
@@ -47,7 +47,7 @@ def _train(stack: contextlib.ExitStack) -> None:
     # Raise before anything is written.
     training_run.placed(settings, run.training)
     examinations = [
-      llm_training.Examination(run, settings, split)
+      llm_training.make_examination(run, settings, split)
       for split in ("validation", "test")
     ]
     training_run.open_directory(stack, workdir, settings, flags.FLAGS.resume)
@@ -64,7 +64,7 @@ def _report(
   cell: training_run.Cell,
   run: llm.Run,
   result: runner.Result,
-  examinations: Sequence[llm_training.Examination],
+  examinations: Sequence[text_evaluation.Examination],
   scorer: scoring.Scorer,
 ) -> None:
   """Evaluates a cell's seeds; writes and shows what they came to."""
@@ -94,7 +94,7 @@ def _report(
 
 
 def _accuracies(
-  examination: llm_training.Examination,
+  examination: text_evaluation.Examination,
   scorer: scoring.Scorer,
   reference: types.Params,
   learned: list[types.Params],
@@ -106,8 +106,12 @@ def _accuracies(
   worth more by the task's own verifier. The first policy is the reference.
   """
   reference = jax.device_put(reference)
-  answers = examination.ask(
-    reference, scorer, generation.Sampling(), range(examination.num_samples)
+  answers = text_evaluation.complete_problems(
+    examination,
+    reference,
+    scorer,
+    generation.Sampling(),
+    range(examination.num_samples),
   )
   values = np.stack([answer.values for answer in answers])  # [G, Q]
   if settings["reward"] == "exact":  # As the pairs that were trained on.

@@ -1,15 +1,13 @@
-"""What the scripts of pretrained models share: training, asking, exporting."""
+"""Training, evaluating and exporting of the scripts of pretrained models."""
 
 import contextlib
 import json
 import os
 import pathlib
 import shutil
-from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import tqdm
 from absl import flags
@@ -17,13 +15,11 @@ from absl import flags
 from experiments.builders import llm
 from experiments.common import training_run
 from lco_jax import pretrained, types
-from lco_jax.language import generation, host_sampler, scoring, text_completion
+from lco_jax.language import host_sampler, scoring, text_evaluation
 from lco_jax.runs import runner
 
 # Completions are shown in so many of the updates.
 _SHOWN = 20
-# Keeps the samples of an evaluation apart from those of training.
-_EVALUATION_STREAM = 30_000
 
 
 def train(
@@ -172,102 +168,25 @@ class CompletionLog(contextlib.AbstractContextManager):
     self._file.close()
 
 
-class Answers(NamedTuple):
-  """Completions of an examination's problems, one of each.
+def make_examination(
+  run: llm.Run, settings: Mapping, split: str
+) -> text_evaluation.Examination:
+  """Draws the problems of a split.
 
-  Attributes:
-    tokens: of the completions, their end included.
-    texts: of the completions.
-    values: float[problems], what they are worth.
-    failed: bool[problems], whether that could not be found.
-  """
-
-  tokens: list[list[int]]
-  texts: list[str]
-  values: np.ndarray
-  failed: np.ndarray
-
-
-class Examination:
-  """The problems of a split, which policies are asked.
-
-  They are known before a run begins: one that leaves no room for an answer is
-  found then.
-
-  Attributes:
+  Args:
+    run: whose task and model it is.
+    settings: of the run.
     split: a key of `tasks.SPLITS`.
-    problems: as of `TextTask.problem`.
-    prompts: their tokens.
-    num_samples: that each problem is to be sampled.
-    completer: of the policies.
+
+  Raises:
+    ValueError: if a problem leaves no room for an answer.
   """
-
-  def __init__(
-    self,
-    run: llm.Run,
-    settings: Mapping,
-    split: str,
-  ):
-    """Draws problems; some may be alike.
-
-    Args:
-      run: whose task and model it is.
-      settings: of the run.
-      split: a key of `tasks.SPLITS`.
-
-    Raises:
-      ValueError: if a problem leaves no room for an answer.
-    """
-    self.split, self.num_samples = split, settings["eval_samples"]
-    self._asking = run.asking
-    self.problems = [
-      run.asking.task.problem(split, number)
-      for number in range(settings["eval_problems"])
-    ]
-    self.prompts = [
-      run.asking.prompt(problem["question"]) for problem in self.problems
-    ]
-    self.completer = text_completion.Completer(
-      run.model,
-      run.asking.tokenizer.end,
-      run.asking.completion_length,
-      settings["eval_batch"],
-    )
-    self._key = jax.random.fold_in(
-      jax.random.key(settings["seed"]), _EVALUATION_STREAM
-    )
-
-  def ask(
-    self,
-    params: types.Params,
-    scorer: scoring.Scorer,
-    sampling: generation.Sampling,
-    indices: Sequence[int],
-  ) -> list[Answers]:
-    """Has every problem completed, once for each index.
-
-    Args:
-      params: of the policy, on devices.
-      scorer: of completions.
-      sampling: the distribution to sample from.
-      indices: other samples for others.
-    """
-    keys = jnp.stack(
-      [
-        jax.random.split(
-          jax.random.fold_in(self._key, index), len(self.prompts)
-        )
-        for index in indices
-      ]
-    )
-    said = self.completer.complete(params, self.prompts, keys, sampling)
-    return [self._scored(tokens, scorer) for tokens in said]
-
-  def _scored(self, tokens: list[list[int]], scorer: scoring.Scorer) -> Answers:
-    texts = [self._asking.tokenizer.decode(own) for own in tokens]
-    waiting = [
-      scorer.submit(problem, text)
-      for problem, text in zip(self.problems, texts, strict=True)
-    ]
-    values, failed = zip(*scorer.collect(waiting), strict=True)
-    return Answers(tokens, texts, np.array(values), np.array(failed))
+  return text_evaluation.make_examination(
+    run.asking,
+    run.model,
+    split,
+    num_problems=settings["eval_problems"],
+    num_samples=settings["eval_samples"],
+    batch_size=settings["eval_batch"],
+    seed=settings["seed"],
+  )

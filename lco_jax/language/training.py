@@ -171,7 +171,8 @@ class Setup:
       )
     if advantage == "oracle" and not self.sampler.one_answer:
       raise ValueError(
-        "advantage: oracle needs a task with one right answer to each problem"
+        f"advantage: {advantage!r} needs a task with one right answer to each"
+        " problem"
       )
     grouped = advantage in signals.IN_GROUPS or self.algorithm.drops_even_groups
     if options.num_samples < 2 and grouped:
