@@ -1,0 +1,200 @@
+"""The setup of a language training: its settings, models and sampler."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+
+from lco_jax import algorithms, checks, networks, types
+from lco_jax.algorithms import policy_losses
+from lco_jax.language import reading, samplers, signals
+
+# The part of the parameters that adapters adapt.
+BASE = "base"
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+  """Settings of learning from rewards.
+
+  Raises:
+    ValueError: naming the setting that is out of range.
+  """
+
+  num_prompts: int = checks.setting(
+    32, "prompts of an update, N, over all devices", at_least=1
+  )
+  num_samples: int = checks.setting(8, "samples of a prompt, G", at_least=1)
+  num_epochs: int = checks.setting(1, "passes over each batch", at_least=1)
+  num_minibatches: int = checks.setting(
+    1, "minibatches of a pass, a divisor of num_samples", at_least=1
+  )
+  num_microbatches: int = checks.setting(
+    1,
+    "parts that a minibatch's gradient is added up of, a divisor of the prompts"
+    " of a device",
+    at_least=1,
+  )
+  chunk_tokens: int | None = checks.setting(
+    None,
+    "tokens whose logits are held at a time; 0 for all, None for 32 MiB of"
+    " logits, or 1 GiB on accelerators",
+    at_least=0,
+  )
+  beta: float = checks.setting(
+    1.0, "KL strength of the optimal target", above=0.0
+  )
+  nonpositive_beta_multiple: float = checks.setting(
+    1.0, "factor on β where the advantage is ≤ 0", above=0.0
+  )
+  agreement_beta_multiple: float = checks.setting(
+    1.0,
+    "factor on β where policy and verifier are both all but sure of the sampled"
+    " token",
+    above=0.0,
+  )
+  advantage: str | None = checks.setting(
+    None,
+    "advantage signal; None for the algorithm's own",
+    choices=signals.NAMES,
+  )
+  discount: float = checks.setting(
+    1.0, "γ of learned advantages, of a token", at_least=0.0, at_most=1.0
+  )
+  gae_lambda: float = checks.setting(
+    1.0, "λ of learned advantages", at_least=0.0, at_most=1.0
+  )
+  num_known: int = checks.setting(
+    5, "likeliest tokens that a verifier is asked about", at_least=1
+  )
+  dual_bound: float = checks.setting(
+    0.1, "vmpo: KL of its weights from equal ones, nats", above=0.0
+  )
+  entropy_coefficient: float = checks.setting(
+    0.0, "weight of the entropy bonus", at_least=0.0
+  )
+  reference_coefficient: float = checks.setting(
+    0.0, "weight of the KL to the policy at the start", at_least=0.0
+  )
+  max_kl: float | None = checks.setting(
+    None,
+    "KL of a minibatch, nats, at which the policy's epochs stop; None for none",
+    above=0.0,
+  )
+  lora_rank: int = checks.setting(
+    0,
+    "rank of adapters trained in place of all parameters; 0 for none",
+    at_least=0,
+  )
+  lora_alpha: float = checks.setting(
+    16.0, "α of adapters, which count α / rank", above=0.0
+  )
+  diagnostics: bool = checks.setting(
+    False, "whether curvature, direction and noise of the loss are logged"
+  )
+
+  def __post_init__(self):
+    checks.check_settings(self)
+    if self.num_prompts % self.num_microbatches:
+      raise ValueError(
+        f"num_microbatches {self.num_microbatches} does not divide num_prompts"
+        f" {self.num_prompts}"
+      )
+
+
+@dataclasses.dataclass(frozen=True)
+class Setup:
+  """All that the steps of a language training depend on.
+
+  Attributes:
+    model: the policy's.
+    algorithm: a row of `algorithms.ALGORITHMS`.
+    policy_loss: the algorithm's, with its options.
+    sampler: source of prompts, samples and rewards.
+    options: settings of learning.
+    value_model: for learned advantages; begins with the policy's body.
+    verifier_model: of the parts "verifier" and "verifier_reference"; None for
+      the policy's.
+    keeps_reference: whether the policy at the start is kept, as the part
+      "reference", to log the KL from it where it costs nothing.
+
+  Raises:
+    ValueError: if settings do not go together.
+  """
+
+  model: networks.LanguageModel
+  algorithm: algorithms.Algorithm
+  policy_loss: policy_losses.PolicyLoss
+  sampler: samplers.Sampler
+  options: Options
+  value_model: networks.LanguageModel | None = None
+  verifier_model: networks.LanguageModel | None = None
+  keeps_reference: bool = True
+
+  def __post_init__(self):
+    options, advantage = self.options, self.advantage
+    by_default = "" if options.advantage else ", the algorithm's default,"
+    if advantage == "learned" and self.value_model is None:
+      others = (*signals.FROM_REWARDS, *signals.FROM_VERIFIERS)
+      raise ValueError(
+        f"advantage: {advantage!r}{by_default} needs a value network; without"
+        f" one: {', '.join(others)}"
+      )
+    if advantage == "oracle" and not self.sampler.one_answer:
+      raise ValueError(
+        f"advantage: {advantage!r} needs a task with one right answer to each"
+        " problem"
+      )
+    grouped = advantage in signals.IN_GROUPS or self.algorithm.drops_even_groups
+    if options.num_samples < 2 and grouped:
+      raise ValueError(
+        f"num_samples must be ≥ 2 for {advantage} advantages in groups, got"
+        f" {options.num_samples}"
+      )
+    if options.diagnostics and self.algorithm.of_sequences:
+      raise ValueError(
+        "diagnostics: the algorithm's loss is of sequences, not of tokens"
+      )
+
+  @property
+  def advantage(self) -> str:
+    """Name of the advantage signal."""
+    return self.options.advantage or self.algorithm.advantage
+
+  @property
+  def chunk_tokens(self) -> int:
+    """Tokens whose logits are held at a time; 0 for all."""
+    if self.options.chunk_tokens is None:
+      return reading.default_chunk(self.model.vocab_size)
+    return self.options.chunk_tokens
+
+  @property
+  def uses_value(self) -> bool:
+    """Whether a value network is trained."""
+    return self.advantage == "learned"
+
+  def policy_params(self, params: Mapping[str, types.Params]) -> types.Params:
+    """The policy's parameters as its model takes them."""
+    return policy_of(self.options.lora_rank, self.options.lora_alpha)(params)
+
+  def model_params(
+    self, params: Mapping[str, types.Params]
+  ) -> dict[str, types.Params]:
+    """Parts of the parameters, each as a model takes them."""
+    parts = dict(params) | {"policy": self.policy_params(params)}
+    if self.options.lora_rank:
+      parts["reference"] = params[BASE]
+    return parts
+
+
+def policy_of(
+  lora_rank: int, lora_alpha: float
+) -> Callable[[Mapping[str, types.Params]], types.Params]:
+  """Parts of the parameters → the policy's, as its model takes them.
+
+  Args:
+    lora_rank: as of Options.
+    lora_alpha: as of Options.
+  """
+  if not lora_rank:
+    return lambda params: params["policy"]
+  scale = lora_alpha / lora_rank
+  return lambda params: networks.adapted(params[BASE], params["policy"], scale)
