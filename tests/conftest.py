@@ -1,6 +1,10 @@
 """A harness stricter than users' code: virtual devices, no implicit casts."""
 
+import ctypes
+import gc
 import os
+import pathlib
+import resource
 import shutil
 import tempfile
 
@@ -23,6 +27,10 @@ os.environ["PYTHONWARNINGS"] = (
 
 import jax
 import pytest
+
+# glibc's alone; None where there is none.
+_TRIM = getattr(ctypes.CDLL(None), "malloc_trim", None)
+_MANY_BYTES = 1.25 * 2**30
 
 
 def pytest_configure(config):
@@ -47,6 +55,21 @@ def strict_arrays(request):
     jax.numpy_dtype_promotion("strict"),
   ):
     yield
+
+
+@pytest.fixture(autouse=True)
+def bounded_memory():
+  """Drops compiled programs, which pile up to gigabytes, when there are many."""
+  yield
+  if _TRIM is not None and _resident_bytes() > _MANY_BYTES:
+    jax.clear_caches()
+    gc.collect()
+    _TRIM(0)  # Freed memory stays malloc's until it is asked for.
+
+
+def _resident_bytes() -> int:
+  pages = pathlib.Path("/proc/self/statm").read_text().split()[1]
+  return int(pages) * resource.getpagesize()
 
 
 @pytest.fixture

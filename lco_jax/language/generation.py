@@ -18,7 +18,6 @@ import jax
 import jax.numpy as jnp
 
 from lco_jax import checks, networks, numerics, types
-from lco_jax.language import data
 
 Array = jax.Array
 
@@ -259,15 +258,6 @@ def generate(
     going_on, step, (jnp.int32(1), token, cache, completion)
   )
   return completion
-
-
-def completion_outputs(
-  model: networks.LanguageModel,
-) -> Callable[[types.Params, data.Samples | data.TokenBatch], Array]:
-  """(parameters, completions) → outputs [..., C, V] before each token."""
-  return lambda params, batch: completion_logits(
-    model, params, batch.prompt, batch.padding, batch.action
-  )
 
 
 def completion_logits(
