@@ -59,7 +59,7 @@ def strict_arrays(request):
 
 @pytest.fixture(autouse=True)
 def bounded_memory():
-  """Drops compiled programs, which pile up to gigabytes, when there are many."""
+  """Drops compiled programs when they have piled up to gigabytes."""
   yield
   if _TRIM is not None and _resident_bytes() > _MANY_BYTES:
     jax.clear_caches()
