@@ -155,7 +155,7 @@ def _one_draw(name: str, options: dict) -> dict[str, str]:
     for drawn in _DRAWN:
       rest = (1 - drawn) / 2
       before = jnp.log(jnp.array([drawn, rest, rest]))
-      after = laboratory.after_draw(
+      after = laboratory.descend_on_draw(
         algorithms.make_policy_loss(name, **options),
         before,
         0,

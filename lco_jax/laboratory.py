@@ -51,7 +51,7 @@ class Moments(NamedTuple):
   scale: Array
 
 
-def all_draws(
+def enumerate_draws(
   old_logits: Array, rewards: Array, beta: float, dense: bool = False
 ) -> Draws:
   """Makes a batch [A] with one step per action.
@@ -71,10 +71,10 @@ def all_draws(
   known = None
   if dense:
     known = jnp.broadcast_to(advantage, (num_actions, num_actions))
-  return _draws(old_logits, action, advantage, beta, known)
+  return _make_draws(old_logits, action, advantage, beta, known)
 
 
-def _draws(
+def _make_draws(
   old_logits: Array,
   action: Array,
   advantage: Array,
@@ -103,7 +103,7 @@ def expected_loss(
   Args:
     policy_loss: from `algorithms.policy_losses`.
     logits: float[A], where to evaluate it.
-    draws: from `all_draws`.
+    draws: from `enumerate_draws`.
 
   Returns:
     float[].
@@ -133,9 +133,9 @@ def moments(
     old_logits: float[A].
     rewards: float[A].
     beta: KL strength of the target, > 0.
-    dense: see `all_draws`.
+    dense: see `enumerate_draws`.
   """
-  draws = all_draws(old_logits, rewards, beta, dense)
+  draws = enumerate_draws(old_logits, rewards, beta, dense)
 
   def gradient(draw):
     alone = jax.tree.map(lambda x: x[None], draw)
@@ -152,7 +152,7 @@ def moments(
   return Moments(mean, variance, cosine, jnp.where(length > 0, scale, 0.0))
 
 
-def after_draw(
+def descend_on_draw(
   policy_loss: policy_losses.PolicyLoss,
   old_logits: Array,
   action: int,
@@ -176,7 +176,7 @@ def after_draw(
   Returns:
     float[A], the final logits.
   """
-  draw = _draws(
+  draw = _make_draws(
     old_logits,
     jnp.array([action]),
     jnp.array([advantage], old_logits.dtype),
@@ -212,7 +212,7 @@ def expected_path(
     learning_rate: step size of plain gradient descent.
     num_updates: number of new behaviour policies and targets.
     num_epochs: steps per update.
-    dense: see `all_draws`.
+    dense: see `enumerate_draws`.
 
   Returns:
     (logits [updates · epochs + 1, A], gradient norms [updates · epochs]).
@@ -224,7 +224,7 @@ def expected_path(
     return following, (following, jnp.linalg.norm(gradient))
 
   def update(logits, _):
-    draws = all_draws(logits, rewards, beta, dense)
+    draws = enumerate_draws(logits, rewards, beta, dense)
     return jax.lax.scan(lambda z, _: step(z, draws), logits, length=num_epochs)
 
   _, (logits, norms) = jax.lax.scan(update, start, length=num_updates)

@@ -237,7 +237,7 @@ def _loss(case: Loss, row, repeats) -> dict:
     return parts["policy"].mean
 
   policy = {"params": {"output": output, "hidden": hidden}}
-  arguments = (policy, networks.head_of(policy), batch)
+  arguments = (policy, networks.select_head(policy), batch)
   compiled = _compiled(jax.value_and_grad(mean), *arguments)
   held = _held()
   seconds = timing.seconds(lambda: compiled(*arguments), repeats)
@@ -262,7 +262,7 @@ def _states_alone(vocab_size: int) -> networks.LanguageModel:
 
   def head(params, states):
     output = params["params"]["output"].astype(states.dtype)
-    return products.of_rows("rw,vw->rv", states, output)
+    return products.multiply_rows("rw,vw->rv", states, output)
 
   return networks.LanguageModel(
     init=None,
