@@ -16,9 +16,9 @@ def _stand_in(monkeypatch):
   for name in [m for m in sys.modules if m.split(".")[0] == "reasoning_gym"]:
     monkeypatch.delitem(sys.modules, name)
   monkeypatch.syspath_prepend(str(_STAND_INS))
-  reasoning_gym_texts._dataset.cache_clear()
+  reasoning_gym_texts._load_dataset.cache_clear()
   yield
-  reasoning_gym_texts._dataset.cache_clear()
+  reasoning_gym_texts._load_dataset.cache_clear()
   for name in ("reasoning_gym", "reasoning_gym.factory"):
     sys.modules.pop(name, None)
 
