@@ -316,7 +316,7 @@ def test_words_that_no_merge_comes_to(split, expected):
     "tokenizer.ggml.bos_token_id": 6,
     "tokenizer.ggml.eos_token_id": 5,
   }
-  own = tokenizer_lib.of_gguf(pathlib.Path("a.gguf"), metadata)
+  own = tokenizer_lib.from_gguf(pathlib.Path("a.gguf"), metadata)
   assert own.encode("abc") == expected
 
 

@@ -120,7 +120,7 @@ def test_transformers_reads_the_export(model, tmp_path, float64):
 
 def test_malformed_files(tmp_path):
   """Cut off at every 64 KiB, or with one of 500 bits of the header turned."""
-  path = model_lib.packaged("smollm2")
+  path = model_lib.find_packaged("smollm2")
   said = pretrained_test.fuzz(
     path,
     step=2**16,
