@@ -182,7 +182,7 @@ def _report(
   }
   for cell in training_run.cells(workdir, settings):
     own = {
-      name: _summarized(scores.of(cell.learners), settings, split)
+      name: _summarized(scores.select_seeds(cell.learners), settings, split)
       for name, (split, scores) in found.items()
     }
     _report_cell(

@@ -79,7 +79,7 @@ def measure(case: str, model: str, algorithm: str, repeats: int) -> dict:
   if case not in known:
     names = ", ".join(map(repr, known))
     raise ValueError(f"case: unknown {case!r}; known: {names}")
-  algorithms.options_of(algorithm)  # Raises if it is unknown.
+  algorithms.list_options(algorithm)  # Raises if it is unknown.
   row = algorithms.ALGORITHMS[algorithm]
   if case in given_states:
     return _loss(given_states[case], row, repeats)
