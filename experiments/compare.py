@@ -162,11 +162,14 @@ def _report(
     results[task], bounds[task] = read(cells)
     if script == "train_language":
       start = _task_directory(workdir, task) / "warm_start"
-      results[task] = {_START: comparison.of_language(start)} | results[task]
-  scores = comparison.normalized(results, bounds)
-  overall = comparison.overall_rows(scores, settings["against"] or None)
+      results[task] = {_START: comparison.from_language_run(start)} | results[
+        task
+      ]
+  scores = comparison.normalize(results, bounds)
+  overall = comparison.make_overall_rows(scores, settings["against"] or None)
   text = "\n\n".join(
-    tables.markdown(rows) for rows in (comparison.task_rows(results), overall)
+    tables.format_markdown(rows)
+    for rows in (comparison.make_task_rows(results), overall)
   )
   _write_csv(workdir / "comparison.csv", results)
   (workdir / "comparison.md").write_text(text + "\n")
@@ -184,15 +187,15 @@ def _read_control(
   0 is what the worst run had come to in a tenth of training, 1 the best
   variant's score.
   """
-  floor = stability.floor_of(
+  floor = stability.estimate_floor(
     [cell for by_rate in cells.values() for cell in by_rate.values()]
   )
   results = {}
   for name, by_rate in cells.items():
-    own = stability.stacked(
+    own = stability.stack_scores(
       [stability.read_scores(cell, floor) for cell in by_rate.values()]
     )
-    results[name] = comparison.cross_fitted(
+    results[name] = comparison.cross_fit(
       {
         "return": own.final,
         "area": own.area,
@@ -213,7 +216,7 @@ def _read_language(
   The rate is the one that did best on validation problems.
   """
   return {
-    name: comparison.tuned_on_validation(by_rate)
+    name: comparison.tune_on_validation(by_rate)
     for name, by_rate in cells.items()
   }, (0.0, 1.0)
 

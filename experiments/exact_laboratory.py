@@ -125,14 +125,14 @@ def _run(out: pathlib.Path) -> None:
         "noise": f"{noise:.3f}",
       }
     )
-  table = tables.markdown(rows)
+  table = tables.format_markdown(rows)
   (out / "moments.md").write_text(table + "\n")
   print(table)
   print(
     "cosine and scale: of the expected update against the true gradient;"
     " noise: its standard deviation over its length\n"
   )
-  table = tables.markdown(
+  table = tables.format_markdown(
     [
       {"one draw": label, **_one_draw(name, options)}
       for label, (name, options, dense) in every.items()

@@ -132,7 +132,7 @@ def _report(workdir: pathlib.Path, settings: dict) -> None:
     (found.floor, found.ceiling),
     f"Stability on {settings['base'].partition(':')[2]}",
   )
-  table = tables.markdown(
+  table = tables.format_markdown(
     [_line(settings, found, algorithm) for algorithm in found.scores]
   )
   (workdir / "stability_map.md").write_text(table + "\n")
@@ -155,12 +155,12 @@ def _read(workdir: pathlib.Path, settings: dict) -> _Map:
   every = [cell for rows in cells.values() for row in rows for cell in row]
   # A language run begins with what it was taught: to know nothing is worth 0.
   # Elsewhere it is what the worst had come to in the first tenth of training.
-  in_language = stability.score_of(every[0]) == "correct"
+  in_language = stability.find_score(every[0]) == "correct"
   floor = 0.0
   if not in_language:
-    floor = stability.floor_of(every)
+    floor = stability.estimate_floor(every)
   scores = {
-    algorithm: stability.stacked(
+    algorithm: stability.stack_scores(
       [[stability.read_scores(cell, floor) for cell in row] for row in rows]
     )
     for algorithm, rows in cells.items()
@@ -168,7 +168,7 @@ def _read(workdir: pathlib.Path, settings: dict) -> _Map:
   best = [statistics.interquartile_mean(s.final).max() for s in scores.values()]
   ceiling = max(floor, *best)
   collapsed = {
-    algorithm: stability.collapsed(
+    algorithm: stability.detect_collapse(
       own,
       floor,
       ceiling,
@@ -190,14 +190,14 @@ def _line(settings: dict, found: _Map, algorithm: str) -> dict[str, object]:
     "algorithm": algorithm,
     settings["rows"]: settings["values"][best[0]],
     "rate": f"{settings['policy_learning_rates'][best[1]]:g}",
-    "best": tables.interval(
+    "best": tables.format_interval(
       middle[best], *statistics.bootstrap_interval(own.final[best])
     ),
-    "area": tables.interval(
+    "area": tables.format_interval(
       statistics.interquartile_mean(own.area[best]),
       *statistics.bootstrap_interval(own.area[best]),
     ),
-    "robustness": tables.interval(
+    "robustness": tables.format_interval(
       float(stability.robustness_area(own.final, found.floor, found.ceiling)),
       *stability.robustness_interval(own.final, found.floor, found.ceiling),
     ),

@@ -50,14 +50,14 @@ def test_runs_are_found_and_told_apart(runs, tmp_path):
   found = recorded.find([runs])
   assert [path.name for path in found] == ["a", "b", "c", "d"]
   loaded = [recorded.load(path) for path in found]
-  assert report.labels(loaded) == [
+  assert report.make_labels(loaded) == [
     "lco_mse beta=1.0",
     "lco_mse beta=0.1",
     "ppo beta=1.0",
     "ppo beta=0.1",
   ]
   same = [loaded[0], loaded[0]]
-  assert all(str(runs / "a") in label for label in report.labels(same))
+  assert all(str(runs / "a") in label for label in report.make_labels(same))
   # The last two of twenty updates.
   np.testing.assert_allclose(loaded[0].final, np.arange(5, 9) * 0.975)
   np.testing.assert_array_equal(np.isnan(loaded[3].final), [0, 0, 0, 1])
@@ -118,7 +118,7 @@ def test_scores_of_learned_policies(tmp_path, summary):
     "sampled": [2.0],
   }
   other = recorded.load(_write(tmp_path / "other", "lco_mse", [4.0]))
-  rows = report.summaries([run, other])
+  rows = report.summarize_runs([run, other])
   assert [row["greedy"] for row in rows] == [1.0, None]
   report.write([run, other], tmp_path)
   assert "| 2.000 [2.000, 2.000] |" in (tmp_path / "scores.md").read_text()
@@ -129,7 +129,7 @@ def test_scores_of_learned_policies(tmp_path, summary):
 
 def test_no_seed_is_dropped(runs):
   """A run of which a seed stopped has no score, and comes last."""
-  rows = report.summaries(
+  rows = report.summarize_runs(
     [recorded.load(path) for path in recorded.find([runs])]
   )
   assert [row["run"] for row in rows] == [
@@ -144,7 +144,7 @@ def test_no_seed_is_dropped(runs):
 
 def test_best_runs_are_compared(runs):
   loaded = [recorded.load(path) for path in recorded.find([runs])]
-  (row,) = report.comparisons(loaded)
+  (row,) = report.compare_runs(loaded)
   assert (row["better"], row["than"]) == ("lco_mse", "ppo")
   # Of 16 pairs 5, 6, 7, 8 wins 9 and a half against 4, 5, 6, 7: with 3 ties.
   wins = sum((x > y) + 0.5 * (x == y) for x in range(5, 9) for y in range(4, 8))
