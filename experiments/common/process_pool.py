@@ -77,7 +77,7 @@ def held(workdir: pathlib.Path, settings: Mapping) -> Iterator[None]:
         run_directory.check_same_config(workdir, settings)
       else:
         run_directory.create(workdir, settings)
-      stack.enter_context(run_directory.locked(workdir))
+      stack.enter_context(run_directory.lock(workdir))
     except ValueError as error:
       raise command_line.ScriptError(error) from error
     try:
