@@ -96,7 +96,7 @@ def cases() -> list[str]:
   """Those that can be measured here, what is to be compared side by side."""
   found = []
   for case, peer in zip(STEPS, PEERS, strict=True):
-    found += [case, peer] if transformers.installed() else [case]
+    found += [case, peer] if transformers.is_installed() else [case]
   return [*found, *LOSSES]
 
 
@@ -172,14 +172,14 @@ def _step(num_prompts, num_samples, own, row, repeats) -> dict:
     learn, state, samples, donate_argnums=0, long_reductions=True
   )
   held = _held()
-  generating = timing.seconds(lambda: generate(state.params["policy"]), repeats)
+  generating = timing.measure(lambda: generate(state.params["policy"]), repeats)
 
   def update():
     nonlocal state
     state, _ = learning(state, samples)
     return state
 
-  updating = timing.seconds(update, repeats)
+  updating = timing.measure(update, repeats)
   made = num_prompts * num_samples * _COMPLETION
   return {
     "generation_tokens_per_second": round(made / generating, 1),
@@ -240,7 +240,7 @@ def _loss(case: Loss, row, repeats) -> dict:
   arguments = (policy, networks.select_head(policy), batch)
   compiled = _compiled(jax.value_and_grad(mean), *arguments)
   held = _held()
-  seconds = timing.seconds(lambda: compiled(*arguments), repeats)
+  seconds = timing.measure(lambda: compiled(*arguments), repeats)
   used = compiled.memory_analysis()
   return {
     **case._asdict(),

@@ -1,7 +1,7 @@
 """Control configurations, e.g. --config=experiments/configs/control.py:ID.
 
-A value of None is filled in by what was tuned for this environment and
-algorithm (policy_learning_rate, beta) or by the algorithm's own default.
+None stands for the value tuned for this environment and algorithm
+(policy_learning_rate, beta) or for the algorithm's default.
 """
 
 import ml_collections
@@ -10,16 +10,16 @@ from ml_collections import config_dict
 from experiments.configs import policy_loss
 from lco_jax import algorithms
 
-# Environment steps of each seed, where 200,000 do not suit.
+# Environment steps per seed; the default is 200,000.
 _TOTAL_STEPS = {
   "CartPole-v1": 500_000,
   "Acrobot-v1": 500_000,
   "Catch-bsuite": 500_000,
 }
 
-# What an algorithm has where nothing was tuned, and what was: for other
-# environments than those named, and for each. BUILD_NOTES.md has the sweeps.
-_UNTUNED = {"policy_learning_rate": 3e-4, "beta": 1.0}
+# Settings of untuned algorithms, then tuned settings by environment ("default":
+# environments that are not listed). BUILD_NOTES.md has the sweeps.
+_DEFAULT = {"policy_learning_rate": 3e-4, "beta": 1.0}
 _TUNED = {
   "default": {
     "lco_lch": {"beta": 3.0},
@@ -45,7 +45,7 @@ def get_config(environment: str = "CartPole-v1") -> ml_collections.ConfigDict:
   """Settings of a control run.
 
   Args:
-    environment: id, as of lco_jax.environments.
+    environment: id of an environment; see lco_jax.environments.
   """
   config = ml_collections.ConfigDict()
   config.environment = environment
@@ -62,25 +62,25 @@ def get_config(environment: str = "CartPole-v1") -> ml_collections.ConfigDict:
   config.num_steps = 128
   config.num_epochs = 4
   config.num_minibatches = 4
-  config.reward_noise = 0.0  # Standard deviation, on what is learned from.
+  config.reward_noise = 0.0  # Standard deviation of noise on training rewards.
 
   # Advantages.
   config.discount = 0.99
   config.gae_lambda = 0.95
   config.normalize_advantages = True
-  config.dual_bound = 0.1  # vmpo: KL of its weights from equal ones, nats.
+  config.dual_bound = 0.1  # vmpo: KL of its weights from uniform, nats.
 
   # Networks.
   config.hidden_sizes = (64, 64)
   config.activation = "tanh"
 
-  # Optimization: any optax optimizer; policy and value apart.
+  # Optimization: any optax optimizer, separate for policy and value.
   config.optimizer = "adam"
-  config.optimizer_options = ""  # Of the optimizer, e.g. "b1=0.8,eps=1e-5".
+  config.optimizer_options = ""  # For the optimizer, e.g. "b1=0.8,eps=1e-5".
   config.learning_rate_schedule = "linear"
-  config.learning_rate_warmup = 0  # Optimizer steps of a linear rise.
+  config.learning_rate_warmup = 0  # Optimizer steps of linear warmup.
   config.policy_learning_rate = config_dict.placeholder(float)
-  # Several: every seed at each of them, side by side in one program.
+  # If given, one program trains every seed at each of these rates.
   config.policy_learning_rates = ()
   config.value_learning_rate = 1e-3
   config.policy_max_gradient_norm = 0.5  # Global norm; 0 for no clipping.
@@ -91,22 +91,22 @@ def get_config(environment: str = "CartPole-v1") -> ml_collections.ConfigDict:
   config.nonpositive_beta_multiple = 1.0
   config.entropy_coefficient = 0.0
   config.value_clip = config_dict.placeholder(float)
-  # KL of a minibatch, nats, at which the policy's epochs stop; None for none.
+  # Minibatch KL, nats, that ends the policy's epochs; None for no limit.
   config.max_kl = config_dict.placeholder(float)
 
-  policy_loss.add_options(config)  # Of single algorithms.
+  policy_loss.add_options(config)
 
-  # Curvature, direction and noise of the policy loss, at every update.
+  # Whether every update measures the policy loss's curvature, direction, noise.
   config.diagnostics = False
 
   # Host side.
   config.updates_per_chunk = config_dict.placeholder(int)
-  config.checkpoint_seconds = 30.0  # From one checkpoint to the next.
-  config.keep_checkpoints = 3  # The newest; older ones are removed.
+  config.checkpoint_seconds = 30.0  # Between checkpoints.
+  config.keep_checkpoints = 3  # Number of newest checkpoints to keep.
   config.wandb_project = config_dict.placeholder(str)
 
   config.tuned = {"chosen": ("environment", environment)} | {
-    algorithm: _UNTUNED
+    algorithm: _DEFAULT
     | _TUNED["default"].get(algorithm, {})
     | _TUNED.get(environment, {}).get(algorithm, {})
     for algorithm in algorithms.CONTROL

@@ -1,11 +1,11 @@
-"""Settings of single algorithms' policy losses, which every config has."""
+"""Options of the algorithms' policy losses, shared by all configurations."""
 
 import ml_collections
 from ml_collections import config_dict
 
 
 def add_options(config: ml_collections.ConfigDict) -> None:
-  """Adds them, unset: the algorithm's own default holds, if it has one."""
+  """Adds all options as None, which stands for the algorithm's default."""
   config.anchor = config_dict.placeholder(str)  # lco_*: old, current
   config.support = config_dict.placeholder(str)  # lco_mse, _lch: full, sampled
   config.centred = config_dict.placeholder(bool)  # lco_mse, lco_lch
