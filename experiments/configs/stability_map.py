@@ -1,4 +1,4 @@
-"""Settings of stability maps: --config=experiments/configs/stability_map.py:KIND."""
+"""Stability maps: --config=experiments/configs/stability_map.py:KIND."""
 
 import ml_collections
 

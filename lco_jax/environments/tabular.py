@@ -132,7 +132,7 @@ def policy_gradient(
 
 
 def chain(length: int = 6) -> TabularMDP:
-  """Makes a corridor with reward 0.1 at the left end and 1 at the right end.
+  """Makes a corridor with reward 0.1 at the left and 1 at the right end.
 
   The first state is the leftmost. Action 0 moves left; at the first state it
   gives 0.1 and ends the episode. Action 1 moves right; at the last state it

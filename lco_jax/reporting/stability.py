@@ -110,7 +110,7 @@ def estimate_floor(workdirs: Sequence[pathlib.Path]) -> float:
 
 
 def find_score(workdir: pathlib.Path) -> str:
-  """Finds the metric that scores a run: its return or share of right answers.
+  """Finds the metric that scores a run: return or share of right answers.
 
   Raises:
     ValueError: if the run has neither.
