@@ -1,4 +1,4 @@
-"""Low-rank adapters: what they add, and what they leave as it is."""
+"""Low-rank adapters: the change they add, and the parameters they keep."""
 
 import jax
 import numpy as np

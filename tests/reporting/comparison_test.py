@@ -47,7 +47,7 @@ def test_lines_of_tasks():
 
 
 def test_lines_over_tasks():
-  """Tasks count alike, whatever their scale."""
+  """All tasks have equal weight, independent of their scale."""
   results = _results()
   scores = comparison.normalize(
     results, {"one": (0.0, 20.0), "two": (-10.0, 10.0)}

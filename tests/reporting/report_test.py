@@ -1,4 +1,4 @@
-"""The report of runs that are written by hand, and its page in a browser."""
+"""The report of hand-written runs, and its page in a browser."""
 
 import csv
 import json
@@ -14,7 +14,7 @@ from tests import scripts
 
 
 def _write(path, algorithm, scores, summary=None, updates=20, **settings):
-  """A run of 20 updates; scores [seeds] are what it comes to, NaN stops it."""
+  """A run of 20 updates with final scores [seeds]; NaN for a stopped seed."""
   path.mkdir(parents=True)
   config = {"environment": "Catch </script>", "algorithm": algorithm, "seed": 0}
   (path / "config.json").write_text(json.dumps(config | settings))
@@ -128,7 +128,7 @@ def test_scores_of_learned_policies(tmp_path, summary):
 
 
 def test_no_seed_is_dropped(runs):
-  """A run of which a seed stopped has no score, and comes last."""
+  """A run with a stopped seed has no score and is listed last."""
   rows = report.summarize_runs(
     [recorded.load(path) for path in recorded.find([runs])]
   )
@@ -212,7 +212,7 @@ document.body.dataset.seen = JSON.stringify(seen);
 
 @pytest.mark.skipif(not shutil.which("chromium"), reason="needs chromium")
 def test_the_page_in_a_browser(runs, tmp_path):
-  """It loads without an error, and its controls do what they say."""
+  """The page loads without errors, and its controls work."""
   report.write(
     [recorded.load(path) for path in recorded.find([runs])], tmp_path
   )

@@ -1,4 +1,4 @@
-"""Tables: what stands in them, and that they fit a terminal."""
+"""Tables: their content and their width."""
 
 import numpy as np
 

@@ -67,7 +67,7 @@ def _closing(text):
 
 
 def _right(name, prompt, answer):
-  """The answer by other means."""
+  """Solves a problem independently of the task."""
   kind = name.partition(":")[0]
   asked = prompt.rstrip(">=")
   if kind in ("addition", "multiplication"):

@@ -1,4 +1,4 @@
-"""Tasks as texts, on what stands in for reasoning-gym."""
+"""Text tasks, with a stand-in for reasoning-gym."""
 
 import pathlib
 import sys
@@ -24,7 +24,7 @@ def _stand_in(monkeypatch):
 
 
 def test_a_number_is_a_problem():
-  """The same one whenever it is asked for; others for other numbers."""
+  """A number always gives the same problem; other numbers give others."""
   task = tasks.make_text_task("chain_sum")
   first = [task.problem("train", n)["question"] for n in range(50)]
   again = tasks.make_text_task("chain_sum")
