@@ -5,12 +5,12 @@ python -m experiments.compare --workdir=DIR \
     --config=experiments/configs/comparison.py:language \
     --config.tasks="('sorting','parity')"
 
-Every variant of an algorithm is trained on every task at every learning rate,
-the rates and seeds side by side in one program. In control a half of the seeds
-is judged at the rate that was best for the other half; in language the rate is
-chosen on validation problems and the result is of test problems. Writes a
-table, a picture and a CSV file. Called again, it goes on with what is not done
-yet; more variants and tasks can be asked for later.
+Trains every variant of an algorithm on every task at every learning rate; one
+program trains all rates and seeds in parallel. In control, each half of the
+seeds is scored at the other half's best rate; in language, validation problems
+determine the rate and test problems the score. Writes a table, a figure and a
+CSV file. A repeated call trains only missing runs; it may add variants and
+tasks.
 """
 
 import csv
@@ -34,40 +34,40 @@ from lco_jax.reporting import (
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the comparison.")
 flags.mark_flag_as_required("workdir")
-_JOBS = flags.DEFINE_integer("jobs", 2, "Runs at the same time.")
+_JOBS = flags.DEFINE_integer("jobs", 2, "Number of parallel runs.")
 _CONFIG = config_flags.DEFINE_config_file(
   "config",
   "experiments/configs/comparison.py:control",
   "FILE:KIND; then --config.NAME=VALUE to change it.",
 )
 
-# What language runs start from, as a line of the table.
+# Name of the warm start, from which language runs begin, in the table.
 _START = "warm start"
 
 
 class _Variant(NamedTuple):
-  """An algorithm with its own settings, NAME=VALUE each."""
+  """A named list of settings, NAME=VALUE each."""
 
   name: str
   settings: list[str]
 
 
 def main() -> None:
-  """Runs what is missing, then writes and shows the results."""
-  # Runs need the accelerators; comparing does not.
+  """Trains the missing runs, then writes and prints the results."""
+  # Leave the accelerators to the runs.
   jax.config.update("jax_platforms", "cpu")
   settings = json.loads(json.dumps(_CONFIG.value.to_dict()))
   variants = _check(settings)
   workdir = pathlib.Path(_WORKDIR.value)
   fixed = ("base", "settings", "policy_learning_rates")
-  with process_pool.held(workdir, {name: settings[name] for name in fixed}):
+  with process_pool.hold(workdir, {name: settings[name] for name in fixed}):
     _run(workdir, settings, variants)
     _report(workdir, settings, variants)
 
 
 def _check(settings: Mapping) -> list[_Variant]:
-  """The variants; ends with one line if a setting is wrong."""
-  process_pool.check(settings["policy_learning_rates"], _JOBS.value)
+  """Parses the variants; raises ScriptError if a setting is wrong."""
+  process_pool.check_rates(settings["policy_learning_rates"], _JOBS.value)
   common = process_pool.split_settings(settings["settings"])
   variants = []
   for text in settings["variants"]:
@@ -82,10 +82,12 @@ def _check(settings: Mapping) -> list[_Variant]:
     ("tasks", settings["tasks"]),
   ):
     if not values or len(set(values)) < len(values):
-      raise command_line.ScriptError(f"{name} must hold things, each once")
+      raise command_line.ScriptError(
+        f"{name} must be a non-empty list without repetitions"
+      )
   if settings["against"] and settings["against"] not in names:
     raise command_line.ScriptError(
-      f"against: {settings['against']!r} is none of the variants"
+      f"against: {settings['against']!r} is not one of the variants"
     )
   for task in settings["tasks"]:
     for variant in variants:
@@ -102,15 +104,15 @@ def _task_directory(workdir: pathlib.Path, task: str) -> pathlib.Path:
 def _directory(
   workdir: pathlib.Path, task: str, variant: _Variant
 ) -> pathlib.Path:
-  """Of a run: what its settings are, so that a name can change its meaning."""
+  """Names a run's directory by its settings, because names may be redefined."""
   return _task_directory(workdir, task) / ",".join(variant.settings)
 
 
 def _run(
   workdir: pathlib.Path, settings: Mapping, variants: list[_Variant]
 ) -> None:
-  """Trains what is missing."""
-  script = process_pool.script_of(settings["base"])
+  """Trains the missing runs."""
+  script = process_pool.find_script(settings["base"])
   rates = settings["policy_learning_rates"]
 
   def run(task, own, path, *ends_with):
@@ -133,7 +135,7 @@ def _run(
     [
       run(
         task,
-        [*variant.settings, *begin[task], process_pool.setting_of_rates(rates)],
+        [*variant.settings, *begin[task], process_pool.format_rates(rates)],
         _directory(workdir, task, variant),
         f"rate_{rates[-1]:g}/summary.json",
       )
@@ -147,8 +149,8 @@ def _run(
 def _report(
   workdir: pathlib.Path, settings: Mapping, variants: list[_Variant]
 ) -> None:
-  """Writes comparison.csv, .md, .png and .svg, and shows the tables."""
-  script = process_pool.script_of(settings["base"])
+  """Writes comparison.csv, .md, .png and .svg and prints the tables."""
+  script = process_pool.find_script(settings["base"])
   read = _read_language if script == "train_language" else _read_control
   results, bounds = {}, {}
   for task in settings["tasks"]:
@@ -162,11 +164,14 @@ def _report(
     results[task], bounds[task] = read(cells)
     if script == "train_language":
       start = _task_directory(workdir, task) / "warm_start"
-      results[task] = {_START: comparison.of_language(start)} | results[task]
-  scores = comparison.normalized(results, bounds)
-  overall = comparison.overall_rows(scores, settings["against"] or None)
+      results[task] = {_START: comparison.from_language_run(start)} | results[
+        task
+      ]
+  scores = comparison.normalize(results, bounds)
+  overall = comparison.make_overall_rows(scores, settings["against"] or None)
   text = "\n\n".join(
-    tables.markdown(rows) for rows in (comparison.task_rows(results), overall)
+    tables.format_markdown(rows)
+    for rows in (comparison.make_task_rows(results), overall)
   )
   _write_csv(workdir / "comparison.csv", results)
   (workdir / "comparison.md").write_text(text + "\n")
@@ -179,20 +184,20 @@ def _report(
 def _read_control(
   cells: Mapping[str, Mapping[float, pathlib.Path]],
 ) -> tuple[dict[str, comparison.Result], tuple[float, float]]:
-  """({variant: result} on a task, scores that count as 0 and as 1).
+  """Reads ({variant: result} on a task, scores normalised to 0 and 1).
 
-  0 is what the worst run had come to in a tenth of training, 1 the best
+  0 is the worst run's score in the first tenth of training, 1 the best
   variant's score.
   """
-  floor = stability.floor_of(
+  floor = stability.estimate_floor(
     [cell for by_rate in cells.values() for cell in by_rate.values()]
   )
   results = {}
   for name, by_rate in cells.items():
-    own = stability.stacked(
+    own = stability.stack_scores(
       [stability.read_scores(cell, floor) for cell in by_rate.values()]
     )
-    results[name] = comparison.cross_fitted(
+    results[name] = comparison.cross_fit(
       {
         "return": own.final,
         "area": own.area,
@@ -208,12 +213,12 @@ def _read_control(
 def _read_language(
   cells: Mapping[str, Mapping[float, pathlib.Path]],
 ) -> tuple[dict[str, comparison.Result], tuple[float, float]]:
-  """({variant: result} on a task, scores that count as 0 and as 1).
+  """Reads ({variant: result} on a task, scores normalised to 0 and 1).
 
-  The rate is the one that did best on validation problems.
+  Selects the rate with the best validation accuracy.
   """
   return {
-    name: comparison.tuned_on_validation(by_rate)
+    name: comparison.tune_on_validation(by_rate)
     for name, by_rate in cells.items()
   }, (0.0, 1.0)
 
@@ -221,7 +226,7 @@ def _read_language(
 def _write_csv(
   path: pathlib.Path, results: Mapping[str, Mapping[str, comparison.Result]]
 ) -> None:
-  """A line for each score of each seed."""
+  """Writes a row per score and seed."""
   with open(path, "w", newline="") as file:
     writer = csv.writer(file)
     writer.writerow(

@@ -1,11 +1,11 @@
-"""What algorithms do on average, exactly, in a bandit of three actions.
+"""Computes algorithms' expected updates exactly in a three-armed bandit.
 
 python -m experiments.exact_laboratory --out=DIR
 
-Writes the paths of policies on the simplex, from good and bad starts; the
-gradient norms along them; a table of each first update's bias and variance
-against the true policy gradient; and one of what a single draw does, by its
-advantage's sign and the action's probability.
+Writes figures of the policies' paths on the simplex from several starts and of
+the gradient norms along a descent. Writes tables of each first update's bias
+and variance against the true policy gradient, and of a single draw's effect by
+the sign of its advantage and the action's probability.
 """
 
 import pathlib
@@ -24,11 +24,11 @@ flags.mark_flag_as_required("out")
 _BETA = flags.DEFINE_float("beta", 1.0, "KL strength of the optimal target.")
 
 _REWARDS = (1.0, 0.5, 0.0)
-# Probabilities to start from: balanced, on the second best, on the worst.
+# Initial probabilities: uniform, mostly second best, mostly worst action.
 _STARTS = ((1 / 3, 1 / 3, 1 / 3), (0.02, 0.96, 0.02), (0.01, 0.04, 0.95))
-# Probabilities at which the first update is looked into.
+# Probabilities at which to measure the first update.
 _UNEVEN = (0.1, 0.6, 0.3)
-# Name: the loss, its options, whether it knows the advantages of all actions.
+# {label: (algorithm, options, whether the target uses all advantages)}.
 _LOSSES = {
   "lco_mse": ("lco_mse", {}, False),
   "lco_lch": ("lco_lch", {}, False),
@@ -45,12 +45,12 @@ _ABLATIONS = {
   "lco_kld, weighted": ("lco_kld", {"max_importance_weight": 1e6}, False),
 }
 _RATE, _UPDATES, _EPOCHS = 0.5, 60, 8
-# Probabilities of the action that is drawn, and its advantages.
+# Probabilities and advantages of the drawn action.
 _DRAWN, _ADVANTAGES = (0.02, 0.33, 0.9), (1.0, -1.0)
 
 
 def main() -> None:
-  """Computes, draws and shows it all."""
+  """Writes the figures and prints and writes the tables."""
   if not 0 < _BETA.value < float("inf"):
     raise command_line.ScriptError(
       f"--beta must be positive and finite, got {_BETA.value}"
@@ -125,16 +125,16 @@ def _run(out: pathlib.Path) -> None:
         "noise": f"{noise:.3f}",
       }
     )
-  table = tables.markdown(rows)
+  table = tables.format_markdown(rows)
   (out / "moments.md").write_text(table + "\n")
   print(table)
   print(
     "cosine and scale: of the expected update against the true gradient;"
     " noise: its standard deviation over its length\n"
   )
-  table = tables.markdown(
+  table = tables.format_markdown(
     [
-      {"one draw": label, **_one_draw(name, options)}
+      {"one draw": label, **_descend_on_draws(name, options)}
       for label, (name, options, dense) in every.items()
       if not dense
     ]
@@ -148,14 +148,14 @@ def _run(out: pathlib.Path) -> None:
   print(f"pictures: {out / 'simplex.png'}, {out / 'gradient_norms.png'}")
 
 
-def _one_draw(name: str, options: dict) -> dict[str, str]:
-  """{"A, p": "change of log π(a), of the entropy"} of a draw of action 0."""
+def _descend_on_draws(name: str, options: dict) -> dict[str, str]:
+  """Computes {"A, p": "change of log π(a) and entropy"} of drawing action 0."""
   row = {}
   for advantage in _ADVANTAGES:
     for drawn in _DRAWN:
       rest = (1 - drawn) / 2
       before = jnp.log(jnp.array([drawn, rest, rest]))
-      after = laboratory.after_draw(
+      after = laboratory.descend_on_draw(
         algorithms.make_policy_loss(name, **options),
         before,
         0,

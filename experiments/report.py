@@ -1,10 +1,10 @@
-"""Writes a report of runs: one page for the browser, figures and tables.
+"""Writes a report of runs: an HTML page, figures and tables.
 
 python -m experiments.report --out=DIR RUN_DIR...
 
-Reads run directories only, also those below the directories that are named,
-such as a comparison's or a stability map's. Runs whose settings differ in
-their seeds alone are one run of all these seeds.
+Reads the run directories at or below the given directories, such as a
+comparison's or a stability map's. Runs with equal settings but different seeds
+are merged into one run.
 """
 
 import pathlib
@@ -19,7 +19,7 @@ flags.mark_flag_as_required("out")
 
 
 def main(*directories: str) -> None:
-  """Reads the runs, writes the report, and shows the scores."""
+  """Reads the runs, writes the report and prints the scores."""
   if not directories:
     raise command_line.ScriptError("name at least one run directory")
   out = pathlib.Path(_OUT.value)

@@ -1,14 +1,14 @@
-"""Maps where algorithms are stable: learning rates × epochs × seeds.
+"""Maps the stability of algorithms over learning rates × epochs × seeds.
 
 python -m experiments.stability_map --workdir=DIR
 python -m experiments.stability_map --workdir=DIR \
     --config=experiments/configs/stability_map.py:language
 
-Every algorithm is trained at every learning rate and value of another setting
-(the epochs per rollout, or --config.rows), the rates and seeds of a row side by
-side in one program. Draws the score and the share of collapsed runs, and tells
-how much of the map is nearly as good as its best cell. Called again with the
-same flags, it goes on with what is not done yet.
+Trains every algorithm at every learning rate and value of another setting
+(epochs per rollout, or --config.rows); one program trains all rates and seeds
+of a row in parallel. Draws the score and the share of collapsed runs, and
+reports the share of the map that is nearly as good as its best cell. A repeated
+call with the same flags trains only missing runs.
 """
 
 import csv
@@ -27,7 +27,7 @@ from lco_jax.reporting import heat_maps, stability, statistics, tables
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the map.")
 flags.mark_flag_as_required("workdir")
-_JOBS = flags.DEFINE_integer("jobs", 2, "Runs at the same time.")
+_JOBS = flags.DEFINE_integer("jobs", 2, "Number of parallel runs.")
 _CONFIG = config_flags.DEFINE_config_file(
   "config",
   "experiments/configs/stability_map.py:control",
@@ -36,26 +36,28 @@ _CONFIG = config_flags.DEFINE_config_file(
 
 
 def main() -> None:
-  """Runs what is missing, then writes and shows the map."""
-  # Runs need the accelerators; the map does not.
+  """Trains the missing runs, then writes and prints the map."""
+  # Leave the accelerators to the runs.
   jax.config.update("jax_platforms", "cpu")
   settings = json.loads(json.dumps(_CONFIG.value.to_dict()))
   _check(settings)
   workdir = pathlib.Path(_WORKDIR.value)
-  # More algorithms and rows, and other bounds, can be asked for later.
+  # Later calls may add algorithms and rows and change the bounds.
   fixed = ("base", "settings", "policy_learning_rates")
-  with process_pool.held(workdir, {name: settings[name] for name in fixed}):
+  with process_pool.hold(workdir, {name: settings[name] for name in fixed}):
     _run(workdir, settings)
     _report(workdir, settings)
 
 
 def _check(settings: dict) -> None:
-  """Ends with one line if a setting is wrong, before anything is run."""
-  process_pool.check(settings["policy_learning_rates"], _JOBS.value)
+  """Raises ScriptError if a setting is wrong, before any training."""
+  process_pool.check_rates(settings["policy_learning_rates"], _JOBS.value)
   for name in ("algorithms", "values"):
     values = [str(value) for value in settings[name]]
     if not values or len(set(values)) < len(values):
-      raise command_line.ScriptError(f"{name} must hold things, each once")
+      raise command_line.ScriptError(
+        f"{name} must be a non-empty list without repetitions"
+      )
   file, _, task = settings["base"].partition(":")
   common = process_pool.split_settings(settings["settings"])
   for algorithm in settings["algorithms"]:
@@ -64,15 +66,17 @@ def _check(settings: dict) -> None:
       process_pool.check_run(file, task, [*common, *own])
 
 
-def _row(workdir: pathlib.Path, settings: dict, algorithm: str, value):
-  """The directory of one program: an algorithm, a row of its map."""
+def _row_directory(
+  workdir: pathlib.Path, settings: dict, algorithm: str, value
+):
+  """Names the directory of one program: a row of an algorithm's map."""
   return workdir / algorithm / f"{settings['rows']}_{value}"
 
 
 def _run(workdir: pathlib.Path, settings: dict) -> None:
-  """Trains what is missing."""
+  """Trains the missing runs."""
   common = process_pool.split_settings(settings["settings"])
-  script = process_pool.script_of(settings["base"])
+  script = process_pool.find_script(settings["base"])
 
   def run(own, path, *ends_with):
     return process_pool.Run(
@@ -90,9 +94,9 @@ def _run(workdir: pathlib.Path, settings: dict) -> None:
         [
           f"algorithm={algorithm}",
           f"{settings['rows']}={value}",
-          process_pool.setting_of_rates(rates),
+          process_pool.format_rates(rates),
         ],
-        _row(workdir, settings, algorithm, value),
+        _row_directory(workdir, settings, algorithm, value),
         f"rate_{rates[-1]:g}/summary.json",
       )
       for value in settings["values"]
@@ -103,7 +107,7 @@ def _run(workdir: pathlib.Path, settings: dict) -> None:
 
 
 class _Map(NamedTuple):
-  """What all runs came to, by algorithm; arrays [rows, rates, seeds]."""
+  """Scores of all runs by algorithm, as arrays [rows, rates, seeds]."""
 
   scores: dict[str, stability.Scores]
   collapsed: dict[str, np.ndarray]
@@ -113,8 +117,8 @@ class _Map(NamedTuple):
 
 
 def _report(workdir: pathlib.Path, settings: dict) -> None:
-  """Writes map.csv, the pictures and the table."""
-  found = _read(workdir, settings)
+  """Writes map.csv, the figures and the table."""
+  found = _read_map(workdir, settings)
   _write_csv(workdir, settings, found)
   heat_maps.save_heat_maps(
     [workdir / "stability_map.png", workdir / "stability_map.svg"],
@@ -132,20 +136,20 @@ def _report(workdir: pathlib.Path, settings: dict) -> None:
     (found.floor, found.ceiling),
     f"Stability on {settings['base'].partition(':')[2]}",
   )
-  table = tables.markdown(
-    [_line(settings, found, algorithm) for algorithm in found.scores]
+  table = tables.format_markdown(
+    [_make_table_row(settings, found, algorithm) for algorithm in found.scores]
   )
   (workdir / "stability_map.md").write_text(table + "\n")
   print(table)
   print(f"maps: {workdir / 'stability_map.png'}")
 
 
-def _read(workdir: pathlib.Path, settings: dict) -> _Map:
-  """Reads all runs, and judges them by the same floor and ceiling."""
+def _read_map(workdir: pathlib.Path, settings: dict) -> _Map:
+  """Reads all runs and detects collapse with a common floor and ceiling."""
   cells = {
     algorithm: [
       [
-        _row(workdir, settings, algorithm, value) / f"rate_{rate:g}"
+        _row_directory(workdir, settings, algorithm, value) / f"rate_{rate:g}"
         for rate in settings["policy_learning_rates"]
       ]
       for value in settings["values"]
@@ -153,14 +157,14 @@ def _read(workdir: pathlib.Path, settings: dict) -> _Map:
     for algorithm in settings["algorithms"]
   }
   every = [cell for rows in cells.values() for row in rows for cell in row]
-  # A language run begins with what it was taught: to know nothing is worth 0.
-  # Elsewhere it is what the worst had come to in the first tenth of training.
-  in_language = stability.score_of(every[0]) == "correct"
+  # Language runs start from a warm start, so the untrained score is 0. In
+  # control it is estimated from the first tenth of training.
+  in_language = stability.find_score(every[0]) == "correct"
   floor = 0.0
   if not in_language:
-    floor = stability.floor_of(every)
+    floor = stability.estimate_floor(every)
   scores = {
-    algorithm: stability.stacked(
+    algorithm: stability.stack_scores(
       [[stability.read_scores(cell, floor) for cell in row] for row in rows]
     )
     for algorithm, rows in cells.items()
@@ -168,7 +172,7 @@ def _read(workdir: pathlib.Path, settings: dict) -> _Map:
   best = [statistics.interquartile_mean(s.final).max() for s in scores.values()]
   ceiling = max(floor, *best)
   collapsed = {
-    algorithm: stability.collapsed(
+    algorithm: stability.detect_collapse(
       own,
       floor,
       ceiling,
@@ -181,8 +185,10 @@ def _read(workdir: pathlib.Path, settings: dict) -> _Map:
   return _Map(scores, collapsed, floor, ceiling, label)
 
 
-def _line(settings: dict, found: _Map, algorithm: str) -> dict[str, object]:
-  """A line of the table: an algorithm's best cell, and its whole map."""
+def _make_table_row(
+  settings: dict, found: _Map, algorithm: str
+) -> dict[str, object]:
+  """Makes an algorithm's table row: its best cell and its whole map."""
   own = found.scores[algorithm]
   middle = statistics.interquartile_mean(own.final)
   best = np.unravel_index(np.argmax(middle), middle.shape)
@@ -190,14 +196,14 @@ def _line(settings: dict, found: _Map, algorithm: str) -> dict[str, object]:
     "algorithm": algorithm,
     settings["rows"]: settings["values"][best[0]],
     "rate": f"{settings['policy_learning_rates'][best[1]]:g}",
-    "best": tables.interval(
+    "best": tables.format_interval(
       middle[best], *statistics.bootstrap_interval(own.final[best])
     ),
-    "area": tables.interval(
+    "area": tables.format_interval(
       statistics.interquartile_mean(own.area[best]),
       *statistics.bootstrap_interval(own.area[best]),
     ),
-    "robustness": tables.interval(
+    "robustness": tables.format_interval(
       float(stability.robustness_area(own.final, found.floor, found.ceiling)),
       *stability.robustness_interval(own.final, found.floor, found.ceiling),
     ),
@@ -207,7 +213,7 @@ def _line(settings: dict, found: _Map, algorithm: str) -> dict[str, object]:
 
 
 def _write_csv(workdir: pathlib.Path, settings: dict, found: _Map) -> None:
-  """A line for each run."""
+  """Writes a row per run."""
   columns = [
     "final",
     "area",

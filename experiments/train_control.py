@@ -175,12 +175,12 @@ def _report_cell(
   picture = workdir / "learning_curve.png"
   curves.save_learning_curve(
     picture,
-    *curves.binned(
+    *curves.bin_returns(
       logged["env_steps"], *returns, gone=np.isnan(logged["policy_loss"])
     ),
     title=f"{settings['algorithm']} on {settings['environment']}",
   )
-  print(tables.run_summary(summary))
+  print(tables.format_run(summary))
   print(f"learning curve: {picture}")
 
 

@@ -84,7 +84,7 @@ def _train(stack: contextlib.ExitStack) -> None:
     with training_run.explained(workdir):
       found = _evaluated(run, given["policy"], settings, "test")
       before = _summarized(found, settings, "test")
-      print(f"before: {tables.accuracy(before)}", flush=True)
+      print(f"before: {tables.format_accuracy(before)}", flush=True)
   result = training_run.train(
     stack,
     workdir,
@@ -182,7 +182,7 @@ def _report(
   }
   for cell in training_run.cells(workdir, settings):
     own = {
-      name: _summarized(scores.of(cell.learners), settings, split)
+      name: _summarized(scores.select_seeds(cell.learners), settings, split)
       for name, (split, scores) in found.items()
     }
     _report_cell(
@@ -217,7 +217,7 @@ def _report_cell(
   picture = workdir / "learning_curve.png"
   curves.save_learning_curve(
     picture,
-    *curves.binned(
+    *curves.bin_returns(
       logged["env_steps"],
       logged["correct"],
       np.ones_like(logged["correct"]),
@@ -227,7 +227,7 @@ def _report_cell(
     x_label="samples",
     y_label="share of correct samples (training prompts)",
   )
-  print(tables.language_summary(summary))
+  print(tables.format_language_run(summary))
   print(f"learning curve: {picture}")
 
 

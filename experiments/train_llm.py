@@ -153,7 +153,7 @@ def _report(
   picture = workdir / "learning_curve.png"
   curves.save_learning_curve(
     picture,
-    *curves.binned(
+    *curves.bin_returns(
       logged["env_steps"], *correct, gone=np.isnan(logged["entropy"])
     ),
     title=f"{settings['algorithm']} on {settings['task']}",
@@ -164,7 +164,7 @@ def _report(
     if summary[name]:
       print(f"{name:10s} {_accuracy(summary[name])}")
   print(
-    tables.completions(
+    tables.format_completions(
       [tuple(example) for example in evaluations["evaluation"]["examples"]]
     )
   )

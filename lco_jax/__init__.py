@@ -1,8 +1,8 @@
 """Logits Convex Optimization (LCO): stable policy optimisation in JAX.
 
-The pure core is imported here: targets, advantages, losses and diagnostics are
-functions of arrays and pull in nothing but jax and chex. Environments,
-training loops and reports are imported by their own names.
+Importing the package loads the pure core only: targets, advantages, losses and
+diagnostics, functions of arrays. Import environments, training loops and
+reports from their own modules.
 
 Source: arXiv:2603.00963.
 """

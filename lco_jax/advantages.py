@@ -1,16 +1,17 @@
-"""Advantage estimators and the ways to spread one over the actions.
+"""Advantage estimators, and completions of advantages over all actions.
 
 Estimators turn rewards into an advantage per step or per sample:
 
     δ_t = r_t + γ (1 − terminated_t) V(s_{t+1}) − V(s_t)
     A_t = δ_t + γ λ (1 − done_t) A_{t+1}
 
-An episode that terminates has no future value. One that is truncated (a time
-limit) has: it is bootstrapped from the value of the true next observation, and
-only the recursion is cut. `done` is terminated or truncated.
+A terminated episode has no future value. A truncated episode (time limit) is
+bootstrapped from the value of the true next observation; only the recursion
+stops there. `done` is terminated or truncated.
 
-Spreads turn the advantage of known actions into one for every action, as LCO's
-targets need.
+Completions extend the advantages of known actions to every action, as LCO's
+targets need. All functions raise AssertionError at trace time if shapes or
+dtypes do not match.
 """
 
 import chex
@@ -21,8 +22,8 @@ from lco_jax import numerics
 
 Array = jax.Array
 
-# Below this, the mass of the unknown actions is treated as this (the authors'
-# floor): the rest's advantage would otherwise grow without bound.
+# Floor on the probability mass of the unknown actions, as in the authors' code:
+# without it, their advantage could grow without bound.
 _MIN_UNKNOWN_MASS = 0.1
 
 
@@ -40,8 +41,8 @@ def generalized_advantage_estimation(
   Args:
     rewards: float[T, ...].
     values: float[T, ...], V(s_t).
-    next_values: float[T, ...], V of the true next observation, the one before
-      any automatic reset.
+    next_values: float[T, ...], V of the true next observation, before any
+      automatic reset.
     terminated: bool[T, ...], the environment reached a terminal state.
     done: bool[T, ...], the episode ended: terminated or truncated.
     discount: γ in [0, 1].
@@ -49,9 +50,6 @@ def generalized_advantage_estimation(
 
   Returns:
     float[T, ...], advantages in units of return.
-
-  Raises:
-    AssertionError: at trace time, if shapes or dtypes differ.
 
   Source: Schulman et al. 2016, arXiv:1506.02438, eq. 16.
   """
@@ -83,7 +81,7 @@ def discounted_returns(
   done: Array,
   discount: float,
 ) -> Array:
-  """Discounted reward to go, bootstrapped where the rollout is cut.
+  """Discounted return, bootstrapped at truncations and at the rollout's end.
 
   Args:
     rewards: float[T, ...].
@@ -96,13 +94,10 @@ def discounted_returns(
   Returns:
     float[T, ...], G_t = r_t + γ G_{t+1} within an episode.
 
-  Raises:
-    AssertionError: at trace time, if shapes or dtypes differ.
-
   Source: Sutton & Barto 2018, eq. 3.8.
   """
-  # A Monte-Carlo return is the λ = 1 advantage over a baseline of zero, with
-  # the bootstrap value kept where the recursion is cut.
+  # A Monte-Carlo return is the λ = 1 advantage with baseline 0, keeping the
+  # bootstrap value wherever the recursion stops.
   cut = jnp.asarray(done).at[-1].set(True)
   bootstrap = jnp.where(cut, next_values, 0.0)
   zeros = jnp.zeros_like(rewards)
@@ -112,9 +107,9 @@ def discounted_returns(
 
 
 def normalized(advantages: Array, mean: Array, variance: Array) -> Array:
-  """Advantages with mean 0 and variance 1, given the moments of the batch.
+  """Standardises advantages by the given mean and variance of the batch.
 
-  The moments are arguments because a batch may be spread over devices.
+  The moments are arguments because devices may divide the batch.
 
   Args:
     advantages: float[...].
@@ -128,7 +123,7 @@ def normalized(advantages: Array, mean: Array, variance: Array) -> Array:
 
 
 def group_relative(rewards: Array, epsilon: float = 1e-6) -> Array:
-  """Rewards standardised within a group: (R − mean) / (std + ε).
+  """Standardises rewards within each group: (R − mean) / (std + ε).
 
   Args:
     rewards: float[..., n], rewards of the n samples of one prompt.
@@ -148,7 +143,7 @@ def group_relative(rewards: Array, epsilon: float = 1e-6) -> Array:
 
 
 def group_centred(rewards: Array) -> Array:
-  """Rewards minus their group's mean, without a division.
+  """Subtracts each group's mean reward, without dividing by its deviation.
 
   Args:
     rewards: float[..., n], rewards of the n samples of one prompt.
@@ -165,7 +160,7 @@ def group_centred(rewards: Array) -> Array:
 
 
 def leave_one_out(rewards: Array) -> Array:
-  """Each reward minus the mean of the others in its group (RLOO).
+  """Subtracts from each reward the mean of the others in its group (RLOO).
 
   Args:
     rewards: float[..., n], rewards of the n ≥ 2 samples of one prompt.
@@ -185,7 +180,7 @@ def leave_one_out(rewards: Array) -> Array:
 
 
 def sampled(advantage: Array, actions: Array, num_actions: int) -> Array:
-  """The advantage at the sampled action, 0 at the others.
+  """Places the advantage at the sampled action and 0 at the others.
 
   Args:
     advantage: float[...].
@@ -194,9 +189,6 @@ def sampled(advantage: Array, actions: Array, num_actions: int) -> Array:
 
   Returns:
     float[..., A].
-
-  Raises:
-    AssertionError: at trace time, if shapes or dtypes are wrong.
   """
   (advantage,) = numerics.float_arrays(advantage)
   actions = jnp.asarray(actions)
@@ -207,18 +199,15 @@ def sampled(advantage: Array, actions: Array, num_actions: int) -> Array:
 
 
 def standardized(scores: Array, known: Array, min_std: float = 1e-3) -> Array:
-  """Scores of the known actions with mean 0 and (unbiased) variance 1.
+  """Standardises the known actions' scores: mean 0, unbiased variance 1.
 
   Args:
-    scores: float[..., A], such as log-probabilities of a better policy.
-    known: bool[..., A], the actions that they are known of.
-    min_std: floor of the standard deviation, in units of the scores.
+    scores: float[..., A], such as log-probabilities under a better policy.
+    known: bool[..., A], actions with a known score.
+    min_std: lower bound on the standard deviation, in units of the scores.
 
   Returns:
-    float[..., A]; 0 at the others, and where a single action is known.
-
-  Raises:
-    AssertionError: at trace time, if shapes or dtypes are wrong.
+    float[..., A]; 0 at unknown actions, and where only one action is known.
 
   Source: arXiv:2603.00963, dense advantages.
   """
@@ -240,14 +229,11 @@ def completed(old_logits: Array, advantages: Array, known: Array) -> Array:
 
   Args:
     old_logits: float[..., A], behaviour policy's logits.
-    advantages: float[..., A], read at the known actions only.
+    advantages: float[..., A]; unknown entries are ignored.
     known: bool[..., A].
 
   Returns:
     float[..., A], with Σ_a p(a) A'(a) = 0 unless the floor of 0.1 binds.
-
-  Raises:
-    AssertionError: at trace time, if shapes or dtypes are wrong.
 
   Source: arXiv:2603.00963, dense advantages.
   """
@@ -266,7 +252,7 @@ def completed(old_logits: Array, advantages: Array, known: Array) -> Array:
 def zero_mean_completion(
   old_logits: Array, advantages: Array, indices: Array
 ) -> Array:
-  """`completed`, for the advantages of K actions by their indices.
+  """Same as `completed`, with the K known actions given by index.
 
   Args:
     old_logits: float[..., A], behaviour policy's logits.
@@ -275,9 +261,6 @@ def zero_mean_completion(
 
   Returns:
     float[..., A].
-
-  Raises:
-    AssertionError: at trace time, if shapes or dtypes are wrong.
 
   Source: arXiv:2603.00963, dense advantages.
   """

@@ -1,4 +1,4 @@
-"""Measurements of losses and policies; nothing here is trained on."""
+"""Measurements of losses and policies, never used as training signals."""
 
 from collections.abc import Callable
 
@@ -14,14 +14,14 @@ Array = jax.Array
 
 
 def logit_hessian(loss: Callable[[Array], Array], logits: Array) -> Array:
-  """Hessian of a per-state loss in its logits.
+  """Hessian of a per-state loss with respect to the logits.
 
   Args:
     loss: float[A] → float[], a loss of one state's logits.
     logits: float[..., A], where to evaluate it.
 
   Returns:
-    float[..., A, A]. Its eigenvalues are best taken on the host
+    float[..., A, A]. Compute its eigenvalues on the host
     (`numpy.linalg.eigvalsh`): batched eigensolvers may block small machines.
   """
   flat = logits.reshape(-1, logits.shape[-1])
@@ -35,17 +35,17 @@ def lanczos_eigenvalues(
   num_iterations: int,
   key: Array,
 ) -> tuple[Array, Array]:
-  """Extreme eigenvalues of a symmetric matrix that is only multiplied with.
+  """Extreme eigenvalues of a symmetric matrix, from matrix-vector products.
 
   Lanczos iteration with full reorthogonalisation: exact after as many
-  iterations as there are distinct eigenvalues, from inside the spectrum before.
-  No dense eigensolver is called, so that it can be vmapped on any machine.
+  iterations as there are distinct eigenvalues; until then the estimates lie
+  inside the spectrum. Without dense eigensolvers, it vmaps on any machine.
 
   Args:
     matvec: float[A] → float[A], product with the matrix.
     size: A.
-    num_iterations: at most this many, and A.
-    key: PRNG key of the vector that it starts from.
+    num_iterations: upper limit on the iterations; at most A are made.
+    key: PRNG key of the starting vector.
 
   Returns:
     (smallest, largest), float[] each.
@@ -78,7 +78,7 @@ def lanczos_eigenvalues(
   _, (diagonal, off_diagonal, alive) = jax.lax.scan(
     step, (basis, start, jnp.array(True)), jnp.arange(num_iterations)
   )
-  # Past the end of an invariant subspace: a value that is no extreme.
+  # Past an invariant subspace, repeat a value from inside the spectrum.
   diagonal = jnp.where(alive, diagonal, diagonal[0])
   if num_iterations == 1:
     return diagonal[0], diagonal[0]
@@ -100,16 +100,16 @@ def smallest_curvature(
   logits: Array,
   num_iterations: int = 32,
 ) -> Array:
-  """Smallest eigenvalue of a per-state loss' Hessian in its logits.
+  """Smallest eigenvalue of a per-state loss's Hessian in the logits.
 
-  Below 0, the loss is not convex there. By Hessian-vector products, so that it
-  suits vocabularies: an upper bound that is exact for up to `num_iterations`
-  actions, and in practice soon after.
+  A negative value proves that the loss is not convex there. Hessian-vector
+  products make it affordable for vocabularies. The result is an upper bound,
+  exact for up to `num_iterations` actions and close in practice beyond that.
 
   Args:
     loss: float[A] → float[], a loss of one state's logits.
     logits: float[A], where to evaluate it.
-    num_iterations: of Lanczos' method.
+    num_iterations: Lanczos iterations.
 
   Returns:
     float[].
@@ -127,7 +127,7 @@ def smallest_curvature(
 def convexity_violation(
   loss: Callable[[Array], Array], start: Array, end: Array, num_points: int = 9
 ) -> Array:
-  """How far a loss rises above the chord between two points.
+  """Largest height of a loss above the chord between two points.
 
       max over t of f((1−t) x + t y) − (1−t) f(x) − t f(y)
 
@@ -135,10 +135,10 @@ def convexity_violation(
     loss: float[A] → float[].
     start: float[A], x.
     end: float[A], y.
-    num_points: values of t, evenly inside (0, 1).
+    num_points: number of values of t, evenly spaced inside (0, 1).
 
   Returns:
-    float[]; above 0 for no convex function.
+    float[]; never above 0 for a convex function.
   """
   share = jnp.linspace(0.0, 1.0, num_points + 2, dtype=start.dtype)[1:-1]
   on_the_way = jax.vmap(lambda t: loss((1 - t) * start + t * end))(share)
@@ -149,7 +149,7 @@ def convexity_violation(
 def directionality(
   gradient: types.Params, position: types.Params, minimiser: types.Params
 ) -> tuple[Array, Array]:
-  """Whether going against a gradient leads towards the minimiser.
+  """Alignment of a gradient with the direction away from the minimiser.
 
       ⟨∇L(x), x − x*⟩, and the cosine of the angle between the two
 
@@ -157,12 +157,12 @@ def directionality(
 
   Args:
     gradient: pytree, ∇L at the position; in logits or in parameters.
-    position: pytree of the same shapes, x. Logits should be centred, as their
-      offset means nothing.
+    position: pytree of the same shapes, x. Centre logits first, because their
+      offset is arbitrary.
     minimiser: pytree of the same shapes, x*.
 
   Returns:
-    (inner product, cosine), float[] each; the cosine is 0 where one vanishes.
+    (inner product, cosine), float[] each; the cosine is 0 if a vector vanishes.
   """
   path = optax.tree.sub(position, minimiser)
   product = optax.tree.vdot(gradient, path)
@@ -180,7 +180,7 @@ def on_plateau(
   clip_low: float,
   clip_high: float,
 ) -> Array:
-  """Whether PPO's clipping leaves a step without gradient.
+  """Whether PPO's clipping removes the gradient of a step.
 
   Args:
     log_prob: float[...], log π(a).
@@ -205,12 +205,11 @@ def ratio_quantiles(
 
   Args:
     log_ratio: float[...], log π(a) − log π_old(a).
-    where: bool[...], the entries that count; None means all.
+    where: bool[...], entries that count; None means all.
     axis_name: name of the mapped device axis; None for one device.
 
   Returns:
-    {"ratio_q05", "ratio_q50", "ratio_q95"}: float[] each; 1 where nothing
-    counts.
+    {"ratio_q05", "ratio_q50", "ratio_q95"}: float[] each; 1 if none counts.
   """
   ratio = jnp.exp(log_ratio)
   counts = jnp.bool_(True)
@@ -229,15 +228,15 @@ def ratio_quantiles(
 def effective_sample_size(
   log_ratio: Array, where: Array | None = None, axis_name: str | None = None
 ) -> Array:
-  """Share of samples that importance weights leave, (Σ w)² / (n Σ w²).
+  """Effective sample size of importance weights as a share, (Σ w)² / (n Σ w²).
 
   Args:
     log_ratio: float[...], log π(a) − log π_old(a).
-    where: bool[...], the entries that count; None means all.
+    where: bool[...], entries that count; None means all.
     axis_name: name of the mapped device axis; None for one device.
 
   Returns:
-    float[], in (0, 1]; 1 where all weights are equal, or there are none.
+    float[], in (0, 1]; 1 if all weights are equal, or none counts.
   """
   counted = (
     log_ratio if where is None else jnp.where(where, log_ratio, -jnp.inf)
@@ -245,7 +244,7 @@ def effective_sample_size(
   largest = jax.lax.stop_gradient(jnp.max(counted))
   if axis_name is not None:
     largest = jax.lax.pmax(largest, axis_name)
-  # Relative to the largest: nothing overflows, and the share is the same.
+  # Divide by the largest weight to avoid overflow; the share does not change.
   any_counts = jnp.isfinite(largest)
   weight = jnp.exp(log_ratio - jnp.where(any_counts, largest, 0.0))
   means = numerics.average(weight, where), numerics.average(weight**2, where)
@@ -256,13 +255,13 @@ def effective_sample_size(
 
 
 def gradient_signal_to_noise(gradients: types.Params) -> Array:
-  """‖mean‖² over the mean squared distance from it, over minibatches.
+  """Ratio of ‖mean gradient‖² to the mean squared distance from the mean.
 
   Args:
-    gradients: pytree [M, ...], of M minibatches.
+    gradients: pytree [M, ...], gradients of M minibatches.
 
   Returns:
-    float[]; 0 if they are all alike, and so there is no noise.
+    float[]; 0 if all gradients are equal, because the noise is then 0.
   """
   mean = jax.tree.map(lambda g: jnp.mean(g, axis=0), gradients)
   apart = jax.tree.map(lambda g, m: g - m[None], gradients, mean)
@@ -275,7 +274,7 @@ def gradient_signal_to_noise(gradients: types.Params) -> Array:
 def target_residual(
   target_logits: Array, logits: Array, where: Array | None = None
 ) -> Array:
-  """How far a policy is from its optimal target, KL(π* ‖ π).
+  """Distance of a policy from its optimal target, KL(π* ‖ π).
 
   Args:
     target_logits: float[..., A], log π* up to an offset.
@@ -318,18 +317,17 @@ def explained_variance(
 
   Args:
     values: float[...], predictions.
-    returns: float[...], what came.
+    returns: float[...], observed returns.
     axis_name: name of the mapped device axis; None for one device.
-    where: bool[...], the entries that count; None means all.
+    where: bool[...], entries that count; None means all.
 
   Returns:
-    float[], 1 for perfect values, 0 for constant ones, and 0 for constant
-    returns.
+    float[]: 1 for perfect values, 0 for constant values or constant returns.
   """
   chex.assert_equal_shape([values, returns])
   _, error_variance = moments(returns - values, axis_name, where)
   mean, variance = moments(returns, axis_name, where)
-  # What rounding leaves of the variance of equal returns is none.
+  # Treat variance at the level of rounding error as 0.
   varies = variance > 1e-10 * (error_variance + jnp.square(mean))
   safe = jnp.where(varies, variance, 1.0)
   return jnp.where(varies, 1.0 - error_variance / safe, 0.0)
@@ -338,12 +336,12 @@ def explained_variance(
 def moments(
   values: Array, axis_name: str | None = None, where: Array | None = None
 ) -> tuple[Array, Array]:
-  """Mean and (population) variance over all axes, and over devices.
+  """Mean and population variance over all axes and devices.
 
   Args:
     values: float[...].
     axis_name: name of the mapped device axis; None for one device.
-    where: bool[...], the entries that count; None means all.
+    where: bool[...], entries that count; None means all.
 
   Returns:
     (mean, variance), float[] each.

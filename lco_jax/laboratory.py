@@ -1,8 +1,7 @@
-"""The exact laboratory: bandits in which every expectation is a sum.
+"""Exact laboratory: bandits in which every expectation is a finite sum.
 
-What an algorithm's update is on average, how it varies, and where it goes, for
-any policy loss, without sampling: over the A actions that could be drawn. In
-nats and units of reward.
+Computes the mean, the variance and the path of any policy loss's updates by
+summing over all A actions instead of sampling. Units: nats and reward.
 """
 
 from typing import NamedTuple
@@ -17,12 +16,12 @@ Array = jax.Array
 
 
 class Draws(NamedTuple):
-  """Actions drawn in one state, as policy losses read them.
+  """A batch of n actions in one state, as policy losses read it.
 
   Attributes:
     action: int32[n].
     advantage: float[n].
-    old_logits: float[n, A], of the policy that drew, the same in each row.
+    old_logits: float[n, A], behaviour policy's, equal in all rows.
     old_log_prob: float[n].
     target_logits: float[n, A].
   """
@@ -35,15 +34,15 @@ class Draws(NamedTuple):
 
 
 class Moments(NamedTuple):
-  """The update of a policy loss, over the draws of one action.
+  """Moments of a policy loss's gradient over one sampled action.
 
   Attributes:
     mean: float[A], expected gradient of the loss in the logits.
     variance: float[], E ‖∇ − mean‖².
     cosine: float[], of the angle between the mean and the true gradient; 0
       where either vanishes.
-    scale: float[], length of the mean over that of the true gradient; 0 where
-      that vanishes.
+    scale: float[], ‖mean‖ / ‖true gradient‖; 0 where the true gradient
+      vanishes.
   """
 
   mean: Array
@@ -52,18 +51,18 @@ class Moments(NamedTuple):
   scale: Array
 
 
-def all_draws(
+def enumerate_draws(
   old_logits: Array, rewards: Array, beta: float, dense: bool = False
 ) -> Draws:
-  """A batch [A] with a step for each action that could have been drawn.
+  """Makes a batch [A] with one step per action.
 
   Args:
-    old_logits: float[A], of the policy that draws.
-    rewards: float[A], expected reward of each action; advantages are taken
-      against the policy's mean.
+    old_logits: float[A], behaviour policy's.
+    rewards: float[A], expected reward of each action; advantages subtract the
+      policy's mean reward.
     beta: KL strength of the target, > 0.
-    dense: whether the target knows all advantages, rather than that of the
-      action drawn.
+    dense: whether the target uses the advantages of all actions, not only the
+      sampled action's.
   """
   num_actions = old_logits.shape[-1]
   probabilities = jax.nn.softmax(old_logits)
@@ -72,17 +71,17 @@ def all_draws(
   known = None
   if dense:
     known = jnp.broadcast_to(advantage, (num_actions, num_actions))
-  return _draws(old_logits, action, advantage, beta, known)
+  return _make_draws(old_logits, action, advantage, beta, known)
 
 
-def _draws(
+def _make_draws(
   old_logits: Array,
   action: Array,
   advantage: Array,
   beta: float,
   known: Array | None = None,
 ) -> Draws:
-  """Steps [n] of one state: `known` advantages [n, A], or the action's own."""
+  """Makes n steps; the target uses `known` [n, A] or the action's advantage."""
   num_actions = old_logits.shape[-1]
   every = jnp.broadcast_to(old_logits, (len(action), num_actions))
   if known is None:
@@ -99,12 +98,12 @@ def _draws(
 def expected_loss(
   policy_loss: policy_losses.PolicyLoss, logits: Array, draws: Draws
 ) -> Array:
-  """Mean of a policy loss over the draws of the policy that drew.
+  """Expectation of a policy loss under the behaviour policy.
 
   Args:
-    policy_loss: from `objectives`.
+    policy_loss: from `algorithms.policy_losses`.
     logits: float[A], where to evaluate it.
-    draws: from `all_draws`.
+    draws: from `enumerate_draws`.
 
   Returns:
     float[].
@@ -127,16 +126,16 @@ def moments(
   beta: float,
   dense: bool = False,
 ) -> Moments:
-  """Expectation and variance of the first, on-policy update.
+  """Mean and variance of the first, on-policy gradient.
 
   Args:
-    policy_loss: from `objectives`.
+    policy_loss: from `algorithms.policy_losses`.
     old_logits: float[A].
     rewards: float[A].
     beta: KL strength of the target, > 0.
-    dense: as of `all_draws`.
+    dense: see `enumerate_draws`.
   """
-  draws = all_draws(old_logits, rewards, beta, dense)
+  draws = enumerate_draws(old_logits, rewards, beta, dense)
 
   def gradient(draw):
     alone = jax.tree.map(lambda x: x[None], draw)
@@ -153,7 +152,7 @@ def moments(
   return Moments(mean, variance, cosine, jnp.where(length > 0, scale, 0.0))
 
 
-def after_draw(
+def descend_on_draw(
   policy_loss: policy_losses.PolicyLoss,
   old_logits: Array,
   action: int,
@@ -163,21 +162,21 @@ def after_draw(
   learning_rate: float,
   num_steps: int,
 ) -> Array:
-  """Gradient descent on a single draw, however likely it was.
+  """Gradient descent on the loss of a single sampled action.
 
   Args:
-    policy_loss: from `objectives`.
-    old_logits: float[A], of the policy that drew.
-    action: what was drawn.
-    advantage: of it.
+    policy_loss: from `algorithms.policy_losses`.
+    old_logits: float[A], behaviour policy's.
+    action: the sampled action.
+    advantage: advantage of that action.
     beta: KL strength of the target, > 0.
-    learning_rate: of plain gradient descent.
-    num_steps: of it.
+    learning_rate: step size of plain gradient descent.
+    num_steps: number of steps.
 
   Returns:
-    float[A], the logits in the end.
+    float[A], the final logits.
   """
-  draw = _draws(
+  draw = _make_draws(
     old_logits,
     jnp.array([action]),
     jnp.array([advantage], old_logits.dtype),
@@ -203,17 +202,17 @@ def expected_path(
   num_epochs: int,
   dense: bool = False,
 ) -> tuple[Array, Array]:
-  """Gradient descent on the expected loss, the target made anew every update.
+  """Gradient descent on the expected loss, with a new target every update.
 
   Args:
-    policy_loss: from `objectives`.
-    start: float[A], logits to begin with.
+    policy_loss: from `algorithms.policy_losses`.
+    start: float[A], initial logits.
     rewards: float[A].
     beta: KL strength of the target, > 0.
-    learning_rate: of plain gradient descent.
-    num_updates: how often the policy draws anew.
-    num_epochs: steps on each draw.
-    dense: as of `all_draws`.
+    learning_rate: step size of plain gradient descent.
+    num_updates: number of new behaviour policies and targets.
+    num_epochs: steps per update.
+    dense: see `enumerate_draws`.
 
   Returns:
     (logits [updates · epochs + 1, A], gradient norms [updates · epochs]).
@@ -225,7 +224,7 @@ def expected_path(
     return following, (following, jnp.linalg.norm(gradient))
 
   def update(logits, _):
-    draws = all_draws(logits, rewards, beta, dense)
+    draws = enumerate_draws(logits, rewards, beta, dense)
     return jax.lax.scan(lambda z, _: step(z, draws), logits, length=num_epochs)
 
   _, (logits, norms) = jax.lax.scan(update, start, length=num_updates)

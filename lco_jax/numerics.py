@@ -1,4 +1,4 @@
-"""Arithmetic that every loss shares: precision, masks, means, log cosh."""
+"""Arithmetic shared by all losses: precision, masks, means, log cosh."""
 
 from typing import NamedTuple
 
@@ -8,19 +8,19 @@ import jax.numpy as jnp
 
 Array = jax.Array
 
-# Name of the mapped axis over which data is divided.
+# Name of the mapped axis that divides the data over devices.
 DEVICE_AXIS = "devices"
 
 
 class Average(NamedTuple):
-  """A weighted mean kept as its sum and its count, divided once at the end.
+  """A mean stored as sum and count, divided once at the end.
 
-  Partial averages of minibatches, accumulation steps and devices add up to the
-  average of the whole, which means of means do not.
+  Sums and counts of minibatches, accumulation steps and devices add up to the
+  exact overall average; a mean of means would not.
 
   Attributes:
     total: float[...], sum of the counted entries.
-    count: float[...], how many entries were counted.
+    count: float[...], number of counted entries.
   """
 
   total: Array
@@ -33,7 +33,7 @@ class Average(NamedTuple):
 
 
 def average(values: Array, where: Array | None = None) -> Average:
-  """Sums and counts `values` over all axes, skipping what is masked out.
+  """Sums and counts unmasked `values` over all axes.
 
   Args:
     values: float[...].
@@ -57,13 +57,13 @@ def across_devices(averages: dict[str, Average]) -> dict[str, Array]:
 
 
 def float_arrays(*arrays: Array) -> list[Array]:
-  """Widens floating arrays to float32 and checks that they agree.
+  """Widens floating arrays to float32 and checks for a common dtype.
 
-  Losses are computed in float32 whatever the network's dtype; float64 stays.
+  Losses use float32 for every network dtype except float64, which they keep.
 
   Raises:
-    AssertionError: if an array is not floating point, or float32 (or narrower)
-      meets float64.
+    AssertionError: if an array is not floating point, or float64 is mixed with
+      a narrower dtype.
   """
   arrays = [jnp.asarray(array) for array in arrays]
   chex.assert_type(arrays, float)
@@ -78,9 +78,9 @@ def float_arrays(*arrays: Array) -> list[Array]:
 
 
 def zero_outside(where: Array | None, *arrays: Array) -> list[Array]:
-  """Replaces masked entries by 0 before they enter any arithmetic.
+  """Replaces masked entries by 0 before any arithmetic.
 
-  Masking a result is not enough: the gradient of a masked NaN is NaN · 0.
+  Masking the result is not enough: the gradient of a masked NaN is NaN · 0.
 
   Args:
     where: bool[...], entries to keep; None keeps all.
@@ -101,7 +101,7 @@ def zero_outside(where: Array | None, *arrays: Array) -> list[Array]:
 
 
 def per_step(where: Array | None, *arrays: Array) -> list[Array]:
-  """Prepares what a loss takes of each step: one precision, shape and mask.
+  """Prepares per-step inputs of a loss: common dtype, shape and mask.
 
   Args:
     where: bool[...], steps that count; None means all.
@@ -122,7 +122,7 @@ def log_softmax(logits: Array, where: Array | None = None) -> Array:
   """log π over the legal actions, −inf elsewhere.
 
   Args:
-    logits: float[..., A], in nats. Masked entries may hold anything.
+    logits: float[..., A], in nats. Masked entries may have any value.
     where: bool[..., A], legal actions; None means all.
 
   Returns:
@@ -140,7 +140,7 @@ def log_softmax(logits: Array, where: Array | None = None) -> Array:
   partition = jnp.sum(
     jnp.where(where, jnp.exp(shifted), 0.0), -1, keepdims=True
   )
-  # A row with nothing legal has an empty sum; its log must not be taken.
+  # Avoid log 0 in a row without legal actions.
   log_partition = jnp.log(jnp.where(partition > 0, partition, 1.0))
   return jnp.where(where, shifted - log_partition, -jnp.inf)
 
@@ -148,7 +148,7 @@ def log_softmax(logits: Array, where: Array | None = None) -> Array:
 def select_action(values: Array, actions: Array) -> Array:
   """values[..., a] for one action per row.
 
-  A masked sum rather than a gather, whose gradient would be a slow scatter.
+  Uses a masked sum, because the gradient of a gather is a slow scatter.
 
   Args:
     values: float[..., A].
@@ -198,7 +198,7 @@ def log_cosh(x: Array) -> Array:
     x: float[...].
 
   Returns:
-    float[...], ≥ 0. The second derivative, sech² x, holds at 0 too.
+    float[...], ≥ 0. The second derivative is sech² x, at 0 too.
   """
   size = jnp.abs(x)
   near = jnp.log1p(2.0 * jnp.sinh(jnp.minimum(size, 1.0) / 2.0) ** 2)

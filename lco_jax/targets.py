@@ -1,4 +1,4 @@
-"""Targets: the policy that LCO regresses onto, computed once per rollout.
+"""Targets of LCO's regression, computed once per rollout.
 
 Per state, with behaviour policy p = softmax(z_old), advantage A and β > 0, the
 KL-regularised objective
@@ -9,7 +9,9 @@ has the closed-form maximiser
 
     π*(a) = p(a) exp(A(a)/β) / Z        z* = z_old + A/β   (up to a constant)
 
-The constant is the gauge: logits that differ by it are the same policy.
+Logits that differ by a constant give the same policy; the choice of the
+constant is called the gauge. All functions raise AssertionError at trace time
+if shapes or dtypes do not match.
 
 Source: arXiv:2603.00963.
 """
@@ -28,13 +30,13 @@ Array = jax.Array
 
 
 def _check_beta(beta: Array | float) -> None:
-  """Rejects a β known at trace time that is not positive and finite."""
+  """Raises ValueError unless a host-side β is positive and finite."""
   if isinstance(beta, numbers.Real):
     valid = math.isfinite(beta) and beta > 0
   elif isinstance(beta, np.ndarray):
     valid = bool(np.all(np.isfinite(beta) & (beta > 0)))
   else:
-    return  # A traced or device array: its values are not ours to read.
+    return  # Traced and device arrays cannot be checked here.
   if not valid:
     raise ValueError(f"beta must be positive and finite, got {beta}")
 
@@ -55,7 +57,6 @@ def optimal_logits(
 
   Raises:
     ValueError: if a Python or NumPy `beta` is not positive and finite.
-    AssertionError: at trace time, if shapes or dtypes differ.
 
   Source: arXiv:2603.00963, closed-form optimal policy.
   """
@@ -85,7 +86,6 @@ def optimal_log_probs(
 
   Raises:
     ValueError: if a Python or NumPy `beta` is not positive and finite.
-    AssertionError: at trace time, if shapes or dtypes differ.
 
   Source: arXiv:2603.00963, closed-form optimal policy.
   """
@@ -97,10 +97,10 @@ def optimal_log_probs(
 def sign_dependent_beta(
   advantage: Array, beta: float, nonpositive_multiple: float
 ) -> Array:
-  """β where the advantage is positive, a multiple of it elsewhere.
+  """Uses β where A > 0 and a multiple of β where A ≤ 0.
 
-  The authors' rule-reward code multiplies β by 100 where A ≤ 0, which all but
-  discards negative samples. A multiple of 1 is the plain method.
+  The authors' code for rule-based rewards uses the multiple 100, which almost
+  discards negative samples. A multiple of 1 gives the plain method.
 
   Args:
     advantage: float[...].
@@ -131,23 +131,19 @@ def ratio_log_probs(
 
     q(a) = ρ p(a), the other actions rescaled by (1 − q(a)) / (1 − p(a))
 
-  Where ρ < 1 would push an action below `min_prob`, the action keeps p(a);
-  where ρ > 1, q(a) is capped at `max_prob`. As in the authors' code the cap
-  also lowers an action that is above it already; pass
-  `jnp.maximum(max_prob, p(a))` to leave such an action where it is.
+  If ρ < 1 would push q(a) below `min_prob`, the action keeps p(a); if ρ > 1,
+  q(a) is capped at `max_prob`. As in the authors' code, the cap also lowers an
+  action with p(a) above it; pass `jnp.maximum(max_prob, p(a))` to avoid that.
 
   Args:
-    old_logits: float[..., A], logits of the policy p that is rescaled.
+    old_logits: float[..., A], logits of the policy p to rescale.
     actions: int[...], sampled actions, in [0, A).
     ratio: ρ > 0, a scalar or broadcasting against [...].
-    min_prob: probability that a negative sample is not pushed below.
-    max_prob: cap of a positive sample, < 1; broadcasts against [...].
+    min_prob: lower bound on q(a) of a negative sample.
+    max_prob: cap on q(a) of a positive sample, < 1; broadcasts against [...].
 
   Returns:
     float[..., A], log q.
-
-  Raises:
-    AssertionError: at trace time, if shapes or dtypes are wrong.
 
   Source: arXiv:2603.00963, its earlier version's ratio target.
   """
@@ -164,7 +160,7 @@ def ratio_log_probs(
   new_prob = jnp.where(
     ratio < 1, decreased, jnp.where(ratio > 1, increased, prob)
   )
-  # 1 − p(a) is the others' mass; summing it avoids cancellation near p(a) = 1.
+  # Sum the others' mass: 1 − p(a) would lose digits near p(a) = 1.
   taken = jax.nn.one_hot(actions, old_logits.shape[-1], dtype=bool)
   others_mass = jnp.sum(jnp.where(taken, 0.0, jnp.exp(log_probs)), axis=-1)
   others_scale = jnp.log1p(-new_prob) - jnp.log(others_mass)

@@ -1,4 +1,4 @@
-"""Types that all of the library shares."""
+"""Types shared by the whole library."""
 
 import dataclasses
 from typing import Any, Protocol
@@ -12,7 +12,7 @@ Metrics = dict[str, Array]
 
 
 def pytree_dataclass(cls):
-  """A frozen dataclass whose fields are all children of the pytree."""
+  """Makes a frozen dataclass that is a pytree of all its fields."""
   return jax.tree_util.register_dataclass(
     dataclasses.dataclass(frozen=True)(cls)
   )
@@ -20,16 +20,16 @@ def pytree_dataclass(cls):
 
 @pytree_dataclass
 class LearnerState:
-  """All that training carries: saving this pytree saves the run.
+  """The whole state of training: saving this pytree saves the run.
 
   Attributes:
-    params: {part: parameters}: "policy", "value" and what else a run needs.
+    params: {part: parameters}: "policy", "value" and others that a run needs.
     opt_state: {part: optax state}.
     actor: the collector's state, different on every device.
-    key: uint32[2], words of the run's PRNG key: a plain array, which can be
-      dealt and saved. Randomness is drawn from it, the update's number and the
-      environment's global index, so it never changes.
-    update: int32[], completed updates.
+    key: uint32[2], the run's PRNG key as a plain array, which can be copied to
+      devices and saved. It never changes: randomness derives from it, the
+      update number and the environment's global index.
+    update: int32[], number of completed updates.
   """
 
   params: dict[str, Params]
@@ -40,7 +40,7 @@ class LearnerState:
 
 
 class Apply(Protocol):
-  """A network: parameters and observations [..., O] to outputs [...]."""
+  """A network: (parameters, observations [..., O]) → outputs [...]."""
 
   def __call__(self, params: Params, observation: Array) -> Array:
     """Applies the network to observations with any leading axes."""

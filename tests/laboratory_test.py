@@ -140,7 +140,7 @@ def test_a_draw_moves_lco_to_its_target_and_reinforce_beyond(advantage):
   old_logits = jnp.log(jnp.array([0.02, 0.5, 0.48]))
 
   def after(algorithm, **options):
-    return laboratory.after_draw(
+    return laboratory.descend_on_draw(
       _loss(algorithm, **options),
       old_logits,
       0,

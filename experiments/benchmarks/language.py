@@ -71,11 +71,11 @@ def measure(settings: dict, num_updates: int, repeats: int) -> dict:
     "updates_per_second": round(median("steps_per_second") / per_update, 2),
     "samples_per_second": round(median("steps_per_second"), 1),
     "generation_tokens_per_second": round(
-      tokens / timing.seconds(lambda: compiled(state), _REPEATS), 1
+      tokens / timing.measure(lambda: compiled(state), _REPEATS), 1
     ),
     "update_tokens_per_second": round(
       tokens
-      / timing.seconds(lambda: learning(state, actor, samples), _REPEATS),
+      / timing.measure(lambda: learning(state, actor, samples), _REPEATS),
       1,
     ),
     "compile_seconds": round(median("compile_seconds"), 3),
@@ -128,7 +128,7 @@ def decoding(settings: dict) -> dict:
   for name, function in (("cached", cached), ("uncached", uncached)):
     program = jax.jit(function).lower(params).compile()
     seconds[name] = (
-      timing.seconds(lambda p=program: p(params), _REPEATS) / _TOKENS
+      timing.measure(lambda p=program: p(params), _REPEATS) / _TOKENS
     )
   return {
     "decoded_tokens": _TOKENS,

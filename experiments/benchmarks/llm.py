@@ -79,7 +79,7 @@ def measure(case: str, model: str, algorithm: str, repeats: int) -> dict:
   if case not in known:
     names = ", ".join(map(repr, known))
     raise ValueError(f"case: unknown {case!r}; known: {names}")
-  algorithms.options_of(algorithm)  # Raises if it is unknown.
+  algorithms.list_options(algorithm)  # Raises if it is unknown.
   row = algorithms.ALGORITHMS[algorithm]
   if case in given_states:
     return _loss(given_states[case], row, repeats)
@@ -96,7 +96,7 @@ def cases() -> list[str]:
   """Those that can be measured here, what is to be compared side by side."""
   found = []
   for case, peer in zip(STEPS, PEERS, strict=True):
-    found += [case, peer] if transformers.installed() else [case]
+    found += [case, peer] if transformers.is_installed() else [case]
   return [*found, *LOSSES]
 
 
@@ -172,14 +172,14 @@ def _step(num_prompts, num_samples, own, row, repeats) -> dict:
     learn, state, samples, donate_argnums=0, long_reductions=True
   )
   held = _held()
-  generating = timing.seconds(lambda: generate(state.params["policy"]), repeats)
+  generating = timing.measure(lambda: generate(state.params["policy"]), repeats)
 
   def update():
     nonlocal state
     state, _ = learning(state, samples)
     return state
 
-  updating = timing.seconds(update, repeats)
+  updating = timing.measure(update, repeats)
   made = num_prompts * num_samples * _COMPLETION
   return {
     "generation_tokens_per_second": round(made / generating, 1),
@@ -237,10 +237,10 @@ def _loss(case: Loss, row, repeats) -> dict:
     return parts["policy"].mean
 
   policy = {"params": {"output": output, "hidden": hidden}}
-  arguments = (policy, networks.head_of(policy), batch)
+  arguments = (policy, networks.select_head(policy), batch)
   compiled = _compiled(jax.value_and_grad(mean), *arguments)
   held = _held()
-  seconds = timing.seconds(lambda: compiled(*arguments), repeats)
+  seconds = timing.measure(lambda: compiled(*arguments), repeats)
   used = compiled.memory_analysis()
   return {
     **case._asdict(),
@@ -262,7 +262,7 @@ def _states_alone(vocab_size: int) -> networks.LanguageModel:
 
   def head(params, states):
     output = params["params"]["output"].astype(states.dtype)
-    return products.of_rows("rw,vw->rv", states, output)
+    return products.multiply_rows("rw,vw->rv", states, output)
 
   return networks.LanguageModel(
     init=None,

@@ -1,6 +1,7 @@
-"""What PyTorch and transformers take for a step of `llm_benchmark`.
+"""Benchmark of PyTorch and transformers on the same step as `benchmarks.llm`.
 
-The same model, exported; as many sequences and tokens; random prompts.
+Uses the same exported model, number of sequences and tokens, with random
+prompts.
 """
 
 import importlib.util
@@ -13,8 +14,8 @@ from lco_jax import pretrained
 _PACKAGES = ("torch", "transformers")
 
 
-def installed() -> bool:
-  """Whether it can be measured here."""
+def is_installed() -> bool:
+  """Whether torch and transformers are installed."""
   return all(importlib.util.find_spec(name) for name in _PACKAGES)
 
 
@@ -26,23 +27,23 @@ def measure(
   completion_length: int,
   repeats: int,
 ) -> dict:
-  """Generation, and an update on all tokens by the likelihood's gradient.
+  """Measures generation and a likelihood update on all tokens.
 
   Args:
     own: the model.
-    num_prompts: of a step.
-    num_samples: completions of each prompt.
+    num_prompts: prompts per step.
+    num_samples: completions per prompt.
     prompt_length: tokens of a prompt.
     completion_length: tokens of a completion.
-    repeats: calls after a first one; medians are returned.
+    repeats: number of timed calls, of which the median counts.
 
   Returns:
-    {name: figure}, as of `llm_benchmark`.
+    {name: value}, with the names of `benchmarks.llm`.
 
   Raises:
     ValueError: if a package is missing.
   """
-  if not installed():
+  if not is_installed():
     raise ValueError(f"case: needs pip install {' '.join(_PACKAGES)}")
   import torch
   import transformers
@@ -81,7 +82,7 @@ def measure(
 
   made = num_prompts * num_samples * completion_length
   generating, updating = (
-    timing.seconds(function, repeats) for function in (generate, update)
+    timing.measure(function, repeats) for function in (generate, update)
   )
   return {
     "generation_tokens_per_second": round(made / generating, 1),

@@ -32,7 +32,7 @@ def estimate(settings: Mapping, run: llm.Run) -> str:
   prompts = settings["num_prompts"] // where.num_shards
   samples = settings["num_samples"]
   steps = settings["num_epochs"] * settings["num_minibatches"]
-  length = text_completion.bucket(
+  length = text_completion.bucket_length(
     max(
       len(run.asking.prompt(run.asking.task.problem("train", n)["question"]))
       for n in range(llm.PROMPTS_LOOKED_AT)
@@ -193,7 +193,7 @@ def inactive(settings: Mapping) -> list[str]:
   one_step = settings["num_epochs"] * settings["num_minibatches"] == 1
   advantage = settings["advantage"] or row.advantage
   found = []
-  takes = algorithms.options_of(algorithm)
+  takes = algorithms.list_options(algorithm)
   if one_step:
     clips = [name for name in ("clip_low", "clip_high") if name in takes]
     clips += ["clip"] * (settings["clip"] is not None)

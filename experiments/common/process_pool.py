@@ -1,8 +1,8 @@
-"""Many training runs, some at a time: what the scripts that compare share.
+"""Pool of training processes, shared by the scripts that compare runs.
 
-Each run is a training script in a process of its own, in a directory of its
-own, so that one that fails takes nothing with it. A run that has its summary is
-done; one that was cut off goes on from its checkpoint.
+Each run is a training script in its own process and directory, so a failure
+does not affect others. A run with a summary is done; an interrupted run resumes
+from its checkpoint.
 """
 
 import concurrent.futures
@@ -32,11 +32,11 @@ class Run(NamedTuple):
   """A training run.
 
   Attributes:
-    script: experiments.SCRIPT.
+    script: SCRIPT in `python -m experiments.SCRIPT`.
     config: FILE:NAME.
     settings: NAME=VALUE of the config.
-    workdir: its directory.
-    ends_with: the file in it that is written last.
+    workdir: directory of the run.
+    ends_with: the file that the run writes last.
   """
 
   script: str
@@ -47,26 +47,26 @@ class Run(NamedTuple):
 
   @property
   def done(self) -> bool:
-    """Whether it has ended."""
+    """Whether the run is complete."""
     return (self.workdir / self.ends_with).exists()
 
 
 @contextlib.contextmanager
-def held(workdir: pathlib.Path, settings: Mapping) -> Iterator[None]:
-  """The directory of a comparison, made or found, and held; runs end with it.
+def hold(workdir: pathlib.Path, settings: Mapping) -> Iterator[None]:
+  """Creates or reopens and locks a comparison's directory; ends runs on exit.
 
   Args:
     workdir: the directory.
-    settings: what must be the same when the comparison is gone on with.
+    settings: settings that must not change between calls.
 
   Raises:
-    ScriptError: if it was made with other settings, is held, cannot be written
-      to; if the process is told to stop; or with what went wrong on the way.
+    ScriptError: if the directory has other settings, is locked or not writable;
+      if the process receives SIGTERM; or if the comparison fails.
   """
 
   def stop(number, frame):
     raise command_line.ScriptError(
-      f"stopped; go on with --workdir={workdir}", command_line.STOPPED
+      f"stopped; continue with --workdir={workdir}", command_line.STOPPED
     )
 
   signal.signal(signal.SIGTERM, stop)
@@ -77,7 +77,7 @@ def held(workdir: pathlib.Path, settings: Mapping) -> Iterator[None]:
         run_directory.check_same_config(workdir, settings)
       else:
         run_directory.create(workdir, settings)
-      stack.enter_context(run_directory.locked(workdir))
+      stack.enter_context(run_directory.lock(workdir))
     except ValueError as error:
       raise command_line.ScriptError(error) from error
     try:
@@ -86,11 +86,11 @@ def held(workdir: pathlib.Path, settings: Mapping) -> Iterator[None]:
       raise command_line.ScriptError(error, command_line.FAILED) from error
 
 
-def script_of(config: str) -> str:
-  """The training script that a configuration, FILE or FILE:NAME, is of.
+def find_script(config: str) -> str:
+  """Finds the training script of a configuration, FILE or FILE:NAME.
 
   Raises:
-    ScriptError: if it is of none.
+    ScriptError: if there is none.
   """
   file = pathlib.Path(config.partition(":")[0]).stem
   scripts = {"control": "train_control", "language": "train_language"}
@@ -103,10 +103,10 @@ def script_of(config: str) -> str:
 
 
 def split_settings(text: str) -> list[str]:
-  """NAME=VALUE each, from "NAME=VALUE,NAME=VALUE"; a value may have commas.
+  """Splits "NAME=VALUE,NAME=VALUE", where values may contain commas.
 
   Raises:
-    ScriptError: if the text is not of that form.
+    ScriptError: if the text does not have that form.
   """
   settings = [x.strip() for x in re.split(r",\s*(?=\w+=)", text) if x.strip()]
   for setting in settings:
@@ -118,7 +118,7 @@ def split_settings(text: str) -> list[str]:
 
 
 def check_run(base: str, task: str, settings: Sequence[str]) -> None:
-  """Checks what can be told of a run before it starts.
+  """Checks a run's task and settings before it starts.
 
   Args:
     base: configuration file of a training script.
@@ -126,9 +126,9 @@ def check_run(base: str, task: str, settings: Sequence[str]) -> None:
     settings: NAME=VALUE each.
 
   Raises:
-    ScriptError: naming the task, setting or algorithm that is unknown.
+    ScriptError: naming an unknown task, setting or algorithm.
   """
-  language = script_of(base) == "train_language"
+  language = find_script(base) == "train_language"
   try:
     config = runpy.run_path(base)["get_config"](task)
     (tasks if language else environments).make(task)
@@ -145,11 +145,11 @@ def check_run(base: str, task: str, settings: Sequence[str]) -> None:
       )
 
 
-def check(rates: Sequence[float], jobs: int) -> None:
-  """Checks the learning rates and the number of runs at the same time.
+def check_rates(rates: Sequence[float], jobs: int) -> None:
+  """Checks the learning rates and the number of parallel runs.
 
   Raises:
-    ScriptError: naming the one that is wrong.
+    ScriptError: naming the wrong setting.
   """
   for rate in rates:
     if not (isinstance(rate, int | float) and 0 < rate < math.inf):
@@ -158,29 +158,29 @@ def check(rates: Sequence[float], jobs: int) -> None:
       )
   if not rates or len({f"{rate:g}" for rate in rates}) < len(rates):
     raise command_line.ScriptError(
-      "policy_learning_rates must hold some, each once"
+      "policy_learning_rates must be a non-empty list without repetitions"
     )
   if jobs < 1:
     raise command_line.ScriptError(f"--jobs must be ≥ 1, got {jobs}")
 
 
-def setting_of_rates(rates: Sequence[float]) -> str:
-  """The setting of a run that trains at all of these."""
+def format_rates(rates: Sequence[float]) -> str:
+  """Formats learning rates as a run's setting."""
   return f"policy_learning_rates=({','.join(f'{rate:g}' for rate in rates)},)"
 
 
 def complete(
   runs: Sequence[Run], jobs: int, result: Callable[[Run], str] = lambda _: ""
 ) -> None:
-  """Runs what is not done, some at a time; a failure ends the others.
+  """Trains the incomplete runs in parallel; a failure ends all of them.
 
   Args:
-    runs: all.
-    jobs: how many at the same time.
-    result: what to show of one that is done.
+    runs: all runs, complete or not.
+    jobs: number of parallel runs.
+    result: makes the text to print when a run is done.
 
   Raises:
-    ScriptError: naming the run that failed, with its own line.
+    ScriptError: naming the failed run, with its error line.
   """
   missing = [run for run in runs if not run.done]
   _STOPPING.clear()
@@ -195,7 +195,7 @@ def complete(
         each = (time.perf_counter() - started) / done
         print(
           f"[{done}/{len(missing)}] {run.workdir} {result(run)}"
-          f" ({_duration(each * (len(missing) - done))} left)",
+          f" ({_format_duration(each * (len(missing) - done))} left)",
           flush=True,
         )
     except BaseException:
@@ -206,8 +206,8 @@ def complete(
 
 
 def _complete(run: Run, jobs: int) -> None:
-  """Runs one, or goes on with it."""
-  # Where the script that started it was killed, a run is left to itself.
+  """Starts or resumes a run and waits for its end."""
+  # If a killed script has left this run behind, wait for the run's end.
   while run_directory.in_use(run.workdir) and not _STOPPING.is_set():
     time.sleep(1.0)
   if run.done or _STOPPING.is_set():
@@ -219,7 +219,7 @@ def _complete(run: Run, jobs: int) -> None:
     command.append("--resume")
   environment = dict(os.environ)
   if jobs > 1:
-    # Runs share the machine; each would otherwise take all of it.
+    # Otherwise each run would claim the whole machine.
     environment.setdefault(
       "XLA_FLAGS", "--xla_force_host_platform_device_count=1"
     )
@@ -232,7 +232,7 @@ def _complete(run: Run, jobs: int) -> None:
     text=True,
   )
   _RUNNING.add(process)
-  if _STOPPING.is_set():  # Since it was asked: `_stop_all` has not seen it.
+  if _STOPPING.is_set():  # `_stop_all` may have missed this new process.
     process.terminate()
   _, complaint = process.communicate()
   _RUNNING.discard(process)
@@ -246,13 +246,13 @@ def _complete(run: Run, jobs: int) -> None:
 
 
 def _stop_all() -> None:
-  """Ends what runs, and lets no more start; the next call goes on."""
+  """Ends all running processes and prevents new ones."""
   _STOPPING.set()
   for process in list(_RUNNING):
     process.terminate()
 
 
-def _duration(seconds: float) -> str:
+def _format_duration(seconds: float) -> str:
   minutes = round(seconds / 60)
   return (
     f"{minutes // 60} h {minutes % 60} min"

@@ -1,4 +1,4 @@
-"""How long calls take."""
+"""Measurement of run times."""
 
 import statistics
 import time
@@ -7,12 +7,12 @@ from collections.abc import Callable
 import jax
 
 
-def seconds(function: Callable[[], object], repeats: int) -> float:
-  """Median of calls after the first, which finds no memory ready.
+def measure(function: Callable[[], object], repeats: int) -> float:
+  """Median seconds per call, without the first call, which allocates memory.
 
   Args:
-    function: what it returns is waited for, if devices are at it.
-    repeats: calls after the first.
+    function: function to call; its result is waited for.
+    repeats: number of calls after the first.
   """
   taken = []
   for _ in range(repeats + 1):

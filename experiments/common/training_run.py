@@ -140,7 +140,7 @@ def open_directory(
     run_directory.check_same_config(workdir, settings)
   else:
     run_directory.create(workdir, settings)
-  stack.enter_context(run_directory.locked(workdir))
+  stack.enter_context(run_directory.lock(workdir))
 
 
 def train(

@@ -1,1 +1,1 @@
-"""Configurations: get_config() files for ml_collections."""
+"""Configuration files for ml_collections, each with a get_config()."""

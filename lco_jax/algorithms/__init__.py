@@ -1,13 +1,13 @@
-"""Algorithms by name: their policy losses, and how they use a batch."""
+"""Algorithms by name: policy losses and their use of a batch."""
 
 from lco_jax.algorithms.table import (
   ALGORITHMS,
   CONTROL,
   WEIGHTINGS,
   Algorithm,
+  list_options,
   make_policy_loss,
   options_by_name,
-  options_of,
 )
 
 __all__ = [
@@ -17,5 +17,5 @@ __all__ = [
   "Algorithm",
   "make_policy_loss",
   "options_by_name",
-  "options_of",
+  "list_options",
 ]

@@ -1,6 +1,6 @@
-"""Policy losses of algorithms: pure functions of logits and a batch.
+"""Policy losses of algorithms, as pure functions of logits and a batch.
 
-The options of an algorithm are the keyword arguments of its function here.
+A function's keyword arguments are the options of its algorithm.
 """
 
 import functools
@@ -25,9 +25,9 @@ class Batch(Protocol):
     action: int32[...].
     advantage: float[...].
     old_logits: float[..., A], behaviour policy's logits.
-    old_log_prob: float[...], its log-probability of the action.
+    old_log_prob: float[...], behaviour policy's log-probability of the action.
     target_logits: float[..., A], optimal logits z*.
-    mask: bool[...], tokens that count; for losses of sequences.
+    mask: bool[...], tokens that count; only for sequence losses.
   """
 
   action: Array
@@ -51,18 +51,18 @@ def lco_mse(
   """LCO-MSE on logits.
 
   Args:
-    anchor: what the target's logits are built on: `old`, the behaviour
-      policy's, as the theory requires, or `current`, an ablation without
-      curvature or fixed point: its gradient is the constant −A/β (centred, if
-      the residual is).
-    support: `full` regresses every action's logit, `sampled` the sampled one's.
-    centred: whether the mean of the logits is left free; None means for `full`
-      support only. A centred residual of one action pulls on all of them.
-    clip: ε > 0, for no gradient where PPO's clip at ε leaves none: at steps
-      whose probability ratio has gone that far to where the advantage points;
-      None for none.
+    anchor: base of the target's logits: `old` (the behaviour policy's), as the
+      theory requires, or `current`, an ablation without curvature and fixed
+      point. Its gradient is the constant −A/β, centred if `centred`.
+    support: `full` regresses all actions' logits, `sampled` only the sampled
+      action's logit.
+    centred: whether to leave the mean of the logits free; None means only with
+      `full` support. Centring a single action's residual moves all logits.
+    clip: ε > 0 stops the gradient where PPO's clip at ε would: at steps whose
+      ratio has moved by more than ε in the advantage's direction; None for no
+      clip.
   """
-  return _regression(losses.lco_mse_loss, anchor, support, centred, clip)
+  return _make_regression(losses.lco_mse_loss, anchor, support, centred, clip)
 
 
 def lco_lch(
@@ -73,9 +73,9 @@ def lco_lch(
 ) -> PolicyLoss:
   """LCO-LCH (log cosh) on logits.
 
-  Options as for LCO-MSE; with the `current` anchor the gradient is −tanh(A/β).
+  Same options as LCO-MSE; the `current` anchor's gradient is −tanh(A/β).
   """
-  return _regression(losses.lco_lch_loss, anchor, support, centred, clip)
+  return _make_regression(losses.lco_lch_loss, anchor, support, centred, clip)
 
 
 def lco_kld(
@@ -86,9 +86,9 @@ def lco_kld(
   """LCO-KLD, forward KL from the optimal policy.
 
   Args:
-    anchor: `old`, or `current`, an ablation without fixed point.
-    max_importance_weight: clip of the factor 1/p(a) on the loss, ≥ 1; at 1
-      there is no factor.
+    anchor: `old`, or `current`, an ablation without a fixed point.
+    max_importance_weight: upper limit on the loss's factor 1/p(a), ≥ 1; with 1
+      the factor is 1.
     clip: as for LCO-MSE.
   """
   checks.check_choice("anchor", anchor, ANCHORS)
@@ -101,9 +101,9 @@ def lco_kld(
     weight = losses.importance_weight(
       batch.old_logits, batch.action, max_importance_weight
     )
-    target = _anchored_target(anchor, logits, batch)
+    target = _anchor_target(anchor, logits, batch)
     loss = weight * losses.lco_kld_loss(logits, target)
-    return _where_unclipped(clip, loss, logits, batch), {}
+    return _stop_clipped_gradient(clip, loss, logits, batch), {}
 
   return policy_loss
 
@@ -132,7 +132,7 @@ def ppo(clip_low: float = 0.2, clip_high: float = 0.2) -> PolicyLoss:
 
 
 def reinforce() -> PolicyLoss:
-  """REINFORCE; the advantage has its baseline in it."""
+  """REINFORCE with the batch's advantages."""
 
   def policy_loss(logits, batch):
     log_prob = numerics.action_log_prob(logits, batch.action)
@@ -142,37 +142,37 @@ def reinforce() -> PolicyLoss:
 
 
 def cispo(clip_high: float = 0.28) -> PolicyLoss:
-  """REINFORCE with importance weights that are clipped and held constant.
+  """REINFORCE with clipped, constant importance weights.
 
   Args:
     clip_high: ε above 1, ≥ 0.
   """
   checks.check_number("clip_high", clip_high, at_least=0.0)
-  return _sampled(losses.cispo_loss, clip_high=clip_high)
+  return _make_sampled(losses.cispo_loss, clip_high=clip_high)
 
 
 def mdpo(divergence_coefficient: float = 1.0) -> PolicyLoss:
   """Mirror descent with the reverse KL.
 
   Args:
-    divergence_coefficient: β of its divergence, > 0.
+    divergence_coefficient: β, weight of the KL, > 0.
   """
   checks.check_number(
     "divergence_coefficient", divergence_coefficient, above=0.0
   )
-  return _sampled(losses.mdpo_loss, beta=divergence_coefficient)
+  return _make_sampled(losses.mdpo_loss, beta=divergence_coefficient)
 
 
 def apa(divergence_coefficient: float = 1.0) -> PolicyLoss:
   """Advantage-induced policy alignment.
 
   Args:
-    divergence_coefficient: β on the log-ratio, > 0.
+    divergence_coefficient: β, weight of the log-ratio, > 0.
   """
   checks.check_number(
     "divergence_coefficient", divergence_coefficient, above=0.0
   )
-  return _sampled(losses.apa_loss, beta=divergence_coefficient)
+  return _make_sampled(losses.apa_loss, beta=divergence_coefficient)
 
 
 def awr(
@@ -181,8 +181,8 @@ def awr(
   """Advantage-weighted regression.
 
   Args:
-    divergence_coefficient: β that advantages are divided by, > 0.
-    max_weight: bound on the exponentiated advantage, > 0.
+    divergence_coefficient: β, divisor of the advantages, > 0.
+    max_weight: upper limit on the exponentiated advantage, > 0.
   """
   checks.check_number(
     "divergence_coefficient", divergence_coefficient, above=0.0
@@ -200,28 +200,28 @@ def awr(
 
 
 def cmpo(regularizer_coefficient: float = 1.0) -> PolicyLoss:
-  """Clipped MPO, of Muesli.
+  """Clipped MPO from Muesli.
 
   Args:
     regularizer_coefficient: λ of the KL from the clipped target, ≥ 0.
   """
-  return _regularized(losses.cmpo_loss, regularizer_coefficient)
+  return _make_regularized(losses.cmpo_loss, regularizer_coefficient)
 
 
 def vmpo(regularizer_coefficient: float = 1.0) -> PolicyLoss:
-  """V-MPO; the batch's advantages must be `losses.vmpo_weights`.
+  """V-MPO; expects `losses.vmpo_weights` as the batch's advantages.
 
   Args:
     regularizer_coefficient: λ of KL(π_old ‖ π), ≥ 0.
   """
-  return _regularized(losses.vmpo_loss, regularizer_coefficient)
+  return _make_regularized(losses.vmpo_loss, regularizer_coefficient)
 
 
 def gspo(clip_low: float = 3e-4, clip_high: float = 4e-4) -> PolicyLoss:
-  """PPO's clip with one probability ratio for each sequence.
+  """GSPO: PPO's clip with one probability ratio per sequence.
 
   Args:
-    clip_low: ε below 1, ≥ 0; small, as the ratio is a mean over tokens.
+    clip_low: ε below 1, ≥ 0; small, because the ratio averages over tokens.
     clip_high: ε above 1, ≥ 0.
   """
   checks.check_number("clip_low", clip_low, at_least=0.0)
@@ -233,7 +233,7 @@ def gspo(clip_low: float = 3e-4, clip_high: float = 4e-4) -> PolicyLoss:
       batch.old_log_prob,
       batch.mask,
     )
-    # The log-ratio in place of log π(a), against an old log-probability of 0.
+    # Pass the log-ratio as log π(a) with an old log-probability of 0.
     zero = jnp.zeros_like(log_ratio)
     clipped = diagnostics.clipped(log_ratio, zero, clip_low, clip_high)
     loss = losses.ppo_clip_loss(
@@ -245,7 +245,7 @@ def gspo(clip_low: float = 3e-4, clip_high: float = 4e-4) -> PolicyLoss:
 
 
 def dapo(clip_low: float = 0.2, clip_high: float = 0.28) -> PolicyLoss:
-  """PPO's loss with more room upwards than downwards.
+  """PPO's loss with a wider clip range above 1 than below.
 
   Args:
     clip_low: ε below 1, ≥ 0.
@@ -254,7 +254,7 @@ def dapo(clip_low: float = 0.2, clip_high: float = 0.28) -> PolicyLoss:
   return ppo(clip_low, clip_high)
 
 
-def _regression(
+def _make_regression(
   loss, anchor: str, support: str, centred: bool, clip: float | None
 ) -> PolicyLoss:
   checks.check_choice("anchor", anchor, ANCHORS)
@@ -264,7 +264,7 @@ def _regression(
     centred = support == "full"
 
   def policy_loss(logits, batch):
-    target = _anchored_target(anchor, logits, batch)
+    target = _anchor_target(anchor, logits, batch)
     where = None
     if support == "sampled":
       where = jax.nn.one_hot(batch.action, logits.shape[-1], dtype=bool)
@@ -272,8 +272,8 @@ def _regression(
       logits = losses.centred_logits(logits)
       target = losses.centred_logits(target)
     each = loss(logits, target, where)
-    # Centred or not, logits have the same probabilities.
-    return _where_unclipped(clip, each, logits, batch), {}
+    # Centring does not change the probabilities.
+    return _stop_clipped_gradient(clip, each, logits, batch), {}
 
   return policy_loss
 
@@ -283,10 +283,10 @@ def _check_clip(clip: float | None) -> None:
     checks.check_number("clip", clip, above=0.0)
 
 
-def _where_unclipped(
+def _stop_clipped_gradient(
   clip: float | None, loss: Array, logits: Array, batch: Batch
 ) -> Array:
-  """A loss without gradient where PPO's clip at this ε leaves none."""
+  """Stops the loss's gradient where PPO's clip at this ε would."""
   if clip is None:
     return loss
   log_prob = numerics.action_log_prob(logits, batch.action)
@@ -296,16 +296,18 @@ def _where_unclipped(
   return jnp.where(outside, jax.lax.stop_gradient(loss), loss)
 
 
-def _anchored_target(anchor: str, logits: Array, batch: Batch) -> Array:
-  """z* of the batch, moved onto the current logits for the ablation."""
+def _anchor_target(anchor: str, logits: Array, batch: Batch) -> Array:
+  """Returns the batch's z*, or the current logits plus A/β in the ablation."""
   if anchor == "old":
     return batch.target_logits
   shift = batch.target_logits - batch.old_logits  # A/β
   return logits + shift  # The losses hold their targets constant.
 
 
-def _regularized(loss: Callable[..., Array], coefficient: float) -> PolicyLoss:
-  """A loss of the sampled action and of all that the old policy says."""
+def _make_regularized(
+  loss: Callable[..., Array], coefficient: float
+) -> PolicyLoss:
+  """Makes a policy loss that also reads the old policy's logits."""
   checks.check_number("regularizer_coefficient", coefficient, at_least=0.0)
 
   def policy_loss(logits, batch):
@@ -316,8 +318,8 @@ def _regularized(loss: Callable[..., Array], coefficient: float) -> PolicyLoss:
   return policy_loss
 
 
-def _sampled(loss, **options) -> PolicyLoss:
-  """A policy loss of the sampled actions' log-probabilities."""
+def _make_sampled(loss, **options) -> PolicyLoss:
+  """Makes a policy loss that reads only the actions' log-probabilities."""
   loss = functools.partial(loss, **options)
 
   def policy_loss(logits, batch):

@@ -1,7 +1,7 @@
-"""The table of algorithms, for control and language.
+"""Table of algorithms for control and language.
 
-An algorithm is a policy loss and the way that it uses a batch: how advantages
-are estimated in language, and how tokens count.
+An algorithm is a policy loss with its use of a batch: the advantage estimator
+in language, and the weights of tokens.
 """
 
 import dataclasses
@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterable
 from lco_jax import checks
 from lco_jax.algorithms import policy_losses
 
-# How a completion's tokens count in the mean loss:
-#   token     every token of the batch alike
-#   sequence  every completion alike, whatever its length
-#   constant  every token alike, divided by the longest possible completion
+# Weights of a completion's tokens in the mean loss:
+#   token     equal for all tokens of the batch
+#   sequence  equal total for all completions, independent of their length
+#   constant  equal for all tokens, 1 / the longest possible completion
 WEIGHTINGS = ("token", "sequence", "constant")
 
 
@@ -26,12 +26,13 @@ class Algorithm:
     policy_loss: options → PolicyLoss.
     advantage: default advantage signal in language, one of `signals.NAMES`.
     weighting: one of WEIGHTINGS.
-    for_control: whether control trains with it, too; the others differ from
-      one of these by what they do in language alone.
-    drops_even_groups: whether groups whose samples all have the same reward are
-      left out, rather than counted with an advantage of 0.
-    takes_weights: whether it takes `losses.vmpo_weights` for advantages.
-    of_sequences: whether a token's loss depends on others of its sequence.
+    for_control: whether control offers it; the others equal one of these except
+      for their use of language batches.
+    drops_even_groups: whether to drop groups whose samples all have the same
+      reward instead of counting them with advantage 0.
+    takes_weights: whether `losses.vmpo_weights` replace its advantages.
+    of_sequences: whether a token's loss depends on other tokens of its
+      sequence.
   """
 
   policy_loss: Callable[..., policy_losses.PolicyLoss]
@@ -82,12 +83,12 @@ ALGORITHMS = {
   ),
 }
 
-# The algorithms that control trains with.
+# The algorithms that control offers.
 CONTROL = {name: row for name, row in ALGORITHMS.items() if row.for_control}
 
 
-def options_of(algorithm: str) -> tuple[str, ...]:
-  """Names of the options that an algorithm takes.
+def list_options(algorithm: str) -> tuple[str, ...]:
+  """Lists the names of an algorithm's options.
 
   Raises:
     ValueError: if the algorithm is unknown.
@@ -100,8 +101,8 @@ def options_of(algorithm: str) -> tuple[str, ...]:
 def options_by_name(
   names: Iterable[str] = ALGORITHMS,
 ) -> dict[str, tuple[str, ...]]:
-  """{algorithm: names of the options that it takes}."""
-  return {name: options_of(name) for name in names}
+  """Lists the options of several algorithms, {algorithm: names}."""
+  return {name: list_options(name) for name in names}
 
 
 def make_policy_loss(algorithm: str, **options) -> policy_losses.PolicyLoss:
@@ -112,10 +113,10 @@ def make_policy_loss(algorithm: str, **options) -> policy_losses.PolicyLoss:
     **options: the algorithm's own options.
 
   Raises:
-    ValueError: if the algorithm is unknown, an option is not one of its own,
-      or an option's value is out of range.
+    ValueError: if the algorithm is unknown, it has no such option, or an
+      option's value is out of range.
   """
-  known = options_of(algorithm)
+  known = list_options(algorithm)
   for name in options:
     if name not in known:
       takes = ", ".join(known) or "no options"

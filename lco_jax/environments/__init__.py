@@ -1,6 +1,6 @@
 """Environments by id: NAMESPACE:NAME, or a bare gymnax name.
 
-| namespace | what |
+| namespace | environments |
 |---|---|
 | gymnax    | every discrete-action gymnax environment, e.g. CartPole-v1 |
 | gymnasium | every discrete-action Gymnasium environment, on the host |

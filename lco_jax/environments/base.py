@@ -1,4 +1,4 @@
-"""Environments as training sees them, in the graph and on the host."""
+"""Interfaces of environments, in the graph and on the host."""
 
 import dataclasses
 from collections.abc import Callable
@@ -13,14 +13,14 @@ Array = jax.Array
 
 
 class Transition(NamedTuple):
-  """What one environment step returns; the environment does not reset itself.
+  """The result of one environment step, without automatic reset.
 
   Attributes:
     state: pytree, the environment's next state.
-    observation: float[O], seen in that state, also if the episode ended.
+    observation: float[O] in that state, also if the episode ended.
     reward: float[].
-    terminated: bool[], the task reached an end: the future is worth nothing.
-    truncated: bool[], a time limit cut the episode: the future has a value.
+    terminated: bool[], a terminal state was reached; its future value is 0.
+    truncated: bool[], a time limit cut the episode; the future has a value.
   """
 
   state: Any
@@ -32,13 +32,13 @@ class Transition(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Environment:
-  """An environment as pure functions of explicit state, one copy at a time.
+  """A single environment as pure functions of explicit state.
 
   Attributes:
-    name: the id that it was made by.
+    name: id of the environment.
     observation_shape: O.
     num_actions: A.
-    max_episode_steps: bound on an episode's length.
+    max_episode_steps: upper limit on an episode's length.
     reset: key → (state, observation).
     step: (key, state, action int32[]) → Transition.
   """
@@ -53,15 +53,15 @@ class Environment:
 
 @dataclasses.dataclass(frozen=True)
 class HostEnvironment:
-  """An environment that Python steps on the host, many copies at a time.
+  """An environment that Python steps on the host, in batches of copies.
 
   Attributes:
-    name: the id that it was made by.
+    name: id of the environment.
     observation_shape: O.
     num_actions: A.
-    make_copies: number → a gymnasium.vector.VectorEnv of that many copies,
-      which resets a copy in the step in which its episode ends.
-    encode: observations of B copies as they come → float32[B, O], on the host.
+    make_copies: number of copies → gymnasium.vector.VectorEnv, which resets a
+      copy in the same step as its episode ends.
+    encode: raw observations of B copies → float32[B, O], on the host.
   """
 
   name: str

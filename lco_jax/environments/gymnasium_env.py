@@ -1,8 +1,8 @@
-"""Gymnasium's environments, stepped on the host.
+"""Gymnasium environments, stepped on the host.
 
-For training where there is no in-graph twin, and for evaluation: the gymnax
-environments that training uses are re-implementations; these are the originals,
-so that a result does not rest on the twin.
+Training uses them where no in-graph version exists. Evaluation uses them to
+check policies trained in gymnax: its environments are re-implementations, these
+are the originals.
 """
 
 import difflib
@@ -12,27 +12,27 @@ import numpy as np
 
 from lco_jax.environments import base
 
-# gymnax ids whose Gymnasium original has the same id and the same physics.
+# gymnax ids whose Gymnasium original has the same id and physics.
 TWINS = ("CartPole-v1", "Acrobot-v1", "MountainCar-v0")
-# For environments that set themselves none; a lost policy would never end.
+# Steps, for environments without a limit: a bad policy might never terminate.
 _TIME_LIMIT = 1000
 
 
 def make(name: str) -> base.HostEnvironment:
   """Wraps a discrete-action Gymnasium environment.
 
-  Box observations become float32, Discrete ones their one-hot, MultiDiscrete
-  ones the one-hots of all components side by side. An environment without a
-  time limit is truncated after 1,000 steps.
+  Box observations become float32, Discrete observations a one-hot vector and
+  MultiDiscrete observations the concatenated one-hots of all components. An
+  environment without a time limit is truncated after 1,000 steps.
 
   Args:
-    name: an id in Gymnasium's registry; nothing is imported on its behalf.
+    name: an id in Gymnasium's registry; no module is imported to register it.
 
   Raises:
     ValueError: if the id is unknown, the environment cannot be built, its
-      actions are not discrete or its observations of another kind.
+      actions are not discrete, or its observations are of another kind.
   """
-  import gymnasium  # Here, so that runs in the graph start without it.
+  import gymnasium  # Imported here: in-graph runs do not need it.
   from gymnasium import spaces
 
   if name not in gymnasium.registry:
@@ -41,7 +41,7 @@ def make(name: str) -> base.HostEnvironment:
     raise ValueError(f"unknown environment 'gymnasium:{name}'{hint}")
   try:
     example = gymnasium.make(name)
-  except Exception as error:  # Whatever an environment's constructor raises.
+  except Exception as error:  # Constructors may raise any exception.
     first_line = next(iter(str(error).splitlines()), type(error).__name__)
     raise ValueError(
       f"environment 'gymnasium:{name}' cannot be built: {first_line}"
@@ -70,7 +70,7 @@ def make(name: str) -> base.HostEnvironment:
       )
     shape = (int(sizes.sum()),)
     encode = functools.partial(
-      _one_hots, sizes=sizes, start=np.atleast_1d(observations.start)
+      _encode_one_hot, sizes=sizes, start=np.atleast_1d(observations.start)
     )
   else:
     raise ValueError(
@@ -80,7 +80,7 @@ def make(name: str) -> base.HostEnvironment:
 
   def make_copies(count: int) -> gymnasium.vector.VectorEnv:
     wrappers = [
-      # Actions count from 0 here.
+      # Policies count actions from 0.
       functools.partial(
         gymnasium.wrappers.TransformAction,
         func=lambda action: int(action) + int(actions.start),
@@ -112,7 +112,7 @@ def make(name: str) -> base.HostEnvironment:
   )
 
 
-def _one_hots(
+def _encode_one_hot(
   observation: np.ndarray, sizes: np.ndarray, start: np.ndarray
 ) -> np.ndarray:
   """int[B] or int[B, K] → float32[B, sum of the K sizes]."""

@@ -1,4 +1,4 @@
-"""Adapter of gymnax's in-graph environments to this project's interface."""
+"""Adapter from gymnax's in-graph environments to `Environment`."""
 
 import functools
 
@@ -17,10 +17,10 @@ def make(name: str) -> base.Environment:
     name: gymnax id, e.g. "CartPole-v1".
 
   Raises:
-    ValueError: if gymnax has no such id, its data cannot be had, its actions
-      are not discrete, or its observations are not one array.
+    ValueError: if gymnax has no such id, the environment's data is missing, its
+      actions are not discrete, or its observations are not a single array.
   """
-  # Here, because importing gymnax starts JAX's backends.
+  # Imported here, because importing gymnax starts JAX's backends.
   import gymnax
   from gymnax.environments import spaces
 

@@ -1,17 +1,17 @@
-"""Probe environments: each isolates one thing that a learner must get right.
+"""Probe environments, each testing a single ability of a learner.
 
-| probe | what must work |
+| probe | tested ability |
 |---|---|
-| value         | the value loss: one state, one outcome |
-| observation   | the value depends on the observation |
-| discount      | a reward one step later is discounted once |
-| truncation    | a time limit is no end: bootstrap through it |
-| action        | the better action is preferred |
-| action_given_observation | ... depending on the observation |
-| credit        | an action is credited with a later reward |
+| value         | fits the value of one state with one outcome |
+| observation   | makes the value depend on the observation |
+| discount      | discounts a reward one step later once |
+| truncation    | bootstraps through a time limit |
+| action        | prefers the better action |
+| action_given_observation | prefers it depending on the observation |
+| credit        | credits an action with a later reward |
 
-Because the answers are known, a failure names the broken part.
-Source: the idea of probe environments, Jones 2021, "Debugging RL".
+The answers are known, so a failure identifies the broken part.
+Source: Jones 2021, "Debugging RL" (probe environments).
 """
 
 import dataclasses
@@ -33,9 +33,9 @@ class Probe:
 
   Attributes:
     environment: the environment.
-    observations: float[K, 1], every observation from which an action is taken.
+    observations: float[K, 1], all observations that require an action.
     values: γ → float[K], optimal values of these observations.
-    actions: int[K], the optimal actions; −1 where any action will do.
+    actions: int[K], the optimal actions; −1 where all actions are optimal.
   """
 
   environment: base.Environment
@@ -44,7 +44,7 @@ class Probe:
   actions: np.ndarray
 
 
-def _environment(
+def _make_environment(
   name: str,
   outcome: Callable,
   num_actions: int,
@@ -52,18 +52,18 @@ def _environment(
   random_observation: bool = False,
   truncates: bool = False,
 ) -> base.Environment:
-  """An episode of `length` steps.
+  """Makes an environment with episodes of `length` steps.
 
-  The state is (sign, step, first action); the observation is
-  sign · (1 + step), so that the steps can be told apart.
+  The state is (sign, step, first action). The observation, sign · (1 + step),
+  identifies the step.
 
   Args:
     name: the probe's name.
     outcome: (sign, step, action, first_action) → reward.
     num_actions: A.
     length: steps in an episode.
-    random_observation: whether the sign is drawn anew for each episode.
-    truncates: whether the last step truncates rather than terminates.
+    random_observation: whether each episode draws a new sign.
+    truncates: whether the last step truncates instead of terminating.
   """
 
   def observe(sign, step):
@@ -83,7 +83,7 @@ def _environment(
     reward = outcome(sign, step, action, first_action)
     step = step + 1
     ended = step >= length
-    # A truncating probe is one endless state that is cut now and then.
+    # A truncating probe has a single endless state.
     shown = jnp.int32(0) if truncates else step
     return base.Transition(
       state=(sign, step, first_action),
@@ -108,14 +108,14 @@ def _column(*values: float) -> np.ndarray:
 
 
 def _value() -> Probe:
-  environment = _environment("value", lambda *_: 1.0, num_actions=2)
+  environment = _make_environment("value", lambda *_: 1.0, num_actions=2)
   return Probe(
     environment, _column(1.0), lambda _: np.array([1.0]), np.array([-1])
   )
 
 
 def _observation() -> Probe:
-  environment = _environment(
+  environment = _make_environment(
     "observation",
     lambda sign, *_: sign,
     num_actions=2,
@@ -130,7 +130,7 @@ def _observation() -> Probe:
 
 
 def _discount() -> Probe:
-  environment = _environment(
+  environment = _make_environment(
     "discount",
     lambda sign, step, *_: jnp.where(step == 1, 1.0, 0.0),
     num_actions=2,
@@ -145,7 +145,7 @@ def _discount() -> Probe:
 
 
 def _truncation() -> Probe:
-  environment = _environment(
+  environment = _make_environment(
     "truncation", lambda *_: 1.0, num_actions=2, length=2, truncates=True
   )
   return Probe(
@@ -157,7 +157,7 @@ def _truncation() -> Probe:
 
 
 def _action() -> Probe:
-  environment = _environment(
+  environment = _make_environment(
     "action",
     lambda sign, step, action, _: jnp.where(action == 1, 1.0, -1.0),
     num_actions=2,
@@ -168,7 +168,7 @@ def _action() -> Probe:
 
 
 def _action_given_observation() -> Probe:
-  environment = _environment(
+  environment = _make_environment(
     "action_given_observation",
     lambda sign, step, action, _: jnp.where(
       (action == 1) == (sign > 0), 1.0, -1.0
@@ -185,7 +185,7 @@ def _action_given_observation() -> Probe:
 
 
 def _credit() -> Probe:
-  environment = _environment(
+  environment = _make_environment(
     "credit",
     lambda sign, step, action, first_action: jnp.where(
       (step == 1) & (first_action == 1), 1.0, 0.0
@@ -193,7 +193,7 @@ def _credit() -> Probe:
     num_actions=2,
     length=2,
   )
-  # The second step's value depends on the first action, which is optimal here.
+  # The second step's value assumes the optimal first action.
   return Probe(
     environment,
     _column(1.0, 2.0),

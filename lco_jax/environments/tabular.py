@@ -1,7 +1,7 @@
-"""Tabular MDPs: small enough that every value is known exactly.
+"""Tabular MDPs with exact solutions.
 
-Exact solutions are computed on the host in float64 with NumPy; the same table
-steps in graph as an environment with one-hot observations.
+NumPy computes exact values on the host in float64. The same tables also become
+in-graph environments with one-hot observations.
 """
 
 import dataclasses
@@ -19,8 +19,8 @@ class TabularMDP:
   """A finite Markov decision process.
 
   Attributes:
-    transitions: float64[S, A, S], P(s' | s, a). What a row lacks to 1 is the
-      probability that the episode terminates.
+    transitions: float64[S, A, S], P(s' | s, a). A row may sum to less than 1;
+      the rest is the probability of termination.
     rewards: float64[S, A], expected reward.
     initial: float64[S], distribution of the first state.
   """
@@ -70,7 +70,7 @@ def optimal_q_values(mdp: TabularMDP, discount: float) -> np.ndarray:
   actions = np.zeros(num_states, int)
   while True:
     q = q_values(mdp, np.eye(num_actions)[actions], discount)
-    # A change must improve by more than rounding, or ties would cycle.
+    # Require improvement beyond rounding error, because ties could cycle.
     current = q[np.arange(num_states), actions]
     improved = np.where(q.max(-1) > current + 1e-10, q.argmax(-1), actions)
     if np.array_equal(improved, actions):
@@ -114,7 +114,7 @@ def visitation(
 def policy_gradient(
   mdp: TabularMDP, policy: np.ndarray, discount: float
 ) -> np.ndarray:
-  """Exact gradient of the return in a softmax policy's logits, d π A.
+  """Exact gradient of the return in the policy's logits, d π A.
 
   Args:
     mdp: the process.
@@ -132,10 +132,11 @@ def policy_gradient(
 
 
 def chain(length: int = 6) -> TabularMDP:
-  """A corridor: left pays a little at once, the far right end pays 1.
+  """Makes a corridor with reward 0.1 at the left and 1 at the right end.
 
-  Action 0 at state 0 gives 0.1 and ends the episode; action 1 moves right, and
-  at the last state gives 1 and ends it. Elsewhere action 0 moves left.
+  The first state is the leftmost. Action 0 moves left; at the first state it
+  gives 0.1 and ends the episode. Action 1 moves right; at the last state it
+  gives 1 and ends the episode.
 
   Args:
     length: number of states, ≥ 2.
@@ -158,14 +159,14 @@ def garnet(
   termination: float = 0.05,
   seed: int = 0,
 ) -> TabularMDP:
-  """A random MDP with a fixed number of successors per state and action.
+  """Makes a random MDP with a fixed number of successors per state and action.
 
   Args:
     num_states: S.
     num_actions: A.
     branching: successors of each state and action.
     termination: probability that a step ends the episode.
-    seed: of the random table.
+    seed: seed of the random table.
 
   Source: Archibald et al. 1995, GARNET problems.
   """
@@ -183,10 +184,10 @@ def garnet(
   )
 
 
-def environment(
+def make_environment(
   mdp: TabularMDP, name: str, max_episode_steps: int = 100
 ) -> base.Environment:
-  """An MDP as an in-graph environment with one-hot observations.
+  """Makes an in-graph environment with one-hot observations from an MDP.
 
   Args:
     mdp: the process.
@@ -213,7 +214,7 @@ def environment(
     successor = jax.random.categorical(key, log_transitions[index, action])
     successor = successor.astype(jnp.int32)
     terminated = successor == num_states
-    # A terminated episode stays where it was; the state is not used again.
+    # After termination the state is not used again; any valid index will do.
     successor = jnp.where(terminated, index, successor)
     time = time + 1
     return base.Transition(
@@ -247,4 +248,4 @@ def make(name: str) -> base.Environment:
     raise ValueError(
       f"unknown tabular environment {name!r}; known: {', '.join(MDPS)}"
     )
-  return environment(MDPS[name](), f"tabular:{name}")
+  return make_environment(MDPS[name](), f"tabular:{name}")

@@ -1,6 +1,6 @@
-"""Evaluation of language models on problems that they were not trained on.
+"""Evaluation of language models on held-out problems.
 
-Policies of several training seeds meet the same problems; parameters have a
+Policies of S training seeds get the same problems; their parameters have a
 leading axis S.
 """
 
@@ -13,20 +13,20 @@ import numpy as np
 from lco_jax import networks, tasks, types
 from lco_jax.language import generation
 
-# Keeps the problems and samples of an evaluation apart from those of training.
+# Separates the random keys of evaluation from the keys of training.
 _EVALUATION_STREAM = 30_000
 
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-  """What policies of S seeds made of Q problems.
+  """Results of S seeds' policies on Q problems.
 
   Attributes:
-    greedy: bool[S, Q], whether the likeliest completion is right.
-    num_correct: int[S, Q], how many of the sampled completions are.
-    num_samples: completions sampled for each problem.
+    greedy: bool[S, Q], whether the greedy completion is right.
+    num_correct: int[S, Q], number of right sampled completions.
+    num_samples: completions sampled per problem.
     difficulty: int[Q].
-    examples: of each seed's greedy completions: (prompt, right answer,
+    examples: greedy completions per seed, each as (prompt, right answer,
       completion, whether it is right).
   """
 
@@ -36,8 +36,8 @@ class Evaluation:
   difficulty: np.ndarray
   examples: list[list[tuple[str, str, str, bool]]]
 
-  def of(self, seeds: slice) -> "Evaluation":
-    """What some of the policies made of the problems."""
+  def select_seeds(self, seeds: slice) -> "Evaluation":
+    """Selects the results of some seeds."""
     return dataclasses.replace(
       self,
       greedy=self.greedy[seeds],
@@ -46,7 +46,7 @@ class Evaluation:
     )
 
   def pass_at_k(self, k: int) -> np.ndarray:
-    """Probability that one of k samples is right, float[S]."""
+    """Probability that at least one of k samples is right, float[S]."""
     return pass_at_k(self.num_correct, self.num_samples, k).mean(axis=1)
 
   def by_difficulty(self) -> dict[int, np.ndarray]:
@@ -58,12 +58,12 @@ class Evaluation:
 
 
 def pass_at_k(num_correct: np.ndarray, num_samples: int, k: int) -> np.ndarray:
-  """Unbiased estimate of the probability that one of k samples is right.
+  """Unbiased estimate of the probability that any of k samples is right.
 
       1 − C(n − c, k) / C(n, k)
 
   Args:
-    num_correct: int[...], c of n samples that are right.
+    num_correct: int[...], c, the number of right samples among n.
     num_samples: n.
     k: at most n.
 
@@ -78,7 +78,7 @@ def pass_at_k(num_correct: np.ndarray, num_samples: int, k: int) -> np.ndarray:
   if not 1 <= k <= num_samples:
     raise ValueError(f"k must be in [1, {num_samples}], got {k}")
   wrong = num_samples - np.asarray(num_correct, np.float64)
-  # C(n − c, k) / C(n, k), factor by factor: every one is a probability.
+  # C(n − c, k) / C(n, k) as a product of k probabilities, to avoid overflow.
   drawn = np.arange(k, dtype=np.float64)
   factors = (wrong[..., None] - drawn) / (num_samples - drawn)
   return 1.0 - np.prod(np.maximum(factors, 0.0), axis=-1)
@@ -95,51 +95,51 @@ def evaluate(
   seed: int,
   num_examples: int = 5,
 ) -> Evaluation:
-  """Evaluates policies, greedily and by untempered samples.
+  """Evaluates policies, greedily and with samples at temperature 1.
 
   Args:
-    task: asks and verifies.
+    task: draws and verifies the problems.
     model: the policies' network.
     params: policies' parameters [S, ...].
     split: a key of `tasks.SPLITS`.
-    num_problems: Q, drawn independently: some may be alike.
-    num_samples: completions sampled for each problem.
-    seed: of the problems and samples.
-    num_examples: completions to show.
+    num_problems: Q, drawn independently, possibly with repetitions.
+    num_samples: completions sampled per problem.
+    seed: random seed of the problems and samples.
+    num_examples: number of completions to return as examples.
   """
   key = jax.random.fold_in(jax.random.key(seed), _EVALUATION_STREAM)
   problem_key, sample_key = jax.random.split(key)
   draw = jax.jit(jax.vmap(tasks.draw_from(task, split)))
   problems = draw(jax.random.split(problem_key, num_problems))
 
-  def complete(own, asked, keys, sampling):
+  def complete(own, keys, sampling):
     completion = generation.generate(
       model,
       own,
-      asked.prompt,
-      asked.padding,
+      problems.prompt,
+      problems.padding,
       keys,
       task.completion_length,
       tasks.END,
       sampling,
     )
-    right = jax.vmap(task.verify)(asked, completion.tokens, completion.mask)
+    right = jax.vmap(task.verify)(problems, completion.tokens, completion.mask)
     return right, completion.tokens
 
   keys = jax.random.split(sample_key, (num_samples, num_problems))
 
-  def play(own):
-    """One seed; a sample of all problems at a time bounds the memory."""
+  def evaluate_seed(own):
+    """Evaluates one seed, one sample per problem at a time to save memory."""
     greedy, tokens = complete(
-      own, problems, keys[0], generation.Sampling(temperature=0.0)
+      own, keys[0], generation.Sampling(temperature=0.0)
     )
     sampled = jax.lax.map(
-      lambda k: complete(own, problems, k, generation.Sampling())[0], keys
+      lambda k: complete(own, k, generation.Sampling())[0], keys
     )
     return greedy, tokens, jnp.sum(sampled, axis=0)
 
   greedy, tokens, num_correct = jax.tree.map(
-    np.asarray, jax.jit(lambda p: jax.lax.map(play, p))(params)
+    np.asarray, jax.jit(lambda p: jax.lax.map(evaluate_seed, p))(params)
   )
   examples = [
     [

@@ -1,12 +1,11 @@
-"""Sampling completions from a language model, with a key-value cache.
+"""Sampling of completions from a language model with a key-value cache.
 
-Prompts are read once (prefill), however many completions are asked of each,
-then tokens are sampled one after the other until every sequence has ended.
-Randomness belongs to the sequence: each has a key of its own, so what it
-becomes does not depend on those beside it.
+Each prompt is read once (prefill) for all its completions. Then all sequences
+sample one token at a time until every sequence has ended. Each sequence has its
+own random key, so it does not depend on the others in its batch.
 
-Shapes: N prompts, B sequences, P slots for a prompt, C for its completion, V
-vocabulary.
+Shapes: N prompts, B sequences, P prompt slots, C completion slots, V tokens in
+the vocabulary.
 """
 
 import dataclasses
@@ -21,29 +20,29 @@ from lco_jax import checks, networks, numerics, types
 
 Array = jax.Array
 
-# Tokens that are summed up before one is sampled.
+# Size of the vocabulary blocks whose sums are sampled first.
 _BLOCK = 256
-# A number that is less by more than rounding can bring back.
+# The largest float32 below 1 that rounding cannot turn into 1.
 _BELOW_ONE = 1 - 2**-23
 
 
 @dataclasses.dataclass(frozen=True)
 class Sampling:
-  """The distribution that tokens are sampled from.
+  """Options of the sampling distribution.
 
   Raises:
     ValueError: naming the setting that is out of range.
   """
 
   temperature: float = checks.setting(
-    1.0, "divisor of logits; 0 takes the likeliest token", at_least=0.0
+    1.0, "divisor of the logits; 0 selects the likeliest token", at_least=0.0
   )
   top_k: int = checks.setting(
-    0, "how many of the likeliest tokens are kept; 0 for all", at_least=0
+    0, "number of likeliest tokens to keep; 0 keeps all", at_least=0
   )
   top_p: float = checks.setting(
     1.0,
-    "smallest probability that the kept tokens must add up to",
+    "keeps the fewest likeliest tokens with at least this probability",
     above=0.0,
     at_most=1.0,
   )
@@ -53,17 +52,17 @@ class Sampling:
 
 
 class Completion(NamedTuple):
-  """What was sampled.
+  """Sampled completions.
 
   Attributes:
-    tokens: int32[B, C]; after the end, 0.
-    mask: bool[B, C], tokens that were sampled, the end included.
-    behaviour_log_prob: float32[B, C], of the tokens under the distribution that
-      they were sampled from, in nats; 0 outside the mask.
-    observed: pytree [B, C, ...], what was asked for of each step: by default
-      the policy's own logits, float32[B, C, V], before temperature and cuts; 0
-      where nothing was computed.
-    truncated: bool[B], completions that were cut off before they ended.
+    tokens: int32[B, C]; 0 after the end.
+    mask: bool[B, C], sampled tokens, the end token included.
+    behaviour_log_prob: float32[B, C], log-probabilities of the tokens under the
+      sampling distribution, in nats; 0 outside the mask.
+    observed: pytree [B, C, ...], outputs of `observe` at each step, by default
+      the policy's logits, float32[B, C, V], before temperature, top-k and
+      top-p; 0 at steps that were not computed.
+    truncated: bool[B], completions cut off before their end token.
   """
 
   tokens: Array
@@ -74,11 +73,11 @@ class Completion(NamedTuple):
 
 
 def sampling_logits(logits: Array, sampling: Sampling) -> Array:
-  """Logits of the distribution that is sampled from: −inf where cut off.
+  """Logits of the sampling distribution, −inf at excluded tokens.
 
   Args:
     logits: float32[..., V], the policy's, in nats.
-    sampling: temperature above 0, and cuts.
+    sampling: options, with temperature > 0.
 
   Source: Holtzman et al. 2019, arXiv:1904.09751 (top-p).
   """
@@ -90,7 +89,7 @@ def sampling_logits(logits: Array, sampling: Sampling) -> Array:
     ordered = -jnp.sort(-logits, axis=-1)
     probs = jax.nn.softmax(ordered)
     before = jnp.cumsum(probs, axis=-1) - probs
-    # The least likely token that is needed; all that are as likely stay.
+    # Keep the tokens that reach top_p, and all tokens tied with the last one.
     needed = jnp.where(before < sampling.top_p, ordered, jnp.inf)
     least = jnp.min(needed, axis=-1, keepdims=True)
     logits = jnp.where(logits >= least, logits, -jnp.inf)
@@ -100,15 +99,15 @@ def sampling_logits(logits: Array, sampling: Sampling) -> Array:
 def sample_token(
   logits: Array, uniform: Array, sampling: Sampling
 ) -> tuple[Array, Array]:
-  """Samples by inverting the cumulative distribution: one number per token.
+  """Samples a token from one uniform number by inverting the CDF.
 
   Args:
     logits: float32[..., V], the policy's.
     uniform: float32[...], in [0, 1).
-    sampling: the distribution.
+    sampling: options of the distribution.
 
   Returns:
-    (token int32[...], log-probability float32[...] with which it was sampled).
+    (token int32[...], its log-probability float32[...] when sampling).
   """
   if sampling.temperature == 0:
     return jnp.argmax(logits, axis=-1).astype(jnp.int32), jnp.zeros(
@@ -116,32 +115,32 @@ def sample_token(
     )
   log_probs = jax.nn.log_softmax(sampling_logits(logits, sampling))
   probs = jnp.exp(log_probs)
-  # First which block of tokens, then which of its tokens: a running sum over a
-  # large vocabulary takes several times as long as two short ones.
+  # Sample a block of tokens, then a token in it: a cumulative sum over a large
+  # vocabulary takes several times as long as two short sums.
   block_size = min(_BLOCK, probs.shape[-1])
   gaps = [(0, 0)] * (probs.ndim - 1) + [(0, -probs.shape[-1] % block_size)]
   blocks = jnp.pad(probs, gaps).reshape(*uniform.shape, -1, block_size)
-  block, uniform = _inverted(jnp.sum(blocks, axis=-1), uniform)
+  block, uniform = _invert_cdf(jnp.sum(blocks, axis=-1), uniform)
   chosen = jnp.take_along_axis(blocks, block[..., None, None], axis=-2)
-  within, _ = _inverted(chosen[..., 0, :], uniform)
+  within, _ = _invert_cdf(chosen[..., 0, :], uniform)
   token = (block * block_size + within).astype(jnp.int32)
   return token, numerics.select_action(log_probs, token)
 
 
-def _inverted(weights: Array, uniform: Array) -> tuple[Array, Array]:
-  """Where a cumulative distribution passes a number, and how far behind.
+def _invert_cdf(weights: Array, uniform: Array) -> tuple[Array, Array]:
+  """Inverts the cumulative distribution of unnormalised weights.
 
   Args:
     weights: float32[..., K], ≥ 0, not all 0.
     uniform: float32[...], in [0, 1).
 
   Returns:
-    (entry int32[...], never one of weight 0; the number's place within it
-    float32[...], uniform in [0, 1) again).
+    (entry int32[...], always of positive weight; position of the number inside
+    that entry, float32[...], again uniform in [0, 1)).
   """
   cumulative = jnp.cumsum(weights, axis=-1)
-  # Relative to the last, which rounding keeps from being 1. The first entry
-  # above the threshold is never one of weight 0.
+  # Scale by the last sum, which rounding may keep from being 1. The first entry
+  # above the threshold always has positive weight.
   threshold = uniform * cumulative[..., -1]
   entry = jnp.argmax(cumulative > threshold[..., None], axis=-1)
   bounds = jnp.pad(cumulative, [(0, 0)] * (weights.ndim - 1) + [(1, 0)])
@@ -158,10 +157,10 @@ def _inverted(weights: Array, uniform: Array) -> tuple[Array, Array]:
 Observe = Callable[[types.Params, Array, Array, Array], Any]
 
 
-def the_logits(
+def observe_logits(
   params: types.Params, hidden: Array, logits: Array, token: Array
 ) -> Array:
-  """Observes the logits themselves."""
+  """Observes the policy's logits."""
   del params, hidden, token
   return logits
 
@@ -175,24 +174,24 @@ def generate(
   num_tokens: int,
   end: int | Sequence[int],
   sampling: Sampling,
-  observe: Observe = the_logits,
+  observe: Observe = observe_logits,
 ) -> Completion:
-  """Completes prompts.
+  """Samples completions of prompts.
 
   Args:
-    model: to sample from.
-    params: of the model.
+    model: language model.
+    params: parameters of the model.
     prompt: int32[N, P], padded on the left.
-    padding: int32[N], how many of its slots hold no token.
-    keys: PRNG keys [B], one for each sequence, B a multiple of N: sequence i
+    padding: int32[N], number of padded slots of each prompt.
+    keys: PRNG keys [B], one per sequence. B is a multiple of N; sequence i
       completes prompt i mod N.
     num_tokens: C.
-    end: token that ends a sequence, or several of which each does.
-    sampling: the distribution to sample from.
-    observe: what to keep of each step.
+    end: the token or tokens that end a sequence.
+    sampling: options of the sampling distribution.
+    observe: computes the outputs to keep of each step.
   """
   prompt_length, batch_size = prompt.shape[1], len(keys)
-  num_samples = _samples_of_each(batch_size, len(prompt), "keys")
+  num_samples = _count_samples(batch_size, len(prompt), "keys")
   uniform = jax.vmap(lambda key: jax.random.uniform(key, (num_tokens,)))(keys)
   sample = functools.partial(sample_token, sampling=sampling)
   ends = jnp.atleast_1d(jnp.asarray(end, jnp.int32))
@@ -205,7 +204,7 @@ def generate(
     return token, log_prob, observe(params, hidden, logits, token)
 
   def record(completion, time, hidden, ended):
-    """Samples at a time for those that have not ended."""
+    """Samples the next token of the sequences that have not ended."""
     token, log_prob, observed = next_token(time, hidden, ended)
     return completion._replace(
       tokens=completion.tokens.at[:, time].set(token),
@@ -223,10 +222,10 @@ def generate(
 
   read, cache = model.reader(params, len(prompt), prompt_length + num_tokens)
   hidden, cache = read(prompt, padding, cache, 0)
-  # Every sample goes on from its own copy of what was read.
-  cache = _repeated(cache, num_samples)
-  first = _repeated(hidden[:, -1], num_samples)
-  padding = _repeated(padding, num_samples)
+  # Every sample continues from its own copy of the prompt's cache.
+  cache = _tile(cache, num_samples)
+  first = _tile(hidden[:, -1], num_samples)
+  padding = _tile(padding, num_samples)
   shape = (batch_size, num_tokens)
   running = jnp.ones(batch_size, bool)
   blank = Completion(
@@ -241,7 +240,7 @@ def generate(
   )
   completion, token = record(blank, 0, first, ~running)
 
-  def going_on(carry):
+  def is_running(carry):
     time, _, _, completion = carry
     return (time < num_tokens) & completion.truncated.any()
 
@@ -255,7 +254,7 @@ def generate(
     return time + 1, token, cache, completion
 
   *_, completion = jax.lax.while_loop(
-    going_on, step, (jnp.int32(1), token, cache, completion)
+    is_running, step, (jnp.int32(1), token, cache, completion)
   )
   return completion
 
@@ -267,11 +266,11 @@ def completion_logits(
   padding: Array,
   completion: Array,
 ) -> Array:
-  """Logits from which each token of given completions would be chosen.
+  """Logits that predict each token of given completions.
 
   Args:
-    model: read whole, without a cache.
-    params: of the model.
+    model: language model.
+    params: parameters of the model.
     prompt: int32[..., P], padded on the left.
     padding: int32[...].
     completion: int32[..., C].
@@ -297,49 +296,50 @@ def completion_hidden(
   padding: Array,
   completion: Array,
 ) -> Array:
-  """Final hidden states from which each token of completions is chosen.
+  """Final hidden states that predict each token of given completions.
 
-  Where several complete one prompt it is read once, as in `generate`.
+  Reads each prompt once for all its completions, as `generate` does.
 
   Args:
-    model: to read with.
-    params: of the model.
+    model: language model.
+    params: parameters of the model.
     prompt: int32[N, P], padded on the left.
     padding: int32[N].
-    completion: int32[B, C], B a multiple of N: row i completes prompt i mod N.
+    completion: int32[B, C]. B is a multiple of N; row i completes prompt
+      i mod N.
 
   Returns:
     float[B, C, W].
   """
   prompt_length, length = prompt.shape[1], completion.shape[1]
-  num_samples = _samples_of_each(len(completion), len(prompt), "completions")
+  num_samples = _count_samples(len(completion), len(prompt), "completions")
   if num_samples == 1:
     tokens = jnp.concatenate([prompt, completion[:, :-1]], axis=1)
     hidden, _ = model.hidden(params, tokens, padding)
     return hidden[:, prompt_length - 1 :]
   cache = model.empty_cache(len(prompt), prompt_length + length)
   hidden, cache = model.hidden(params, prompt, padding, cache, 0)
-  first = _repeated(hidden[:, -1:], num_samples)
+  first = _tile(hidden[:, -1:], num_samples)
   if length == 1:
     return first
   rest, _ = model.hidden(
     params,
     completion[:, :-1],
-    _repeated(padding, num_samples),
-    _repeated(cache, num_samples, axis=1),
+    _tile(padding, num_samples),
+    _tile(cache, num_samples, axis=1),
     prompt_length,
   )
   return jnp.concatenate([first, rest], axis=1)
 
 
-def _samples_of_each(number: int, num_prompts: int, what: str) -> int:
+def _count_samples(number: int, num_prompts: int, what: str) -> int:
   if number % num_prompts:
-    raise ValueError(f"{number} {what} for {num_prompts} prompts")
+    raise ValueError(f"{number} {what} for {num_prompts} prompts: no multiple")
   return number // num_prompts
 
 
-def _repeated(tree: Any, times: int, axis: int = 0) -> Any:
-  """The whole axis again and again, in every leaf."""
+def _tile(tree: Any, times: int, axis: int = 0) -> Any:
+  """Repeats every leaf along an axis."""
   return jax.tree.map(
     lambda leaf: jnp.tile(
       leaf, (1,) * axis + (times,) + (1,) * (leaf.ndim - axis - 1)

@@ -218,7 +218,7 @@ class TextCollector:
       ),
       strict=True,
     )
-    prompt, padding = text_completion.padded(prompts)
+    prompt, padding = text_completion.pad_prompts(prompts)
     shape, own = self._seeds.shape, where.local_devices
     asked = where.put_local(
       (
@@ -260,7 +260,7 @@ class TextCollector:
 
   def _cut(self, samples: data.Samples, longest: int) -> data.Samples:
     """Leaves out slots of tokens that no completion came to."""
-    length = text_completion.bucket(longest, _SHORTEST)
+    length = text_completion.bucket_length(longest, _SHORTEST)
     if length >= self._asking.completion_length:
       return samples
     lengths = samples.prompt.shape[-1], length

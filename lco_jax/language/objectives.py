@@ -256,8 +256,8 @@ def make_objective(
       )
     total, (count, metrics) = chunking.chunked_sum(
       chunk_sums,
-      networks.head_of(policy),
-      None if on_policy else networks.head_of(policy_params(before)),
+      networks.select_head(policy),
+      None if on_policy else networks.select_head(policy_params(before)),
       hidden,
       batch,
       size,

@@ -1,7 +1,7 @@
-"""Scoring completions in processes of their own, with a time limit each.
+"""Scoring of completions in worker processes, with a time limit each.
 
-A verifier is other people's code: it may take forever, or the process with it.
-Then the completion is worth nothing, and its process is replaced.
+Verifiers are third-party code: they may hang or crash their process. Then the
+completion scores 0 and the process is replaced.
 """
 
 import concurrent.futures
@@ -18,36 +18,36 @@ import pebble
 
 from lco_jax import tasks
 
-# Times that a completion is handed to processes that end before they score it.
+# Attempts to score a completion whose worker processes end early.
 _TRIES = 3
-# Seconds from one look at whether the processes are well to the next.
-_GLANCE = 1.0
+# Seconds between checks that the worker processes are alive.
+_POLL_SECONDS = 1.0
 
 
 class ScoringError(RuntimeError):
-  """Nothing can be scored: processes end before they do."""
+  """Worker processes end before they score anything."""
 
 
 class Score(NamedTuple):
-  """What a completion is worth.
+  """Score of a completion.
 
   Attributes:
     value: in [0, 1].
-    failed: whether the verifier took too long, or failed.
+    failed: whether the verifier failed or exceeded the time limit.
   """
 
   value: float
   failed: bool
 
 
-class Waiting(NamedTuple):
-  """A completion that is being scored.
+class PendingScore(NamedTuple):
+  """A submitted completion without a score yet.
 
   Attributes:
     entry: the problem.
     completion: text.
-    future: of what it is worth.
-    pool: of the processes that it was handed to.
+    future: will hold the score.
+    pool: process pool that it was submitted to.
   """
 
   entry: dict[str, Any]
@@ -57,97 +57,100 @@ class Waiting(NamedTuple):
 
 
 class Scorer(contextlib.AbstractContextManager):
-  """Scores completions of a task side by side."""
+  """Scores completions of a task in parallel."""
 
   def __init__(self, task: tasks.TextTask, num_workers: int, seconds: float):
     """Starts the processes.
 
     Args:
-      task: that the completions are of.
-      num_workers: processes.
-      seconds: time limit of one completion.
+      task: task that the completions answer.
+      num_workers: number of processes.
+      seconds: time limit per completion.
     """
     self._task, self._num_workers = task, num_workers
     self._seconds = seconds
-    # A fork of this process would copy the locks of JAX's threads.
+    # Forking this process would copy locks that JAX's threads hold.
     self._context = multiprocessing.get_context("forkserver")
     self._context.set_forkserver_preload(["lco_jax.tasks"])
     _start_server()
     self._pool = self._make_pool()
 
-  def submit(self, entry: dict[str, Any], completion: str) -> Waiting:
-    """Begins to score; `collect` waits for it."""
+  def submit(self, entry: dict[str, Any], completion: str) -> PendingScore:
+    """Submits a completion for scoring; `collect` waits for the score."""
     arguments = {"args": (entry, completion), "timeout": self._seconds}
     try:
       future = self._pool.schedule(self._task.score, **arguments)
-    except RuntimeError:  # The pool is broken: see `_score`.
-      self._end()
+    except RuntimeError:  # The pool is broken; see `_score`.
+      self._stop()
       self._pool = self._make_pool()
       future = self._pool.schedule(self._task.score, **arguments)
-    return Waiting(entry, completion, future, self._pool)
+    return PendingScore(entry, completion, future, self._pool)
 
-  def collect(self, waiting: Sequence[Waiting]) -> list[Score]:
-    """Waits for scores, in the order of `waiting`.
+  def collect(self, pending: Sequence[PendingScore]) -> list[Score]:
+    """Waits for the scores, in the order of `pending`.
 
     Raises:
-      ScoringError: if processes end before they score anything.
+      ScoringError: if worker processes end before they score anything.
     """
-    return [self._score(own) for own in waiting]
+    return [self._score(own) for own in pending]
 
-  def _score(self, waiting: Waiting) -> Score:
+  def _score(self, pending: PendingScore) -> Score:
     for _ in range(_TRIES):
       try:
-        return Score(float(_result(waiting)), failed=False)
+        return Score(float(_await_score(pending)), failed=False)
       except BrokenProcessPool:
-        # A process ended that was not scoring: the system was out of memory,
-        # say. The pool does not survive it; the completion is not to blame.
-        waiting = self.submit(waiting.entry, waiting.completion)
-      except Exception:  # Whatever a verifier raises; or its time was up.
+        # An idle process ended, for example because memory ran out. That breaks
+        # the pool and is not the completion's fault.
+        pending = self.submit(pending.entry, pending.completion)
+      except Exception:  # The verifier raised it, or it is a timeout.
         return Score(0.0, failed=True)
-    raise ScoringError("the processes that score end before they do")
+    raise ScoringError(
+      "the processes that score completions end before they score any;"
+      " is there enough memory?"
+    )
 
   def _make_pool(self) -> pebble.ProcessPool:
     return pebble.ProcessPool(
       max_workers=self._num_workers,
       context=self._context,
-      initializer=_load,  # No completion waits for it within its time.
+      initializer=_init_worker,  # Loading does not count as scoring time.
       initargs=(self._task,),
     )
 
-  def _end(self) -> None:
+  def _stop(self) -> None:
     self._pool.stop()
     self._pool.join()
 
   def __exit__(self, *_):
     """Ends the processes."""
-    self._end()
+    self._stop()
 
 
-def _result(waiting: Waiting) -> float:
-  """What a completion is worth.
+def _await_score(pending: PendingScore) -> float:
+  """Waits for the score of a completion.
 
-  A pool that breaks says so of what its processes were handed. What they were
-  not yet handed would be waited for without end.
+  A broken pool fails only the futures that its processes have received; the
+  rest would never finish, so this function polls the pool.
 
   Raises:
     BrokenProcessPool: if the processes ended.
-    Exception: what the verifier raised, or that its time was up.
+    Exception: raised by the verifier, or a timeout.
   """
-  future = waiting.future
+  future = pending.future
   while not future.done():
-    if not waiting.pool.active:
+    if not pending.pool.active:
       raise BrokenProcessPool("the processes ended")
-    concurrent.futures.wait([future], timeout=_GLANCE)
+    concurrent.futures.wait([future], timeout=_POLL_SECONDS)
   return future.result()
 
 
 def _start_server() -> None:
-  """Starts the server that workers are forked from, out of SIGTERM's way.
+  """Starts the server that forks the workers, with SIGTERM blocked.
 
-  Schedulers send it to all processes of a job. This one is to save its state
-  then, which takes scores to the end of the chunk under way.
+  Schedulers send SIGTERM to all processes of a job. The training process then
+  saves its state, and until the current chunk ends it still needs scores.
   """
-  resource_tracker.ensure_running()  # Or it would let the signal in again.
+  resource_tracker.ensure_running()  # Starting it later unblocks SIGTERM.
   before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
   try:
     forkserver.ensure_running()
@@ -155,8 +158,8 @@ def _start_server() -> None:
     signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _load(task):
-  # What is sent to a whole group is not for a worker; what the pool sends is.
+def _init_worker(task):
+  # Ignore signals to the job's process group, but not the pool's SIGTERM.
   os.setsid()
   signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
   task.load()

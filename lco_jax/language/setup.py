@@ -197,4 +197,4 @@ def policy_of(
   if not lora_rank:
     return lambda params: params["policy"]
   scale = lora_alpha / lora_rank
-  return lambda params: networks.adapted(params[BASE], params["policy"], scale)
+  return lambda params: networks.adapt(params[BASE], params["policy"], scale)

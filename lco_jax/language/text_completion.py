@@ -1,7 +1,7 @@
-"""Completing texts with a pretrained model, many at a time.
+"""Batched text completion with a pretrained model.
 
-Prompts of about the same length are padded to one of a few, so that only a few
-programs are ever compiled.
+Prompts are padded to one of a few bucket lengths, so only a few programs are
+compiled.
 """
 
 import dataclasses
@@ -20,12 +20,13 @@ Array = jax.Array
 
 
 class Reading(NamedTuple):
-  """What a model makes of a text.
+  """A model's predictions for a text.
 
   Attributes:
-    token_nll: float32[tokens − 1], −log π of each but the first, in nats.
+    token_nll: float32[tokens − 1], −log π of each token after the first, in
+      nats.
     top_tokens: int32[K], likeliest next tokens, best first.
-    top_logits: float32[K], theirs.
+    top_logits: float32[K], their logits.
   """
 
   token_nll: np.ndarray
@@ -33,14 +34,14 @@ class Reading(NamedTuple):
   top_logits: np.ndarray
 
 
-def bucket(length: int, shortest: int = 16) -> int:
-  """The length that texts of up to so many tokens are padded to.
+def bucket_length(length: int, shortest: int = 16) -> int:
+  """Rounds a length up to a bucket: 16, 24, 32, 48, 64, and so on.
 
-  One of 16, 24, 32, 48, 64, and so on: at most a third of it stays empty.
+  At most a third of the slots stay empty.
 
   Args:
-    length: tokens of the longest.
-    shortest: a power of 2, from which the lengths grow.
+    length: tokens of the longest text.
+    shortest: smallest bucket, a power of 2.
   """
   size = shortest
   while size < length:
@@ -48,23 +49,23 @@ def bucket(length: int, shortest: int = 16) -> int:
   return size
 
 
-def padded(
+def pad_prompts(
   prompts: Sequence[Sequence[int]], length: int | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Prompts as arrays, padded on the left.
+  """Converts prompts to an array, padded on the left.
 
   Args:
     prompts: tokens of N prompts.
-    length: P; None for the bucket of the longest.
+    length: P; None for the bucket of the longest prompt.
 
   Returns:
-    (int32[N, P], slots without a token int32[N]).
+    (int32[N, P], number of padded slots int32[N]).
 
   Raises:
-    ValueError: if one is empty, or longer than `length`.
+    ValueError: if a prompt is empty or longer than `length`.
   """
   longest = max(map(len, prompts))
-  length = bucket(longest) if length is None else length
+  length = bucket_length(longest) if length is None else length
   if longest > length:
     raise ValueError(f"a prompt of {longest} tokens for {length} slots")
   if not min(map(len, prompts)):
@@ -77,13 +78,13 @@ def padded(
 
 @dataclasses.dataclass(frozen=True)
 class Completer:
-  """Completes prompts with one model; compiles a program for each bucket.
+  """Completes prompts with one model; compiles one program per bucket.
 
   Attributes:
-    model: to sample from.
+    model: language model.
     end: tokens that end a completion.
-    num_tokens: of a completion, at most.
-    batch_size: sequences side by side, or those of one prompt.
+    num_tokens: maximal length of a completion.
+    batch_size: sequences per batch, at least all sequences of one prompt.
   """
 
   model: networks.LanguageModel
@@ -98,22 +99,22 @@ class Completer:
     keys: types.PRNGKey,
     sampling: generation.Sampling,
   ) -> list[list[list[int]]]:
-    """Completions, the end included; a prompt is read once for all of its own.
+    """Samples G completions of each prompt, end tokens included.
 
     Args:
-      params: of the model.
+      params: parameters of the model.
       prompts: tokens of N prompts.
       keys: PRNG keys [G, N].
-      sampling: the distribution to sample from.
+      sampling: options of the sampling distribution.
 
     Returns:
-      Tokens of G times a completion of each prompt.
+      Tokens of the completions [G][N].
     """
     completions: list[list[list[int]]] = [[[] for _ in prompts] for _ in keys]
-    for rows in _batches(prompts, self.batch_size // len(keys)):
-      asked = padded([prompts[row] for row in rows])
+    for rows in _make_batches(prompts, self.batch_size // len(keys)):
+      batch = pad_prompts([prompts[row] for row in rows])
       own = keys[:, np.array(rows)]
-      done = self._generate(params, *asked, own.reshape(-1), sampling)
+      done = self._generate(params, *batch, own.reshape(-1), sampling)
       shape = (*own.shape, self.num_tokens)
       tokens, mask = (
         np.reshape(leaf, shape) for leaf in (done.tokens, done.mask)
@@ -126,16 +127,16 @@ class Completer:
   def read(
     self, params: types.Params, texts: Sequence[Sequence[int]], top_k: int
   ) -> list[Reading]:
-    """What the model makes of texts of at least one token.
+    """Predicts the tokens of texts and their next tokens.
 
     Args:
-      params: of the model.
-      texts: tokens.
+      params: parameters of the model.
+      texts: tokens of the texts, at least one each.
       top_k: K.
     """
     readings = {}
-    for rows in _batches(texts, self.batch_size):
-      tokens, padding = padded([texts[row] for row in rows])
+    for rows in _make_batches(texts, self.batch_size):
+      tokens, padding = pad_prompts([texts[row] for row in rows])
       found = jax.tree.map(
         np.asarray, self._read(params, tokens, padding, top_k)
       )
@@ -152,16 +153,16 @@ class Completer:
     prompts: Sequence[Sequence[int]],
     answers: Sequence[Sequence[Sequence[int]]],
   ) -> tuple[np.ndarray, np.ndarray]:
-    """log π of answers' tokens; a prompt is read once for all of its own.
+    """log π of answers' tokens; reads each prompt once for all its answers.
 
     Args:
-      params: of the model.
+      params: parameters of the model.
       prompts: tokens of N prompts.
-      answers: G times an answer to each prompt, of num_tokens tokens at most.
+      answers: tokens of answers [G][N], at most num_tokens each.
 
     Returns:
-      (float32[G, N, num_tokens] in nats, 0 where there is no token;
-      bool[G, N, num_tokens], where there is one).
+      (float32[G, N, num_tokens] in nats, 0 outside the mask;
+      bool[G, N, num_tokens], mask of the tokens).
     """
     shape = (len(answers), len(prompts), self.num_tokens)
     tokens, mask = np.zeros(shape, np.int32), np.zeros(shape, bool)
@@ -169,9 +170,9 @@ class Completer:
       own = answers[place[0]][place[1]]
       tokens[place][: len(own)], mask[place][: len(own)] = own, True
     found = np.zeros(shape, np.float32)
-    for rows in _batches(prompts, self.batch_size // len(answers)):
-      asked = padded([prompts[row] for row in rows])
-      found[:, rows] = self._log_probs(params, *asked, tokens[:, rows])
+    for rows in _make_batches(prompts, self.batch_size // len(answers)):
+      batch = pad_prompts([prompts[row] for row in rows])
+      found[:, rows] = self._log_probs(params, *batch, tokens[:, rows])
     return np.where(mask, found, np.float32(0)), mask
 
   @functools.partial(jax.jit, static_argnums=(0, 5))
@@ -192,14 +193,14 @@ class Completer:
   def _read(self, params, tokens, padding, top_k):
     hidden, _ = self.model.hidden(params, tokens, padding)
 
-    def one(row):  # Logits of one text at a time.
+    def read_text(row):  # Holds the logits of a single text at a time.
       own, hidden = row
       logits = self.model.head(params, hidden)
       nll = -numerics.action_log_prob(logits[:-1], own[1:])
       values, likeliest = jax.lax.top_k(logits[-1], top_k)
       return Reading(nll, likeliest, values)
 
-    return jax.lax.map(one, (jnp.asarray(tokens), hidden))
+    return jax.lax.map(read_text, (jnp.asarray(tokens), hidden))
 
   @functools.partial(jax.jit, static_argnums=0)
   def _log_probs(self, params, prompt, padding, tokens):
@@ -208,19 +209,19 @@ class Completer:
       self.model, params, prompt, padding, answers
     )
 
-    def one(row):  # Logits of one answer at a time.
+    def read_answer(row):  # Holds the logits of a single answer at a time.
       own, hidden = row
       return numerics.action_log_prob(self.model.head(params, hidden), own)
 
-    return jax.lax.map(one, (answers, hidden)).reshape(tokens.shape)
+    return jax.lax.map(read_answer, (answers, hidden)).reshape(tokens.shape)
 
 
-def _batches(
+def _make_batches(
   prompts: Sequence[Sequence[int]], batch_size: int
 ) -> list[list[int]]:
-  """Rows of prompts, those of about one length together.
+  """Groups prompts of similar length into batches of row indices.
 
-  The last batch is filled up with one of it, so that all are of one size.
+  The last batch repeats its last row, so that all batches have the same size.
   """
   order = sorted(range(len(prompts)), key=lambda row: len(prompts[row]))
   size = max(1, min(batch_size, len(order)))

@@ -52,8 +52,8 @@ def make_training(
   num_samples = options.num_samples // options.num_minibatches
   watch = {}
   if not options.lora_rank:
-    watch["attention_gradient_norm"] = lambda gradients: networks.attention_of(
-      gradients["policy"]
+    watch["attention_gradient_norm"] = lambda gradients: (
+      networks.select_attention(gradients["policy"])
     )
   return program.Training(
     init_params=functools.partial(init_params, setup),
@@ -129,7 +129,7 @@ def init_params(
     parts["reference"] = own
   if setup.uses_value:
     value = setup.value_model.init(value_key)
-    parts["value"] = networks.with_body_of(value, own)
+    parts["value"] = networks.copy_body(value, own)
   if setup.advantage in signals.FROM_VERIFIERS:
     parts["verifier"] = own
   if setup.advantage == "preference":
@@ -342,7 +342,7 @@ def assess(
   """
   model, some = setup.model, sample_metrics.take_quarter(batch)
   policy = setup.policy_params(params)
-  old_head = networks.head_of(setup.policy_params(before))
+  old_head = networks.select_head(setup.policy_params(before))
   hidden = reading.read_hidden(model, policy, some)
 
   def measure(rows):

@@ -1,4 +1,7 @@
-"""Loss functions: pure, unreduced, one value per state or token."""
+"""Loss functions: pure, unreduced, one value per state or token.
+
+All raise AssertionError at trace time if shapes or dtypes do not match.
+"""
 
 from lco_jax.losses.lco import (
   centred_logits,

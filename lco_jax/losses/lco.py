@@ -4,9 +4,9 @@
     LCO-LCH   Σₐ log cosh(z − z*)     ∇ = tanh(z − z*)    H = diag sech²(z − z*)
     LCO-KLD   KL(π* ‖ π_z)            ∇ = π_z − π*        H = diag π − π πᵀ
 
-All are positive semidefinite in the logits z; the target is a constant. The ½
-makes MSE and LCH agree to second order in the residual (the authors' code has
-none: a factor 2 in the step size).
+All Hessians are positive semidefinite in the logits z; the target is constant.
+The ½ makes MSE and LCH agree to second order in the residual; the authors' code
+omits it, which doubles the gradient.
 
 Source: arXiv:2603.00963.
 """
@@ -25,21 +25,18 @@ def lco_mse_loss(
 ) -> Array:
   """Half the squared distance between logits and optimal logits.
 
-  The residual depends on the gauge of both arguments. Regress logits as they
-  are to hold their mean in place too, or `centred_logits` of both to leave the
-  mean free. Log-probabilities are not logits: their square is not convex.
+  The residual depends on the additive offset of both arguments. Raw logits also
+  pin the mean logit to the target's; `centred_logits` of both leave it free.
+  Do not pass log-probabilities: their squared error is not convex in logits.
 
   Args:
     logits: float[..., A], policy logits z, in nats.
     target_logits: float[..., A], optimal logits z*; held constant.
-    where: bool[..., A], actions whose residual counts; None means all. The
-      one-hot of the sampled action gives the `sampled` support.
+    where: bool[..., A], actions whose residual counts; None means all. Pass the
+      one-hot of the sampled action for the `sampled` support.
 
   Returns:
     float[...], nats², ≥ 0; a row with no counted action gives 0.
-
-  Raises:
-    AssertionError: at trace time, if shapes or dtypes differ.
 
   Source: arXiv:2603.00963, LCO-MSE.
   """
@@ -52,8 +49,8 @@ def lco_lch_loss(
 ) -> Array:
   """Log-cosh distance between logits and optimal logits.
 
-  Quadratic near the target, linear far from it: each component of the gradient
-  lies in (−1, 1), so that no outlier of the advantage dominates a batch.
+  Quadratic near the target and linear far from it: each gradient component lies
+  in (−1, 1), so outlying advantages cannot dominate a batch.
 
   Args:
     logits: float[..., A], policy logits z, in nats.
@@ -62,9 +59,6 @@ def lco_lch_loss(
 
   Returns:
     float[...], nats, ≥ 0; a row with no counted action gives 0.
-
-  Raises:
-    AssertionError: at trace time, if shapes or dtypes differ.
 
   Source: arXiv:2603.00963, LCO-LCH.
   """
@@ -79,16 +73,13 @@ def lco_kld_loss(
 
   Args:
     logits: float[..., A], policy logits z, in nats, any additive offset.
-    target_logits: float[..., A], log π* up to an offset; held constant. A
-      legal −inf is an action that the target never takes.
+    target_logits: float[..., A], log π* up to an offset; held constant. −inf at
+      a legal action gives it target probability 0.
     where: bool[..., A], legal actions; None means all.
 
   Returns:
     float[...], nats, ≥ 0 up to rounding; 0 iff π_z = π* on the legal actions.
     A row with no legal action gives 0.
-
-  Raises:
-    AssertionError: at trace time, if shapes or dtypes differ.
 
   Source: arXiv:2603.00963, LCO-KLD.
   """
@@ -98,7 +89,7 @@ def lco_kld_loss(
     jax.lax.stop_gradient(target_logits), where
   )
   log_probs = numerics.log_softmax(logits, where)
-  # Off the target's support q log(q/π) is 0, and neither log may be touched.
+  # Outside the target's support the term is 0; the logs there may be −inf.
   support = jnp.isfinite(target_log_probs)
   difference = jnp.where(support, target_log_probs, 0.0) - jnp.where(
     support, log_probs, 0.0
@@ -107,7 +98,7 @@ def lco_kld_loss(
 
 
 def centred_logits(logits: Array, where: Array | None = None) -> Array:
-  """Logits minus their mean over the legal actions: the gauge-free form.
+  """Subtracts the mean over the legal actions, which removes the offset.
 
   Regressing centred logits onto centred targets leaves the free constant
   alone; the Hessian of LCO-MSE becomes I − 11ᵀ/n, still positive semidefinite.
@@ -133,14 +124,14 @@ def importance_weight(
 ) -> Array:
   """Clipped inverse behaviour probability, min(1/p(a), max_weight).
 
-  With an advantage known at the sampled action only, the first step of LCO-KLD
-  is REINFORCE weighted by p(a): biased against rare actions. Multiplying the
-  loss by 1/p(a) restores first-order agreement with the policy gradient.
+  If only the sampled action's advantage is known, the first gradient step of
+  LCO-KLD is REINFORCE weighted by p(a), biased against rare actions. Scaling
+  the loss by 1/p(a) restores first-order agreement with the policy gradient.
 
   Args:
     old_logits: float[..., A], behaviour policy's logits.
     actions: int[...], sampled actions.
-    max_weight: the clip, ≥ 1; at 1 every weight is 1.
+    max_weight: upper limit, ≥ 1; with 1 every weight is 1.
 
   Returns:
     float[...], in [1, max_weight]; no gradient.
@@ -154,7 +145,7 @@ def importance_weight(
 def _residual(
   logits: Array, target_logits: Array, where: Array | None
 ) -> Array:
-  """z − z* at the counted actions, 0 elsewhere; the target held constant."""
+  """Returns z − z*, 0 where masked, with no gradient through the target."""
   logits, target_logits = numerics.float_arrays(logits, target_logits)
   chex.assert_equal_shape([logits, target_logits])
   logits, target_logits = numerics.zero_outside(where, logits, target_logits)

@@ -1,4 +1,4 @@
-"""Relatives of LCO: other ways towards π* ∝ π_old exp(A/β), per step.
+"""Other per-step losses that move the policy towards π* ∝ π_old exp(A/β).
 
     MDPO   −r A + β (KL of π from π_old, estimated)   reverse KL, same optimum
     AWR    −min(e^{A/β}, w) log π(a)                  weighted likelihood
@@ -6,7 +6,7 @@
     CMPO   −A log π(a) + λ KL(q ‖ π)                 q ∝ π_old e^{clip(A, ±1)}
     V-MPO  −ψ log π(a) + λ KL(π_old ‖ π)             ψ ∝ e^{A/η}, better half
 
-APA's square is not convex in the logits; see tests.
+APA is not convex in the logits; see its tests.
 """
 
 import jax
@@ -25,10 +25,10 @@ def mdpo_loss(
   beta: float,
   where: Array | None = None,
 ) -> Array:
-  """Mirror descent: −r A + β k, with k the k3 estimate of KL(π ‖ π_old).
+  """Mirror descent, −r A + β k, where k estimates KL(π ‖ π_old).
 
-  Samples come from π_old, so the estimate is weighted by r: r log r − r + 1,
-  which is 0 at r = 1, positive elsewhere, and has mean KL(π ‖ π_old).
+  k = r log r − r + 1 is the k3 estimator weighted by r, because samples come
+  from π_old. It is 0 at r = 1, positive elsewhere, and unbiased.
 
   Args:
     log_prob: float[...], log π(a) of the sampled actions, in nats.
@@ -39,9 +39,6 @@ def mdpo_loss(
 
   Returns:
     float[...]; 0 where masked out.
-
-  Raises:
-    AssertionError: at trace time, if shapes or dtypes differ.
 
   Source: Tomar et al. 2020, arXiv:2005.09814.
   """
@@ -69,13 +66,10 @@ def awr_loss(
   Returns:
     float[...]; 0 where masked out.
 
-  Raises:
-    AssertionError: at trace time, if shapes or dtypes differ.
-
   Source: Peng et al. 2019, arXiv:1910.00177.
   """
   log_prob, advantage = numerics.per_step(where, log_prob, advantage)
-  # Clipped before it can overflow.
+  # Clip the exponent, not the weight: exp could overflow.
   exponent = jnp.minimum(advantage / beta, jnp.log(max_weight))
   return -jax.lax.stop_gradient(jnp.exp(exponent)) * log_prob
 
@@ -99,9 +93,6 @@ def apa_loss(
   Returns:
     float[...], ≥ 0; 0 where masked out.
 
-  Raises:
-    AssertionError: at trace time, if shapes or dtypes differ.
-
   Source: Zhu et al. 2023, arXiv:2306.02231.
   """
   log_ratio, advantage = _log_ratio(log_prob, old_log_prob, advantage, where)
@@ -116,26 +107,23 @@ def cmpo_loss(
   coefficient: float,
   where: Array | None = None,
 ) -> Array:
-  """Clipped MPO: the policy gradient with a forward KL from a clipped target.
+  """Clipped MPO: policy gradient plus forward KL from a clipped target.
 
       −A log π(a) + λ KL(q ‖ π),  q ∝ π_old e^{clip(A, −1, 1)}
 
-  The advantage is known of the sampled action alone, and 0 for the others in q.
+  Only the sampled action's advantage is known; q uses 0 for the others.
 
   Args:
     logits: float[..., A], policy logits.
     old_logits: float[..., A], behaviour policy's; held constant.
     actions: int[...], sampled actions.
-    advantage: float[...]; held constant. Clipped at ±1, so it should be of unit
-      variance.
+    advantage: float[...]; held constant. Normalise it to unit variance, because
+      it is clipped at ±1.
     coefficient: λ, ≥ 0.
     where: bool[...], steps that count; None means all.
 
   Returns:
     float[...]; 0 where masked out.
-
-  Raises:
-    AssertionError: at trace time, if shapes or dtypes differ.
 
   Source: Hessel et al. 2021 (Muesli), arXiv:2104.06159.
   """
@@ -162,7 +150,7 @@ def vmpo_loss(
   coefficient: float,
   where: Array | None = None,
 ) -> Array:
-  """V-MPO's policy loss: weighted likelihood, and KL from the old policy.
+  """V-MPO's policy loss: weighted likelihood plus KL from the old policy.
 
       −ψ log π(a) + λ KL(π_old ‖ π)
 
@@ -171,14 +159,11 @@ def vmpo_loss(
     old_logits: float[..., A], behaviour policy's; held constant.
     actions: int[...], sampled actions.
     weight: float[...], ψ, from `vmpo_weights`; held constant.
-    coefficient: λ, ≥ 0, a constant; the source has a multiplier that learns.
+    coefficient: λ, ≥ 0, constant; the source learns it as a multiplier.
     where: bool[...], steps that count; None means all.
 
   Returns:
     float[...]; 0 where masked out.
-
-  Raises:
-    AssertionError: at trace time, if shapes or dtypes differ.
 
   Source: Song et al. 2020, arXiv:1909.12238, eqs. 2 and 5.
   """
@@ -200,25 +185,21 @@ def vmpo_weights(
   where: Array | None = None,
   axis_name: str | None = None,
 ) -> Array:
-  """V-MPO's weights: e^{A/η} of the better half of a batch.
+  """V-MPO's weights: e^{A/η} in the better half of a batch.
 
-  The temperature η is the minimiser of the dual, η ε + η log mean e^{A/η} over
-  the better half: where the weights' KL from equal ones is ε. It is found by
-  bisection, where the source takes gradient steps on it.
+  The temperature η minimises the dual, η ε + η log mean e^{A/η} over the better
+  half. There the weights' KL from uniform weights is ε. Bisection finds η; the
+  source takes gradient steps instead.
 
   Args:
     advantage: float[...]; held constant.
     bound: ε > 0, nats.
     where: bool[...], steps that count; None means all.
-    axis_name: name of the mapped device axis that the batch is divided over;
-      None for one device.
+    axis_name: mapped device axis that divides the batch; None for one device.
 
   Returns:
-    float[...], of mean 1 over the steps that count; 0 where masked out and in
-    the worse half. Steps as good as the median belong to the better.
-
-  Raises:
-    AssertionError: at trace time, if shapes or dtypes differ.
+    float[...], with mean 1 over the steps that count; 0 where masked out and in
+    the worse half. Steps equal to the median belong to the better half.
 
   Source: Song et al. 2020, arXiv:1909.12238, eqs. 3 and 4.
   """
@@ -228,7 +209,7 @@ def vmpo_weights(
   every = jnp.where(counted, advantage, jnp.inf)
   if axis_name is not None:
     every = jax.lax.all_gather(every, axis_name)
-  every = jnp.sort(every.reshape(-1))  # What does not count comes last.
+  every = jnp.sort(every.reshape(-1))  # Masked steps, +inf, come last.
   count = jnp.sum(jnp.isfinite(every))
   median = every[jnp.minimum(count // 2, every.size - 1)]
   best = jnp.where(count > 0, every[jnp.maximum(count - 1, 0)], 0.0)
@@ -236,7 +217,7 @@ def vmpo_weights(
   size = jnp.maximum(jnp.sum(better.astype(every.dtype)), 1.0)
 
   def exponentials(values, kept, temperature):
-    """e^{A/η} relative to the best, so that none overflows; 0 if not kept."""
+    """Returns e^{(A − best)/η}, which cannot overflow; 0 where not kept."""
     return jnp.where(
       kept, jnp.exp(jnp.where(kept, values - best, 0.0) / temperature), 0.0
     )
@@ -253,7 +234,7 @@ def vmpo_weights(
     sharp = divergence > bound
     return jnp.where(sharp, middle, low), jnp.where(sharp, high, middle)
 
-  # In the logarithm of η, in units of how far apart the better half is.
+  # Bisect log η, scaled by the range of the better half.
   scale = jnp.maximum(jnp.where(count > 0, best - median, 0.0), 1e-6)
   start = jnp.log(scale) + jnp.asarray([-7.0, 14.0], every.dtype)
   low, high = jax.lax.fori_loop(0, 40, halve, (start[0], start[1]))
@@ -264,7 +245,7 @@ def vmpo_weights(
 
 
 def _log_ratio(log_prob, old_log_prob, advantage, where):
-  """(log r, A), what is held constant being so; 0 where masked out."""
+  """Returns (log r, A), gradients stopped through π_old and A; 0 if masked."""
   log_prob, old_log_prob, advantage = numerics.per_step(
     where, log_prob, old_log_prob, advantage
   )

@@ -1,12 +1,12 @@
-"""Policy-gradient losses, per step: the surrogates that LCO is compared with.
+"""Per-step policy-gradient losses, the baselines of LCO.
 
-In the logits, with r = π(a)/π_old(a) and C(π) = diag π − π πᵀ:
+Hessians in the logits, with r = π(a)/π_old(a) and C(π) = diag π − π πᵀ:
 
     REINFORCE  −A log π(a)   H = A C(π): concave where A < 0
     PPO        −min(r A, clip(r, 1 − ε, 1 + ε) A)
                H = −A r [(e_a − π)(e_a − π)ᵀ − C(π)]: indefinite; 0 once clipped
-    CISPO      −sg(min(r, 1 + ε)) A log π(a): REINFORCE of clipped weights
-    GSPO       PPO's, with one ratio per sequence: exp of the mean log ratio
+    CISPO      −sg(min(r, 1 + ε)) A log π(a): REINFORCE with clipped weights
+    GSPO       PPO with one ratio per sequence, exp of its mean log ratio
 """
 
 import jax
@@ -20,7 +20,7 @@ Array = jax.Array
 def reinforce_loss(
   log_prob: Array, advantage: Array, where: Array | None = None
 ) -> Array:
-  """Score-function loss, −A log π(a); its mean gradient is −∇J.
+  """Score-function loss, −A log π(a), with expected gradient −∇J.
 
   Args:
     log_prob: float[...], log π(a) of the sampled actions, in nats.
@@ -29,9 +29,6 @@ def reinforce_loss(
 
   Returns:
     float[...]; 0 where masked out.
-
-  Raises:
-    AssertionError: at trace time, if shapes or dtypes differ.
 
   Source: Williams 1992, REINFORCE.
   """
@@ -60,9 +57,6 @@ def ppo_clip_loss(
   Returns:
     float[...]; 0 where masked out.
 
-  Raises:
-    AssertionError: at trace time, if shapes or dtypes differ.
-
   Source: Schulman et al. 2017, arXiv:1707.06347, eq. 7.
   """
   log_prob, old_log_prob, advantage = numerics.per_step(
@@ -81,7 +75,7 @@ def cispo_loss(
   clip_high: float,
   where: Array | None = None,
 ) -> Array:
-  """Clipped importance weights, held constant: −sg(min(r, 1 + ε)) A log π(a).
+  """REINFORCE with clipped, constant weights, −sg(min(r, 1 + ε)) A log π(a).
 
   Args:
     log_prob: float[...], log π(a) of the sampled actions, in nats.
@@ -92,9 +86,6 @@ def cispo_loss(
 
   Returns:
     float[...]; 0 where masked out.
-
-  Raises:
-    AssertionError: at trace time, if shapes or dtypes differ.
 
   Source: MiniMax 2025, arXiv:2506.13585.
   """
@@ -108,7 +99,7 @@ def cispo_loss(
 def sequence_log_prob_ratio(
   log_prob: Array, old_log_prob: Array, where: Array
 ) -> Array:
-  """GSPO's ratio as a log: the mean of log r over each sequence's tokens.
+  """GSPO's log ratio: the mean of log r over each sequence's tokens.
 
   Args:
     log_prob: float[..., T], log π(a) of the sampled tokens, in nats.
@@ -116,10 +107,7 @@ def sequence_log_prob_ratio(
     where: bool[..., T], tokens that count.
 
   Returns:
-    float[..., T], the same for all tokens of a sequence; 0 for an empty one.
-
-  Raises:
-    AssertionError: at trace time, if shapes or dtypes differ.
+    float[..., T], equal for all tokens of a sequence; 0 for an empty sequence.
 
   Source: Zheng et al. 2025, arXiv:2507.18071, eq. 7.
   """

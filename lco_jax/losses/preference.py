@@ -1,4 +1,4 @@
-"""Losses of pairs of completions of a prompt."""
+"""Losses on pairs of completions of the same prompt."""
 
 import chex
 import jax
@@ -20,15 +20,12 @@ def dpo_loss(
   Args:
     chosen_log_ratio: float[...], Δ_w = log π(y_w) − log π_ref(y_w) of whole
       sequences, in nats.
-    rejected_log_ratio: float[...], Δ_l, of those not preferred.
+    rejected_log_ratio: float[...], Δ_l, same for the rejected sequences.
     beta: KL strength, > 0.
     where: bool[...], pairs that count; None means all.
 
   Returns:
     float[...]; 0 where masked out.
-
-  Raises:
-    AssertionError: at trace time, if shapes or dtypes differ.
 
   Source: Rafailov et al. 2023, arXiv:2305.18290, eq. 7.
   """
@@ -45,25 +42,22 @@ def qrm_loss(
   coefficient: float,
   where: Array | None = None,
 ) -> Array:
-  """A verifier by pairs, −log σ(s_w − s_l) − c s_w.
+  """Pairwise loss of a verifier, −log σ(s_w − s_l) − c s_w.
 
-  The margin is between mean log-probabilities of tokens, s; the second term is
-  the cross-entropy of the chosen completion, which keeps it a language model.
+  s is the mean log-probability of a completion's tokens. The second term, the
+  chosen completion's cross-entropy, keeps the verifier a language model.
 
   Args:
     chosen_log_prob: float[...], s_w = mean log π of the chosen completion's
       tokens, in nats.
-    rejected_log_prob: float[...], s_l, of the one not chosen.
+    rejected_log_prob: float[...], s_l, same for the rejected completion.
     coefficient: c ≥ 0.
     where: bool[...], pairs that count; None means all.
 
   Returns:
     float[...], ≥ 0; 0 where masked out.
 
-  Raises:
-    AssertionError: at trace time, if shapes or dtypes differ.
-
-  Source: arXiv:2603.00963, the verifier of its code.
+  Source: arXiv:2603.00963, the authors' code for the verifier.
   """
   margin = dpo_loss(chosen_log_prob, rejected_log_prob, 1.0, where)
   (chosen,) = numerics.float_arrays(chosen_log_prob)
@@ -77,20 +71,17 @@ def rebel_loss(
   reward_difference: Array,
   beta: float,
 ) -> Array:
-  """REBEL, (β (Δ − Δ′) − (R − R′))²: regresses differences of reward.
+  """REBEL, (β (Δ − Δ′) − (R − R′))²: regression on reward differences.
 
   Args:
     first_log_ratio: float[...], Δ = log π(y) − log π_old(y) of whole sequences,
       in nats.
-    second_log_ratio: float[...], Δ′, of the other of each pair.
+    second_log_ratio: float[...], Δ′, same for the pair's other sequence.
     reward_difference: float[...], R − R′; held constant.
     beta: KL strength, > 0.
 
   Returns:
     float[...], ≥ 0.
-
-  Raises:
-    AssertionError: at trace time, if shapes or dtypes differ.
 
   Source: Gao et al. 2024, arXiv:2404.16767.
   """

@@ -1,6 +1,6 @@
-"""Entropy, exact KL and the three sampled estimators of KL.
+"""Entropy, exact KL divergence and three sampled KL estimators.
 
-The estimators take actions sampled from p and d = log q(a) − log p(a):
+The estimators take actions a sampled from p, with d = log q(a) − log p(a):
 
     k1 = −d             unbiased, high variance, may be negative
     k2 = ½ d²           biased, low variance
@@ -46,9 +46,6 @@ def kl_divergence(
 
   Returns:
     float[...], nats, ≥ 0 up to rounding; 0 for a row with no legal action.
-
-  Raises:
-    AssertionError: at trace time, if shapes or dtypes differ.
   """
   logits_p, logits_q = numerics.float_arrays(logits_p, logits_q)
   chex.assert_equal_shape([logits_p, logits_q])

@@ -21,9 +21,6 @@ def squared_value_loss(
 
   Returns:
     float[...]; 0 where masked out.
-
-  Raises:
-    AssertionError: at trace time, if shapes or dtypes differ.
   """
   values, targets = numerics.float_arrays(values, targets)
   chex.assert_equal_shape([values, targets])
@@ -38,7 +35,7 @@ def clipped_value_loss(
   clip: float,
   where: Array | None = None,
 ) -> Array:
-  """The larger of the plain and the clipped squared error.
+  """Maximum of the plain and the clipped squared error.
 
     ½ max[(V − G)², (V_old + clip(V − V_old, −ε, ε) − G)²]
 
@@ -51,9 +48,6 @@ def clipped_value_loss(
 
   Returns:
     float[...]; 0 where masked out.
-
-  Raises:
-    AssertionError: at trace time, if shapes or dtypes differ.
 
   Source: Engstrom et al. 2020, arXiv:2005.12729, eq. 3.
   """

@@ -1,4 +1,4 @@
-"""The policy and value networks of an environment, with parameters apart."""
+"""Policy and value networks of an environment, without shared parameters."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -14,13 +14,13 @@ Array = jax.Array
 
 ACTIVATIONS = {"tanh": nn.tanh, "relu": nn.relu, "gelu": nn.gelu}
 
-# Channels of the convolution in front of image-like observations.
+# Channels of the convolution that reads image-like observations.
 _CONVOLUTION_FEATURES = 16
 
 
 @dataclasses.dataclass(frozen=True)
 class ActorCritic:
-  """Two networks that share nothing, as pure functions.
+  """Policy and value networks as pure functions.
 
   Attributes:
     init: key → {"policy": parameters, "value": parameters}.
@@ -41,9 +41,9 @@ def make_actor_critic(
 ) -> ActorCritic:
   """Builds the networks for an observation shape.
 
-  Observations [H, W, C] pass a small convolution first; others are flattened.
-  Initialise seed by seed, not under vmap: batched orthogonal initialisers can
-  deadlock the CPU backend on two cores.
+  Observations [H, W, C] first pass a small convolution; others are flattened.
+  Initialise one seed at a time, not under vmap: batched orthogonal initialisers
+  can deadlock the CPU backend on two cores.
 
   Args:
     observation_shape: O.

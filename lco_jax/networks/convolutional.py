@@ -12,7 +12,7 @@ Array = jax.Array
 
 
 class ConvolutionalNetwork(nn.Module):
-  """One 3×3 convolution, then an MLP: enough for MinAtar's 10×10 boards.
+  """One 3×3 convolution and an MLP, sized for MinAtar's 10×10 boards.
 
   Attributes:
     features: channels of the convolution.
@@ -33,8 +33,8 @@ class ConvolutionalNetwork(nn.Module):
   @nn.compact
   def __call__(self, x: Array) -> Array:
     """float[..., H, W, C] → float32[..., num_outputs]."""
-    # A convolution as a dense layer of 3×3 patches. Vmapped over seeds nn.Conv
-    # becomes a grouped convolution, which CPUs run many times slower.
+    # Compute the convolution as a dense layer on 3×3 patches: nn.Conv vmapped
+    # over seeds is a grouped convolution, which CPUs run many times slower.
     height, width = x.shape[-3] - 2, x.shape[-2] - 2
     patches = [
       x[..., row : row + height, column : column + width, :]

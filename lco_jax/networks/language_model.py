@@ -1,4 +1,4 @@
-"""A language model as pure functions, with what generation needs."""
+"""Language models as pure functions for training and generation."""
 
 import dataclasses
 import functools
@@ -16,19 +16,19 @@ Array = jax.Array
 
 @dataclasses.dataclass(frozen=True)
 class LanguageModel:
-  """A transformer over a vocabulary, and nothing of its inside.
+  """A transformer over a vocabulary, as pure functions.
 
   Attributes:
     init: key → parameters.
     hidden: (parameters, tokens [B, L], padding [B], cache, start) → (final
-      hidden states float[B, L, W], cache); cache and start may be left out.
+      hidden states float[B, L, W], cache); cache and start are optional.
     head: (parameters, float[..., W]) → logits float32[..., V]; V is 1 for a
-      model of values.
+      value model.
     apply: `hidden`, then `head`.
     empty_cache: (B, slots) → cache for `hidden`.
-    reader: (parameters, B, slots) → (read, cache): `hidden` of these parameters
-      for calls in a loop, (tokens, padding, cache, start) → (float[B, L, W],
-      cache); its cache is a pytree of arrays [B, ...].
+    reader: (parameters, B, slots) → (read, cache), a faster `hidden` for loops.
+      `read` maps (tokens, padding, cache, start) to (float[B, L, W], cache);
+      its cache is a pytree of arrays [B, ...].
     vocab_size: V.
   """
 
@@ -47,23 +47,23 @@ def make_language_model(config: transformer.TransformerConfig) -> LanguageModel:
 
 
 def make_value_model(config: transformer.TransformerConfig) -> LanguageModel:
-  """Builds a model of the same shape with one output, a value."""
+  """Builds a model of the same shape with a single output, the value."""
   return _make(config, transformer.Transformer(config, num_outputs=1))
 
 
-def with_body_of(params: types.Params, other: types.Params) -> types.Params:
-  """A value model's parameters with all of a policy's but its output layer."""
-  body = {k: v for k, v in other["params"].items() if k != "output"}
+def copy_body(params: types.Params, source: types.Params) -> types.Params:
+  """Replaces all of a value model's parameters but its output by a policy's."""
+  body = {k: v for k, v in source["params"].items() if k != "output"}
   return {"params": params["params"] | body}
 
 
-def attention_of(params: types.Params) -> types.Params:
-  """The attention projections among a model's parameters, or gradients."""
+def select_attention(params: types.Params) -> types.Params:
+  """Selects the attention projections of parameters or gradients."""
   return params["params"]["blocks"]["attention"]
 
 
-def head_of(params: types.Params) -> types.Params:
-  """The part of a model's parameters that its `head` needs."""
+def select_head(params: types.Params) -> types.Params:
+  """Selects the parameters that the model's `head` reads."""
   own = params["params"]
   name = "output" if "output" in own else "embed"
   return {"params": {name: own[name]}}

@@ -1,8 +1,8 @@
-"""Low-rank adapters (LoRA): few parameters that change all of a model's layers.
+"""Low-rank adapters (LoRA): few trained parameters for all layers of a model.
 
-W + (α / r) · A B in place of each matrix W of the blocks. W stays as it was;
-A [in, r] and B [r, out] are what is trained, a part of the parameters of its
-own, so that only they have gradients and an optimizer's state.
+W + (α / r) · A B replaces each matrix W of the blocks. W stays fixed; only
+A [in, r] and B [r, out] are trained. They are a separate part of the
+parameters, so only they have gradients and optimizer state.
 
 Source: Hu et al. 2021, arXiv:2106.09685.
 """
@@ -17,16 +17,16 @@ from lco_jax import types
 def init_adapters(
   key: types.PRNGKey, params: types.Params, rank: int
 ) -> types.Params:
-  """Adapters that change nothing yet: A is random, B zero.
+  """Initialises adapters with random A and zero B, which change nothing.
 
   Args:
     key: PRNG key.
-    params: of a language model.
+    params: parameters of a language model.
     rank: r ≥ 1.
 
   Returns:
-    {"a": float32[layers, in, r], "b": float32[layers, r, out]} in place of each
-    linear layer of the blocks, whose matrix is float[layers, in, out].
+    {"a": float32[layers, in, r], "b": float32[layers, r, out]} for each linear
+    layer of the blocks, whose matrix is float[layers, in, out].
   """
   found = {}
   matrices = {
@@ -44,25 +44,25 @@ def init_adapters(
   return traverse_util.unflatten_dict(found)
 
 
-def adapted(
+def adapt(
   params: types.Params, adapters: types.Params, scale: float
 ) -> types.Params:
-  """The parameters of the model that adapters make of another.
+  """Adds the adapters' products to the matrices of a model.
 
   Args:
-    params: of the other.
-    adapters: from `init_adapters`, trained since.
+    params: parameters of the model; not modified.
+    adapters: from `init_adapters`, possibly trained.
     scale: α / r.
   """
   blocks, own = _blocks(params), traverse_util.flatten_dict(adapters)
   for path in {path[:-1] for path in own}:
     change = jnp.einsum("lir,lro->lio", own[(*path, "a")], own[(*path, "b")])
     matrix = blocks[(*path, "kernel")]
-    blocks[(*path, "kernel")] = matrix + scale * change  # Not in place.
+    blocks[(*path, "kernel")] = matrix + scale * change
   changed = {"blocks": traverse_util.unflatten_dict(blocks)}
   return {"params": params["params"] | changed}
 
 
 def _blocks(params: types.Params) -> dict[tuple[str, ...], jax.Array]:
-  """The parameters of all layers, by their path."""
+  """Flattens the blocks' parameters to {path: array}."""
   return traverse_util.flatten_dict(params["params"]["blocks"])

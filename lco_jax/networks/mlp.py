@@ -16,8 +16,8 @@ class MLP(nn.Module):
     hidden_sizes: widths of the hidden layers.
     num_outputs: width of the output.
     activation: nonlinearity of the hidden layers.
-    output_scale: gain of the output layer's weights; small for a policy, so
-      that it starts near uniform.
+    output_scale: gain of the output layer's weights; a small gain makes the
+      initial policy nearly uniform.
   """
 
   hidden_sizes: Sequence[int]

@@ -1,9 +1,9 @@
-"""Products of narrow matrices that add up in float32.
+"""Matrix products of bfloat16 operands with float32 accumulation.
 
-bfloat16 halves what is moved and, where the machine multiplies it, what is
-computed; its sums want more digits. Left to automatic differentiation, a
-product of bfloat16 that yields float32 has gradients of mixed types, which
-machines do not multiply: here they are narrowed first.
+bfloat16 halves memory traffic and, on suitable hardware, compute time, but its
+sums need more digits. Differentiating a bfloat16 product with a float32 result
+multiplies mixed dtypes, which hardware does not support; these functions first
+narrow the incoming gradient to the operands' dtype.
 """
 
 import functools
@@ -16,26 +16,26 @@ Array = jax.Array
 
 
 def product(spec: str, left: Array, right: Array) -> Array:
-  """`jnp.einsum` of two arrays of one type, in float32 at least.
+  """`jnp.einsum` of two arrays of one dtype, in float32 or wider.
 
-  Of float32, accelerators may round the operands: jax_default_matmul_precision.
+  Accelerators may round float32 operands; see jax_default_matmul_precision.
 
   Args:
-    spec: "ab,bc->ac", say; every index is in two of the three.
+    spec: like "ab,bc->ac"; every index occurs in two of the three terms.
     left: bfloat16, float32 or float64.
-    right: of the same type.
+    right: same dtype.
 
   Returns:
-    float32, or float64. Gradients are of the operands' type, their sums in
-    float32 too.
+    float32 or float64. Gradients have the operands' dtype and are accumulated
+    in float32 too.
   """
   if left.dtype == jnp.bfloat16:
     return _narrow(spec, left, right)
   return jnp.einsum(spec, left, right)
 
 
-def of_rows(spec: str, left: Array, right: Array) -> Array:
-  """`product` of every row of float[..., rows' features] with a matrix."""
+def multiply_rows(spec: str, left: Array, right: Array) -> Array:
+  """Multiplies every row of float[..., features] by a matrix."""
   rows = product(spec, left.reshape(-1, left.shape[-1]), right)
   return rows.reshape(*left.shape[:-1], -1)
 
@@ -43,15 +43,15 @@ def of_rows(spec: str, left: Array, right: Array) -> Array:
 def widened_product(
   left: Array, right: Array, dimension_numbers: Any, **kwargs: Any
 ) -> Array:
-  """`product` as what `nn.Dense` multiplies with: float32."""
-  del dimension_numbers, kwargs  # Those of a linear layer.
-  return of_rows("ri,io->ro", left, right)
+  """`dot_general` of `nn.Dense` with a float32 result."""
+  del dimension_numbers, kwargs  # Fixed for a linear layer.
+  return multiply_rows("ri,io->ro", left, right)
 
 
 def dense_product(
   left: Array, right: Array, dimension_numbers: Any, **kwargs: Any
 ) -> Array:
-  """The same, narrowed to the operands' type again."""
+  """Same as `widened_product`, with the result in the operands' dtype."""
   return widened_product(left, right, dimension_numbers, **kwargs).astype(
     left.dtype
   )

@@ -1,11 +1,11 @@
-"""Decoder-only transformer of the Llama and Qwen2 shape.
+"""Decoder-only transformer with the architecture of Llama and Qwen2.
 
-Pre-norm blocks: RMSNorm, attention of grouped queries with rotary positions,
-RMSNorm, SwiGLU. Sequences are padded on the left, so that the next token of all
-goes into the same slot; a position counts from the first token that is real.
+Pre-norm blocks: RMSNorm, grouped-query attention with rotary positions,
+RMSNorm, SwiGLU. Sequences are padded on the left, so all sequences write their
+next token to the same slot; positions count from the first real token.
 
-Shapes: B sequences, L tokens, S slots that can be attended to, V vocabulary,
-H heads in groups that share one of K key-value heads, D features of a head.
+Shapes: B sequences, L tokens, S cache slots, V vocabulary, H query heads in
+groups that share one of K key-value heads, D features per head.
 
 Source: Touvron et al. 2023, arXiv:2302.13971 (Llama); Ainslie et al. 2023,
 arXiv:2305.13245 (grouped queries); Su et al. 2021, arXiv:2104.09864 (rotary).
@@ -24,34 +24,34 @@ from lco_jax.networks import products
 
 Array = jax.Array
 
-# What no attention weight survives, and no arithmetic turns into NaN.
-_FORBIDDEN = -1e30
-# Models of so many layers have them written out: what a loop keeps of each for
-# the backward pass is copied, which costs a small model more than its matrix
-# products. A large one is faster as a loop, and compiles faster.
-_WRITTEN_OUT = 4
+# Score of masked slots: gives attention weight 0 and, unlike −inf, no NaN.
+_MASKED_SCORE = -1e30
+# Models with at most this many layers are unrolled. A loop copies each layer's
+# activations for the backward pass, which costs small models more than their
+# matrix products. Larger models run and compile faster as a loop.
+_MAX_UNROLLED = 4
 
 
 @dataclasses.dataclass(frozen=True)
 class TransformerConfig:
-  """Sizes and options.
+  """Sizes and options of a transformer.
 
   Attributes:
     vocab_size: V.
-    num_layers: blocks.
-    width: features of a token.
+    num_layers: number of blocks.
+    width: features per token.
     num_heads: H.
     num_kv_heads: K, a divisor of H.
     mlp_width: hidden features of the SwiGLU.
     head_dim: D, even; None for width / H.
     rope_theta: base of the rotary wavelengths.
-    norm_epsilon: of RMSNorm.
-    tied_embeddings: whether the output layer is the embedding.
+    norm_epsilon: ε of RMSNorm.
+    tied_embeddings: whether the output layer shares the embedding's weights.
     qkv_bias: whether queries, keys and values have biases, as in Qwen2.
-    dtype: of the computation, float32 or bfloat16; parameters and attention
-      weights are float32, logits are widened to it. float64, where jax has it
-      enabled, tells rounding from error.
-    rematerialize: whether blocks are computed again in the backward pass.
+    dtype: of the computation, float32 or bfloat16; parameters, attention
+      weights and logits are float32. float64, which needs jax_enable_x64, helps
+      to tell rounding from errors.
+    rematerialize: whether the backward pass recomputes the blocks.
   """
 
   vocab_size: int
@@ -97,10 +97,11 @@ class TransformerConfig:
 
 
 class KVCache(NamedTuple):
-  """Keys and values of what was read so far.
+  """Keys and values of the tokens read so far.
 
   Attributes:
-    keys: float[layers, B, K, S, D], rotated; of one layer without that axis.
+    keys: float[layers, B, K, S, D], rotated; a single layer's cache has no
+      layer axis.
     values: float[layers, B, K, S, D].
   """
 
@@ -109,11 +110,11 @@ class KVCache(NamedTuple):
 
 
 class Slots(NamedTuple):
-  """Where the tokens of a call stand.
+  """Slots of the tokens of one call.
 
   Attributes:
-    start: int32[], slot of the first of them.
-    padding: int32[B], slots on the left that hold no token.
+    start: int32[], slot of the first token.
+    padding: int32[B], number of padded slots on the left.
   """
 
   start: Array
@@ -123,7 +124,7 @@ class Slots(NamedTuple):
 def empty_cache(
   config: TransformerConfig, batch_size: int, num_slots: int
 ) -> KVCache:
-  """A cache of zeros for B sequences of S slots."""
+  """Makes a zero cache for B sequences of S slots."""
   shape = (
     config.num_layers,
     batch_size,
@@ -141,20 +142,20 @@ def make_reader(
   batch_size: int,
   num_slots: int,
 ) -> tuple[Callable[..., Any], tuple[KVCache, ...]]:
-  """`Transformer.hidden` for reading piece by piece, many times over.
+  """Makes a faster `Transformer.hidden` for repeated incremental calls.
 
-  A loop over stacked layers copies the weights and the cache of each out of the
-  stack and back. Here they are taken apart once.
+  A loop over stacked layers copies each layer's weights and cache out of the
+  stack and back on every call. The reader unstacks the layers once.
 
   Args:
-    config: of the transformer.
-    params: of the transformer.
+    config: sizes and options.
+    params: parameters of the transformer.
     batch_size: B.
     num_slots: S.
 
   Returns:
-    ((tokens, padding, cache, start) → (hidden, cache), and an empty cache: a
-    KVCache for each layer).
+    ((tokens, padding, cache, start) → (hidden, cache), and an empty cache with
+    a KVCache per layer).
   """
   own = params["params"]
   layers = [
@@ -182,18 +183,18 @@ def make_reader(
 
 
 class Transformer(nn.Module):
-  """Tokens to logits, or to values: `hidden`, then `head`.
+  """Maps tokens to logits or values: `hidden`, then `head`.
 
   Attributes:
     config: sizes and options.
-    num_outputs: of a linear layer on top; None for logits over the vocabulary.
+    num_outputs: outputs of a linear head; None for logits over the vocabulary.
   """
 
   config: TransformerConfig
   num_outputs: int | None = None
 
   def setup(self):
-    """Makes the layers; their names are those of the parameters."""
+    """Makes the layers; their attribute names name the parameters."""
     config = self.config
     self.embed = nn.Embed(
       config.vocab_size,
@@ -204,14 +205,14 @@ class Transformer(nn.Module):
     block = (
       nn.remat(Block, prevent_cse=False) if config.rematerialize else Block
     )
-    # One block, its parameters and cache stacked over the layers.
+    # Parameters and cache of all blocks are stacked along a layer axis.
     layers = nn.scan(
       block,
       variable_axes={"params": 0},
       split_rngs={"params": True},
       in_axes=(nn.broadcast, 0),
       length=config.num_layers,
-      unroll=config.num_layers if config.num_layers <= _WRITTEN_OUT else 1,
+      unroll=config.num_layers if config.num_layers <= _MAX_UNROLLED else 1,
     )
     self.blocks = layers(config)
     self.final_norm = _norm(config)
@@ -223,16 +224,16 @@ class Transformer(nn.Module):
   def __call__(
     self, tokens: Array, padding: Array, cache: KVCache | None = None, start=0
   ) -> tuple[Array, KVCache | None]:
-    """Reads tokens that follow those in the cache.
+    """Reads tokens that follow the cached tokens.
 
     Args:
       tokens: int32[B, L].
-      padding: int32[B], slots on the left of the sequence to be ignored.
-      cache: of the slots before; None for a sequence read whole.
+      padding: int32[B], slots to ignore on the left of the sequence.
+      cache: earlier tokens; None to read a whole sequence at once.
       start: slot of the first token; 0 without a cache.
 
     Returns:
-      (float32[B, L, V], or [B, L, num_outputs]; the cache with these tokens).
+      (float32[B, L, V] or [B, L, num_outputs]; the cache with these tokens).
     """
     hidden, cache = self.hidden(tokens, padding, cache, start)
     return self.head(hidden), cache
@@ -240,24 +241,24 @@ class Transformer(nn.Module):
   def hidden(
     self, tokens: Array, padding: Array, cache: KVCache | None = None, start=0
   ) -> tuple[Array, KVCache | None]:
-    """What `head` makes outputs of: (float[B, L, width], the cache)."""
+    """Final hidden states, the input of `head`: (float[B, L, width], cache)."""
     slots = Slots(jnp.asarray(start, jnp.int32), padding)
-    # Tokens lie in one axis between attentions: matrices multiply fastest so.
+    # Outside attention, all tokens share one axis: the fastest matrix products.
     hidden = self.embed(tokens.reshape(-1))
     hidden, cache = self.blocks(hidden, slots, cache)
     hidden = self.final_norm(hidden)
     return hidden.reshape(*tokens.shape, -1), cache
 
   def head(self, hidden: Array) -> Array:
-    """Outputs of final hidden states: float[..., width] → float32[..., V]."""
+    """Maps final hidden states float[..., width] to float32[..., V]."""
     if self.num_outputs is not None or not self.config.tied_embeddings:
       return self.output(hidden)
     embedding = self.embed.embedding.astype(hidden.dtype)
-    return products.of_rows("rw,vw->rv", hidden, embedding)
+    return products.multiply_rows("rw,vw->rv", hidden, embedding)
 
 
 class Block(nn.Module):
-  """One layer: attention, then SwiGLU, each added to what it read."""
+  """One layer: attention, then SwiGLU, each with a residual connection."""
 
   config: TransformerConfig
 
@@ -278,7 +279,7 @@ class Block(nn.Module):
 
 
 class Attention(nn.Module):
-  """Causal attention of grouped queries, with rotary positions."""
+  """Causal grouped-query attention with rotary positions."""
 
   config: TransformerConfig
 
@@ -298,9 +299,9 @@ class Attention(nn.Module):
 
     own_slots = slots.start + jnp.arange(length)  # [L]
     positions = own_slots[None] - slots.padding[:, None]  # [B, L]
-    query = _rotated(project("query", config.num_heads), positions, config)
-    key = _rotated(project("key", num_kv), positions, config)
-    # Heads before slots: so a head's keys lie side by side in the cache.
+    query = _rotate(project("query", config.num_heads), positions, config)
+    key = _rotate(project("key", num_kv), positions, config)
+    # The head axis precedes the slots: each head's keys are contiguous.
     key, value = (
       jnp.swapaxes(x, 1, 2) for x in (key, project("value", num_kv))
     )
@@ -313,7 +314,7 @@ class Attention(nn.Module):
     allowed = (read[None, None] <= own_slots[None, :, None]) & (
       read[None, None] >= slots.padding[:, None, None]
     )  # [B, L, S]
-    # A group's queries, of all tokens, in one axis: one product for each head.
+    # Merge a group's queries of all tokens: one product per key-value head.
     query = query.reshape(batch, length, num_kv, -1, features)
     query = query.transpose(0, 2, 3, 1, 4)  # [B, K, group, L, D]
     grouped = query.shape
@@ -321,7 +322,7 @@ class Attention(nn.Module):
       "bkmd,bksd->bkms", query.reshape(batch, num_kv, -1, features), key
     ).reshape(*grouped[:-1], -1)
     scores = jnp.where(
-      allowed[:, None, None], scores * features**-0.5, _FORBIDDEN
+      allowed[:, None, None], scores * features**-0.5, _MASKED_SCORE
     )
     weights = jax.nn.softmax(scores).astype(value.dtype)
     mixed = products.product(
@@ -334,10 +335,10 @@ class Attention(nn.Module):
     return output(mixed.reshape(batch * length, -1)), cache
 
 
-def _rotated(x: Array, positions: Array, config: TransformerConfig) -> Array:
+def _rotate(x: Array, positions: Array, config: TransformerConfig) -> Array:
   """Rotates pairs (i, i + D/2) of float[B, L, heads, D] by their position."""
   half = x.shape[-1] // 2
-  # In float64 on the host: an error grows with the position.
+  # Use float64 on the host, because errors grow with the position.
   frequencies = config.rope_theta ** -(np.arange(half) / half)
   wide = jnp.promote_types(x.dtype, jnp.float32)
   angles = positions[..., None, None].astype(wide) * jnp.asarray(
@@ -364,15 +365,16 @@ def _dense(
   residual: bool = False,
   widened: bool = False,
 ) -> Any:
-  """A linear layer.
+  """Makes a linear layer.
 
   Args:
-    config: of the transformer.
-    features: of the output.
-    name: of its parameters.
-    bias: whether it adds one.
-    residual: whether it adds to the residual stream, and so starts smaller.
-    widened: whether the output is float32, whatever the computation's type.
+    config: sizes and options of the transformer.
+    features: size of the output.
+    name: name of the parameters.
+    bias: whether to add a bias.
+    residual: whether the output adds to the residual stream, which scales the
+      initial weights down.
+    widened: whether the output is float32 for every computation dtype.
   """
   gain = 1.0 / (2 * config.num_layers) if residual else 1.0
   return nn.Dense(

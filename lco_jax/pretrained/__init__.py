@@ -1,4 +1,4 @@
-"""Pretrained language models: files of others read, ours written for them."""
+"""Pretrained language models: import from and export to common file formats."""
 
 from lco_jax.pretrained.export import export
 from lco_jax.pretrained.model import PACKAGED, Pretrained, load

@@ -1,7 +1,7 @@
-"""What a model file says of its network: our configuration, or what it lacks.
+"""Conversion of model files' metadata to and from `TransformerConfig`.
 
-Llama and Qwen2 have the same shape but for the biases of queries, keys and
-values. What else their files can ask for is refused, not ignored.
+Llama and Qwen2 differ only in the biases of queries, keys and values. Options
+that this project does not support raise an error instead of being ignored.
 """
 
 import math
@@ -14,16 +14,16 @@ from lco_jax import networks
 from lco_jax.pretrained import gguf_file, model_file
 
 ARCHITECTURES = ("llama", "qwen2")
-# What a file's sizes may be: no more is made of them than arrays' shapes.
-_MOST = 2**31 - 1
+# Upper limit on sizes in a file, which become array shapes.
+_MAX_SIZE = 2**31 - 1
 
-# GGUF's names of tensors, and those that transformers uses.
-_OF_MODEL = {
+# GGUF's tensor names → transformers' tensor names.
+_MODEL_NAMES = {
   "token_embd.weight": "model.embed_tokens.weight",
   "output_norm.weight": "model.norm.weight",
   "output.weight": "lm_head.weight",
 }
-_OF_LAYER = {
+_LAYER_NAMES = {
   "attn_norm": "input_layernorm",
   "attn_q": "self_attn.q_proj",
   "attn_k": "self_attn.k_proj",
@@ -37,7 +37,7 @@ _OF_LAYER = {
 
 
 class _Reader:
-  """Reads a mapping's entries, naming file and key of one that is wrong."""
+  """Reads entries of a mapping; errors name the file and the key."""
 
   def __init__(self, path: pathlib.Path, values: Mapping[str, Any]):
     self._path, self._values = path, values
@@ -46,7 +46,7 @@ class _Reader:
     value = self._get(key, default)
     if isinstance(value, bool) or not isinstance(value, int):
       raise self.error(f"{key} {value!r} is not a whole number")
-    if not 1 <= value <= _MOST:
+    if not 1 <= value <= _MAX_SIZE:
       raise self.error(f"{key} {value} is out of range")
     return value
 
@@ -57,15 +57,15 @@ class _Reader:
       raise self.error(f"{key} {value!r} is not a positive number")
     return float(value)
 
-  def refuse(self, key: str, *accepted: Any) -> None:
-    """Raises unless the value is one of those, or absent."""
+  def require(self, key: str, *accepted: Any) -> None:
+    """Raises unless the value is absent or one of `accepted`."""
     value = self._values.get(key, accepted[0])
     scalar = value is None or isinstance(value, str | int | float)
     if not scalar or value not in accepted:
       raise self.error(f"{key} {self._values[key]!r} is not supported")
 
-  def error(self, what: str) -> model_file.ModelFileError:
-    return model_file.ModelFileError(self._path, what)
+  def error(self, problem: str) -> model_file.ModelFileError:
+    return model_file.ModelFileError(self._path, problem)
 
   def _get(self, key, default):
     if self._values.get(key) is not None:
@@ -75,18 +75,18 @@ class _Reader:
     return default
 
 
-def _checked(path, **fields) -> networks.TransformerConfig:
+def _make_config(path, **fields) -> networks.TransformerConfig:
   try:
     return networks.TransformerConfig(**fields)
   except ValueError as error:
     raise model_file.ModelFileError(path, error) from None
 
 
-def of_gguf(file: gguf_file.GgufFile) -> networks.TransformerConfig:
-  """The configuration of a GGUF file.
+def from_gguf(file: gguf_file.GgufFile) -> networks.TransformerConfig:
+  """Reads the configuration of a GGUF file.
 
   Raises:
-    ModelFileError: if it is of another architecture, or a value is wrong.
+    ModelFileError: if the architecture is not supported or a value is wrong.
   """
   metadata = file.metadata
   name = metadata.get("general.architecture")
@@ -102,18 +102,18 @@ def of_gguf(file: gguf_file.GgufFile) -> networks.TransformerConfig:
   reader = _Reader(file.path, own)
   for key in own:
     if key.startswith("rope.scaling") or key.startswith("expert"):
-      reader.refuse(key, "none", 0)
+      reader.require(key, "none", 0)
   heads, width = (
     reader.size("attention.head_count"),
     reader.size("embedding_length"),
   )
   head_dim = reader.size("rope.dimension_count", -(-width // heads))
-  reader.refuse("attention.key_length", head_dim)
-  reader.refuse("attention.value_length", head_dim)
+  reader.require("attention.key_length", head_dim)
+  reader.require("attention.value_length", head_dim)
   embedding = file.tensors.get("token_embd.weight")
   if embedding is None:
     raise reader.error("tensor token_embd.weight is missing")
-  return _checked(
+  return _make_config(
     file.path,
     vocab_size=reader.size("vocab_size", embedding.shape[0]),
     num_layers=reader.size("block_count"),
@@ -130,7 +130,7 @@ def of_gguf(file: gguf_file.GgufFile) -> networks.TransformerConfig:
 
 
 def gguf_context_length(file: gguf_file.GgufFile) -> int:
-  """Tokens that a GGUF file's model was made for."""
+  """Reads the context length, in tokens, of a GGUF file's model."""
   name = file.metadata["general.architecture"]
   return _Reader(file.path, file.metadata).size(f"{name}.context_length")
 
@@ -138,36 +138,36 @@ def gguf_context_length(file: gguf_file.GgufFile) -> int:
 def transformers_context_length(
   path: pathlib.Path, values: Mapping[str, Any]
 ) -> int:
-  """Tokens that a config.json's model was made for."""
+  """Reads the context length, in tokens, of a config.json's model."""
   return _Reader(path, values).size("max_position_embeddings", 2048)
 
 
-def gguf_tensors(
+def convert_gguf_tensors(
   file: gguf_file.GgufFile, config: networks.TransformerConfig
 ) -> dict[str, model_file.Tensor]:
-  """The file's tensors, named and laid out as transformers has them.
+  """Converts a file's tensors to transformers' names and layout.
 
-  Llama's files hold queries and keys for rotary pairs (2i, 2i + 1); ours, and
-  Qwen2's files, pair i with i + D/2.
+  GGUF files of Llama order the rows of queries and keys for rotary pairs
+  (2i, 2i + 1); files of Qwen2 and this project pair i with i + D/2.
   """
   interleaved = file.metadata["general.architecture"] == "llama"
   heads = {"attn_q": config.num_heads, "attn_k": config.num_kv_heads}
   found = {}
   for name, tensor in file.tensors.items():
     layer = re.fullmatch(r"blk\.(\d{1,6})\.(\w+)\.(weight|bias)", name)
-    if name in _OF_MODEL:
-      found[_OF_MODEL[name]] = tensor
-    elif layer and layer[2] in _OF_LAYER:
+    if name in _MODEL_NAMES:
+      found[_MODEL_NAMES[name]] = tensor
+    elif layer and layer[2] in _LAYER_NAMES:
       number, own, kind = layer.groups()
       if interleaved and own in heads:
-        tensor = _in_halves(tensor, heads[own])
-      found[f"model.layers.{number}.{_OF_LAYER[own]}.{kind}"] = tensor
+        tensor = _deinterleave(tensor, heads[own])
+      found[f"model.layers.{number}.{_LAYER_NAMES[own]}.{kind}"] = tensor
     else:
-      found[name] = tensor  # Refused by its name.
+      found[name] = tensor  # `weights.to_params` rejects unknown names.
   return found
 
 
-def _in_halves(tensor: model_file.Tensor, heads: int) -> model_file.Tensor:
+def _deinterleave(tensor: model_file.Tensor, heads: int) -> model_file.Tensor:
   """Moves rows (2i, 2i + 1) of every head to (i, i + D/2)."""
 
   def read():
@@ -178,17 +178,17 @@ def _in_halves(tensor: model_file.Tensor, heads: int) -> model_file.Tensor:
   return model_file.Tensor(tensor.shape, read)
 
 
-def of_transformers(
+def from_transformers(
   path: pathlib.Path, values: Mapping[str, Any]
 ) -> networks.TransformerConfig:
-  """The configuration of a config.json.
+  """Reads the configuration in a config.json.
 
   Args:
-    path: of the file.
-    values: what it holds.
+    path: path of the file, for errors.
+    values: content of the file.
 
   Raises:
-    ModelFileError: if it is of another architecture, or a value is wrong.
+    ModelFileError: if the architecture is not supported or a value is wrong.
   """
   name = values.get("model_type")
   if not isinstance(name, str) or name not in ARCHITECTURES:
@@ -204,18 +204,18 @@ def of_transformers(
     ("rope_scaling", (None,)),
     ("quantization_config", (None,)),
   ):
-    reader.refuse(key, *accepted)
+    reader.require(key, *accepted)
   rope = values.get("rope_parameters") or values
   if not isinstance(rope, Mapping):
     raise reader.error("rope_parameters is not a table")
   rope_reader = _Reader(path, rope)
-  rope_reader.refuse("rope_type", "default")
+  rope_reader.require("rope_type", "default")
   heads = reader.size("num_attention_heads")
   width = reader.size("hidden_size")
   tied = values.get("tie_word_embeddings", False)
   if not isinstance(tied, bool):
     raise reader.error(f"tie_word_embeddings {tied!r} is not true or false")
-  return _checked(
+  return _make_config(
     path,
     vocab_size=reader.size("vocab_size"),
     num_layers=reader.size("num_hidden_layers"),
@@ -232,7 +232,7 @@ def of_transformers(
 
 
 def to_transformers(config: networks.TransformerConfig) -> dict[str, Any]:
-  """The config.json of a configuration: the inverse of `of_transformers`."""
+  """Makes the content of config.json, the inverse of `from_transformers`."""
   name = "qwen2" if config.qkv_bias else "llama"
   return {
     "architectures": [

@@ -1,4 +1,4 @@
-"""Writing a model as transformers reads it: config, weights, tokenizer."""
+"""Export of a model in transformers' format: config, weights, tokenizer."""
 
 import json
 import os
@@ -14,14 +14,14 @@ from lco_jax.pretrained import architecture, model, weights
 def export(
   pretrained: model.Pretrained, params: types.Params, folder: pathlib.Path
 ) -> None:
-  """Writes a folder that `load`, and transformers, read.
+  """Writes a folder that `load` and transformers can read.
 
-  It is written beside its place and renamed when complete.
+  Writes to a temporary folder beside `folder` and renames it when complete.
 
   Args:
-    pretrained: the model; its tokenizer and configuration are written.
-    params: of it, on the host; written as float32.
-    folder: new.
+    pretrained: provides the configuration and the tokenizer to write.
+    params: parameters of the model, on the host; written as float32.
+    folder: destination, which must not exist.
 
   Raises:
     FileExistsError: if the folder exists.
@@ -30,7 +30,8 @@ def export(
   if folder.exists():
     raise FileExistsError(f"{folder} exists")
   folder.parent.mkdir(parents=True, exist_ok=True)
-  # Whoever writes here has the run directory: what there is, a kill left.
+  # The caller holds the run directory's lock: partial folders are from killed
+  # processes.
   prefix = f".{folder.name}.partial-"
   for left in folder.parent.iterdir():
     if left.name.startswith(prefix):

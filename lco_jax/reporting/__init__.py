@@ -1,1 +1,1 @@
-"""Statistics over seeds, pictures and tables, from numbers on the host."""
+"""Statistics over seeds, figures and tables, computed on the host."""

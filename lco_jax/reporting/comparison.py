@@ -1,7 +1,7 @@
-"""Comparisons of algorithms over tasks, each at its own learning rate.
+"""Comparisons of algorithms over tasks, each at its own tuned learning rate.
 
-A result is what one algorithm came to on one task: scores of its seeds. Seeds
-are shared: the same number is the same seed for every algorithm.
+A result holds the scores of one algorithm's seeds on one task. Index i is the
+same random seed for every algorithm.
 """
 
 import json
@@ -15,11 +15,11 @@ from lco_jax.reporting import statistics, tables
 
 
 class Result(NamedTuple):
-  """What an algorithm came to on a task.
+  """Scores of an algorithm on a task.
 
   Attributes:
-    rates: the learning rate that each seed's scores are of; empty for none.
-    scores: {name: float[seeds]}; the first is what is compared.
+    rates: learning rate of each seed; empty if no rate was tuned.
+    scores: {name: float[seeds]}; comparisons use the first.
   """
 
   rates: tuple[float, ...]
@@ -27,23 +27,24 @@ class Result(NamedTuple):
 
   @property
   def score(self) -> np.ndarray:
-    """The score that is compared, float[seeds]."""
+    """The compared score, float[seeds]."""
     return next(iter(self.scores.values()))
 
 
-def cross_fitted(
+def cross_fit(
   scores: Mapping[str, np.ndarray], rates: Sequence[float]
 ) -> Result:
-  """Each half of the seeds at the rate that did best on the other half.
+  """Evaluates each half of the seeds at the other half's best rate.
 
-  So no seed has a say in the rate that it is judged at, and none is left out.
+  No seed influences the choice of its own rate, and all seeds are used.
 
   Args:
-    scores: {name: float[rates, seeds]}, two seeds or more; the first decides.
+    scores: {name: float[rates, seeds]}, at least two seeds; the first score
+      determines the best rate.
     rates: learning rates.
 
   Raises:
-    ValueError: if there is one seed only.
+    ValueError: if there is only one seed.
   """
   deciding = next(iter(scores.values()))
   num_seeds = deciding.shape[-1]
@@ -64,17 +65,16 @@ def cross_fitted(
   )
 
 
-def tuned_on_validation(runs: Mapping[float, pathlib.Path]) -> Result:
-  """A language run at the rate that did best on validation problems.
+def tune_on_validation(runs: Mapping[float, pathlib.Path]) -> Result:
+  """Selects the language run with the best validation accuracy.
 
   Args:
-    runs: {learning rate: run directory}; one at which a seed stopped is none to
-      choose.
+    runs: {learning rate: run directory}; runs with a stopped seed are ignored.
 
   Raises:
     ValueError: if seeds stopped at every rate.
   """
-  summaries = {rate: _summary(path) for rate, path in runs.items()}
+  summaries = {rate: _read_summary(path) for rate, path in runs.items()}
   usable = {
     rate: summary["validation"]["greedy"]
     for rate, summary in summaries.items()
@@ -84,13 +84,13 @@ def tuned_on_validation(runs: Mapping[float, pathlib.Path]) -> Result:
     path = next(iter(runs.values())).parent
     raise ValueError(f"{path}: seeds stopped at every rate")
   rate = max(usable, key=usable.get)
-  found = of_language(runs[rate])
+  found = from_language_run(runs[rate])
   return Result((rate,) * len(found.score), found.scores)
 
 
-def of_language(path: pathlib.Path) -> Result:
-  """What a language run came to on test problems, at whatever rate it has."""
-  summary = _summary(path)
+def from_language_run(path: pathlib.Path) -> Result:
+  """Reads a language run's scores on test problems."""
+  summary = _read_summary(path)
   found = {"greedy": summary["evaluation"]} | {
     f"pass@{k}": scores
     for k, scores in summary["evaluation"]["pass_at_k"].items()
@@ -101,16 +101,16 @@ def of_language(path: pathlib.Path) -> Result:
   return Result((), scores)
 
 
-def _summary(path: pathlib.Path) -> dict:
+def _read_summary(path: pathlib.Path) -> dict:
   return json.loads((path / "summary.json").read_text())
 
 
-def task_rows(
+def make_task_rows(
   results: Mapping[str, Mapping[str, Result]],
 ) -> list[dict[str, object]]:
-  """A line for each task and algorithm, as IQM [95% interval].
+  """Makes a row per task and algorithm, as IQM [95% interval].
 
-  Intervals are those of the seeds at the rates that were chosen.
+  The intervals do not include the uncertainty of the chosen learning rates.
 
   Args:
     results: {task: {algorithm: result}}.
@@ -122,22 +122,22 @@ def task_rows(
       row = {"task": task, "algorithm": name, "rate": ", ".join(rates)}
       for column, scores in result.scores.items():
         summary = statistics.summarize(scores)
-        row[column] = tables.interval(summary["iqm"], *summary["ci95"])
+        row[column] = tables.format_interval(summary["iqm"], *summary["ci95"])
       rows.append(row)
   return rows
 
 
-def normalized(
+def normalize(
   results: Mapping[str, Mapping[str, Result]],
   bounds: Mapping[str, tuple[float, float]],
 ) -> dict[str, np.ndarray]:
-  """Scores of all tasks on one scale.
+  """Maps the scores of all tasks to a common scale.
 
   Args:
-    results: {task: {algorithm: result}}, the same algorithms and number of
+    results: {task: {algorithm: result}}, with the same algorithms and number of
       seeds on every task.
-    bounds: {task: (score that is 0, score that is 1)}. A task where the two are
-      the same tells nothing and is left out.
+    bounds: {task: (score mapped to 0, score mapped to 1)}. Tasks with equal
+      bounds are dropped.
 
   Returns:
     {algorithm: float[tasks, seeds]}.
@@ -159,17 +159,17 @@ def normalized(
   }
 
 
-def overall_rows(
+def make_overall_rows(
   scores: Mapping[str, np.ndarray], against: str | None
 ) -> list[dict[str, object]]:
-  """A line for each algorithm, over all tasks.
+  """Makes a row per algorithm, over all tasks.
 
   Args:
-    scores: {algorithm: float[tasks, seeds]}, from `normalized`.
-    against: the algorithm that the others' runs are compared with: by the
-      probability that a run is better, and by a permutation test of the mean
-      difference, paired by task and seed and corrected for the number of
-      algorithms. None for no comparison.
+    scores: {algorithm: float[tasks, seeds]}, from `normalize`.
+    against: baseline algorithm, or None. Rows of the others give the
+      probability that their runs are better, and the p-value of a permutation
+      test of the mean difference, paired by task and seed and corrected for the
+      number of algorithms.
   """
 
   def improvement(x, y):
@@ -182,20 +182,20 @@ def overall_rows(
       statistics.paired_p_value(scores[name].ravel(), scores[against].ravel())
       for name in others
     ]
-    adjusted = statistics.adjusted_p_values(np.array(found))
+    adjusted = statistics.adjust_p_values(np.array(found))
     p_values = dict(zip(others, adjusted, strict=True))
   rows = []
   for name, own in scores.items():
     row = {
       "algorithm": name,
-      "all tasks": tables.interval(*_overall(own)),
-      "worst run": tables.short(float(own.min())),
+      "all tasks": tables.format_interval(*_summarize_tasks(own)),
+      "worst run": tables.format_number(float(own.min())),
     }
     if others:
       row |= {f"beats {against}": "", "p": ""}
     if name in others:
       pair = own, scores[against]
-      row[f"beats {against}"] = tables.interval(
+      row[f"beats {against}"] = tables.format_interval(
         improvement(*pair),
         *statistics.stratified_interval(improvement, *pair),
       )
@@ -204,8 +204,8 @@ def overall_rows(
   return rows
 
 
-def _overall(own: np.ndarray) -> tuple[float, float, float]:
-  """IQM over all tasks' seeds, and its interval."""
+def _summarize_tasks(own: np.ndarray) -> tuple[float, float, float]:
+  """Computes the IQM over the seeds of all tasks and its interval."""
 
   def middle(scores):
     return statistics.interquartile_mean(scores.reshape(-1))

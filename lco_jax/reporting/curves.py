@@ -1,4 +1,4 @@
-"""Learning curves: from logged metrics to a picture."""
+"""Learning curves from logged metrics."""
 
 import pathlib
 
@@ -12,29 +12,30 @@ import numpy as np
 from lco_jax.reporting import statistics
 
 _COLOR = "#2563a8"
-# More points than this cannot be told apart on the picture.
+# Points of a curve; more cannot be distinguished in the figure.
 _MAX_POINTS = 100
 
 
-def binned(
+def bin_returns(
   steps: np.ndarray,
   returns: np.ndarray,
   episodes: np.ndarray,
   num_windows: int = _MAX_POINTS,
   gone: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Mean return per episode in windows of updates, seed by seed.
+  """Mean return per episode of each seed in windows of updates.
 
-  A window in which a seed finished no episode keeps its last known value; one
-  before its first finished episode is NaN.
+  A window without finished episodes repeats the seed's last value, or is NaN if
+  there is none yet.
 
   Args:
     steps: float[updates], environment steps.
-    returns: float[updates, seeds], mean episodic return, NaN where none ended.
+    returns: float[updates, seeds], mean return of the episodes that ended; NaN
+      if none ended.
     episodes: float[updates, seeds], number of episodes that ended.
-    num_windows: of equally many updates; no more than there are updates.
-    gone: bool[updates, seeds], whether a seed had stopped; a window in which it
-      had is NaN.
+    num_windows: number of windows of equal length; at most one per update.
+    gone: bool[updates, seeds], whether a seed had stopped; windows with such an
+      update are NaN.
 
   Returns:
     (steps [windows], returns [windows, seeds]).
@@ -58,11 +59,12 @@ def final_return(returns: np.ndarray, episodes: np.ndarray) -> np.ndarray:
   """Mean return per episode over the last tenth of training.
 
   Args:
-    returns: float[updates, seeds], mean episodic return, NaN where none ended.
+    returns: float[updates, seeds], mean return of the episodes that ended; NaN
+      if none ended.
     episodes: float[updates, seeds], number of episodes that ended.
 
   Returns:
-    float[seeds]; NaN for a seed that finished no episode.
+    float[seeds]; NaN for a seed without finished episodes.
   """
   last = -(-len(returns) // 10)
   count = episodes[-last:].sum(0)
@@ -87,9 +89,9 @@ def save_learning_curve(
     path: PNG file to write.
     steps: float[windows], environment steps of each seed.
     returns: float[windows, seeds].
-    title: above the picture.
-    x_label: what steps are.
-    y_label: what returns are.
+    title: title of the figure.
+    x_label: label of the steps.
+    y_label: label of the returns.
   """
   known = ~np.isnan(returns).any(axis=1)
   figure, axes = plt.subplots(figsize=(6.4, 4.0), dpi=150, layout="constrained")

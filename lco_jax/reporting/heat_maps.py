@@ -1,4 +1,4 @@
-"""Heat maps of a stability map: score and collapse side by side."""
+"""Heat maps of scores and collapsed runs, for stability maps."""
 
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -21,18 +21,18 @@ def save_heat_maps(
   limits: tuple[float, float],
   title: str,
 ) -> None:
-  """Draws for each algorithm how well it did, and how often it collapsed.
+  """Draws the score and the share of collapsed runs of each algorithm.
 
   Args:
-    paths: files to write, PNG or SVG by their names.
+    paths: files to write, PNG or SVG by their suffix.
     maps: {algorithm: (score [rows, rates], share of collapsed runs [rows,
       rates])}.
-    row_label: name of the setting that rows differ in.
-    rows: its values.
+    row_label: name of the setting that varies over rows.
+    rows: values of that setting.
     rates: learning rates.
-    score_label: what the score is.
+    score_label: label of the score.
     limits: scores at the ends of the colour scale.
-    title: above the picture.
+    title: title of the figure.
   """
   figure, axes = plt.subplots(
     len(maps),
@@ -44,7 +44,10 @@ def save_heat_maps(
     sharey=True,
     squeeze=False,
   )
-  scales = (("viridis", *limits, _number), ("Reds", 0.0, 1.0, "{:.0%}".format))
+  scales = (
+    ("viridis", *limits, _format_number),
+    ("Reds", 0.0, 1.0, "{:.0%}".format),
+  )
   for (algorithm, values), panels in zip(maps.items(), axes, strict=True):
     for panel, shown, scale in zip(panels, values, scales, strict=True):
       image = _draw(panel, shown, *scale)
@@ -58,7 +61,7 @@ def save_heat_maps(
         )  # fmt: skip
     panels[0].set_title(algorithm, loc="left", fontsize=11, fontweight="bold")
     panels[0].set_ylabel(row_label)
-    # The best cell of each algorithm.
+    # Mark the best cell of each algorithm.
     best = np.unravel_index(np.argmax(values[0]), values[0].shape)
     panels[0].add_patch(
       plt.Rectangle(
@@ -75,7 +78,7 @@ def save_heat_maps(
 
 
 def _draw(panel, values: np.ndarray, colors: str, low, high, text):
-  """A heat map with its numbers written into it."""
+  """Draws a heat map with the value in each cell."""
   image = panel.imshow(
     values, cmap=colors, vmin=low, vmax=high, aspect="auto", origin="lower"
   )
@@ -95,5 +98,5 @@ def _draw(panel, values: np.ndarray, colors: str, low, high, text):
   return image
 
 
-def _number(value: float) -> str:
+def _format_number(value: float) -> str:
   return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"

@@ -1,4 +1,4 @@
-"""Intervals of algorithms on tasks, side by side."""
+"""Plots of algorithms' scores and intervals on several tasks."""
 
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -19,13 +19,13 @@ def save_intervals(
   scores: Mapping[str, np.ndarray],
   title: str,
 ) -> None:
-  """Draws the intervals on each task, and how all runs are distributed.
+  """Draws intervals on each task and the performance profile over all tasks.
 
   Args:
-    paths: files to write; the ending says the format.
+    paths: files to write; the suffix determines the format.
     results: {task: {algorithm: result}}.
-    scores: {algorithm: float[tasks, seeds]}, from `normalized`.
-    title: above all.
+    scores: {algorithm: float[tasks, seeds]}, from `normalize`.
+    title: title of the figure.
   """
   names = list(scores)
   colors = plt.colormaps["turbo"](np.linspace(0, 1, max(len(names), 2)))

@@ -1,4 +1,4 @@
-"""The picture of the idea: losses along one logit, convex or not."""
+"""Figure of losses along one logit, convex or not."""
 
 import pathlib
 from collections.abc import Mapping
@@ -29,7 +29,7 @@ def save_landscape(
 
   Args:
     path: PNG file to write.
-    logit: float[points], the logit that is varied.
+    logit: float[points], values of the logit.
     curves: {name: (loss [points], slope [points])}.
     start: logit of the behaviour policy.
     target: logit of the optimal policy.

@@ -96,7 +96,7 @@ def load(path: pathlib.Path) -> Run | None:
     names = file.readline().strip().split(",")[3:]
     if not file.readline():
       return None
-  score = stability.score_of(path)
+  score = stability.find_score(path)
   logged = run_directory.read_metrics(path, names)
   steps = logged.pop("env_steps")
   gone = np.isnan(logged["policy_loss"])
@@ -104,7 +104,7 @@ def load(path: pathlib.Path) -> Run | None:
   metrics = {}
   for name, values in logged.items():
     counted = logged.get(finiteness.count_of(name), always)
-    at, metrics[name] = curves.binned(
+    at, metrics[name] = curves.bin_returns(
       steps, values, np.where(np.isnan(values), 0.0, counted), _WINDOWS, gone
     )
   counted = logged.get(finiteness.count_of(score), always)

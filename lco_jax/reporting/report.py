@@ -1,6 +1,6 @@
-"""What runs came to: one page, figures and tables.
+"""Report of runs: an HTML page, figures and tables.
 
-Scores are returns, or shares of right answers. Seeds are never dropped.
+Scores are returns or shares of right answers. Seeds are never dropped.
 """
 
 import csv
@@ -21,10 +21,10 @@ import numpy as np
 from lco_jax.reporting import recorded, statistics, tables
 from lco_jax.reporting.recorded import Run
 
-_LEGEND_CHARACTERS = 110  # Of a line below the figure.
+_LEGEND_CHARACTERS = 110  # Per line below the figure.
 _PAGE = pathlib.Path(__file__).with_name("page.html")
-# Settings that say nothing about what was trained.
-_ASIDE = (
+# Settings that labels omit, because they do not affect training.
+_UNLABELLED = (
   *recorded.NOT_TRAINED,
   "init_from",
   "verifier_from",
@@ -35,11 +35,11 @@ _ASIDE = (
 )
 
 
-def labels(runs: Sequence[Run]) -> list[str]:
-  """Names that tell runs apart: the algorithm, and settings that differ.
+def make_labels(runs: Sequence[Run]) -> list[str]:
+  """Makes distinct labels: the algorithm and the settings that differ.
 
   Args:
-    runs: all of a report; settings are compared within a problem.
+    runs: all runs of a report; settings are compared within a problem.
   """
   result = []
   for run in runs:
@@ -48,7 +48,7 @@ def labels(runs: Sequence[Run]) -> list[str]:
     differing = [
       name
       for name, value in run.settings.items()
-      if name not in _ASIDE
+      if name not in _UNLABELLED
       and any(other.settings.get(name) != value for other in alike)
     ]
     parts = [run.algorithm]
@@ -58,22 +58,22 @@ def labels(runs: Sequence[Run]) -> list[str]:
       if run.settings[name] is not None
     ]
     result.append(" ".join(parts))
-  # What is still alike differs in its directory alone.
+  # Runs with equal labels differ only in their directories.
   names = [
     (run.problem, label) for run, label in zip(runs, result, strict=True)
   ]
   return [
-    f"{label} ({_directories(run)})"
+    f"{label} ({_join_paths(run)})"
     if names.count((run.problem, label)) > 1
     else label
     for run, label in zip(runs, result, strict=True)
   ]
 
 
-def summaries(runs: Sequence[Run]) -> list[dict]:
-  """A line for each run: what its seeds came to, best first by problem."""
+def summarize_runs(runs: Sequence[Run]) -> list[dict]:
+  """Makes a row of scores per run, ordered by problem, best run first."""
   rows = []
-  for run, label in zip(runs, labels(runs), strict=True):
+  for run, label in zip(runs, make_labels(runs), strict=True):
     scores = statistics.summarize(run.final)
     rows.append(
       {
@@ -86,9 +86,9 @@ def summaries(runs: Sequence[Run]) -> list[dict]:
         "high": scores["ci95"][1],
         "worst": None if np.isnan(run.final).any() else float(run.final.min()),
         "stopped": int(np.isnan(run.final).sum()),
-        **_evaluated(run, "greedy"),
-        **_evaluated(run, "sampled"),
-        "directory": _directories(run),
+        **_summarize_evaluation(run, "greedy"),
+        **_summarize_evaluation(run, "sampled"),
+        "directory": _join_paths(run),
       }
     )
   return sorted(
@@ -100,8 +100,8 @@ def summaries(runs: Sequence[Run]) -> list[dict]:
   )
 
 
-def _evaluated(run: Run, name: str) -> dict[str, float | None]:
-  """IQM of what the learned policies came to, and its interval."""
+def _summarize_evaluation(run: Run, name: str) -> dict[str, float | None]:
+  """Computes the IQM of an evaluation's scores and its interval."""
   columns = name, f"{name} low", f"{name} high"
   if name not in run.evaluated:
     return dict.fromkeys(columns)
@@ -109,16 +109,16 @@ def _evaluated(run: Run, name: str) -> dict[str, float | None]:
   return dict(zip(columns, (scores["iqm"], *scores["ci95"]), strict=True))
 
 
-def _directories(run: Run) -> str:
+def _join_paths(run: Run) -> str:
   return ", ".join(map(str, run.paths))
 
 
-def comparisons(runs: Sequence[Run]) -> list[dict]:
-  """Each algorithm's best run against every other's, problem by problem.
+def compare_runs(runs: Sequence[Run]) -> list[dict]:
+  """Compares the algorithms' best runs pairwise on each problem.
 
-  Runs are taken at their best IQM, which favours algorithms with more of them,
-  among those of which no seed stopped; p-values are of paired permutation tests
-  over the seeds that two runs share, corrected over all comparisons.
+  The best run has the highest IQM of the runs without stopped seeds, which
+  favours algorithms with more runs. p-values are from paired permutation tests
+  on runs with the same seeds, corrected for the number of comparisons.
   """
   rows = []
   for problem in sorted({run.problem for run in runs}):
@@ -153,7 +153,7 @@ def comparisons(runs: Sequence[Run]) -> list[dict]:
         )
   tested = [row for row in rows if row["p"] is not None]
   if tested:
-    adjusted = statistics.adjusted_p_values(
+    adjusted = statistics.adjust_p_values(
       np.array([row["p"] for row in tested])
     )
     for row, value in zip(tested, adjusted, strict=True):
@@ -162,31 +162,33 @@ def comparisons(runs: Sequence[Run]) -> list[dict]:
 
 
 def write(runs: Sequence[Run], out: pathlib.Path) -> None:
-  """Writes report.html, scores as CSV and Markdown, and a figure a problem.
+  """Writes report.html, tables as CSV and Markdown, and a figure per problem.
 
   Args:
     runs: from `recorded.joined`.
-    out: directory, which exists.
+    out: existing directory.
   """
-  rows, pairs = summaries(runs), comparisons(runs)
+  rows, pairs = summarize_runs(runs), compare_runs(runs)
   for name, table in (("scores", rows), ("comparisons", pairs)):
     with open(out / f"{name}.csv", "w", newline="") as file:
       writer = csv.DictWriter(file, list(table[0]) if table else [])
       writer.writeheader()
       writer.writerows(table)
-  (out / "scores.md").write_text(tables.markdown(_shown(rows)) + "\n")
+  (out / "scores.md").write_text(
+    tables.format_markdown(_format_scores(rows)) + "\n"
+  )
   if pairs:
     (out / "comparisons.md").write_text(
-      tables.markdown(_compared(pairs)) + "\n"
+      tables.format_markdown(_format_comparisons(pairs)) + "\n"
     )
   for problem in sorted({run.problem for run in runs}):
     _save_figure(
       out,
       problem,
-      [pair for pair in zip(runs, labels(runs), strict=True)
+      [pair for pair in zip(runs, make_labels(runs), strict=True)
        if pair[0].problem == problem],
     )  # fmt: skip
-  best = [id(run) for run in _best(runs)]
+  best = [id(run) for run in _select_best(runs)]
   content = {
     "runs": [
       {
@@ -197,24 +199,25 @@ def write(runs: Sequence[Run], out: pathlib.Path) -> None:
         "score": run.score,
         "steps": run.steps.tolist(),
         "metrics": {
-          name: _summarized(values) for name, values in run.metrics.items()
+          name: _summarize_windows(values)
+          for name, values in run.metrics.items()
         },
       }
-      for run, label in zip(runs, labels(runs), strict=True)
+      for run, label in zip(runs, make_labels(runs), strict=True)
     ]
   }
   page = string.Template(_PAGE.read_text()).substitute(
-    # Inside a script element only "<" could end it.
+    # Escape "<", which could end the script element.
     data=json.dumps(content, allow_nan=False, separators=(",", ":")).replace(
       "<", "\\u003c"
     ),
-    scores=_html_table(_shown(rows)),
-    comparisons=_html_table(_compared(pairs)) if pairs else "",
+    scores=_html_table(_format_scores(rows)),
+    comparisons=_html_table(_format_comparisons(pairs)) if pairs else "",
   )
   (out / "report.html").write_text(page)
 
 
-def _shown(rows: Sequence[Mapping]) -> list[dict]:
+def _format_scores(rows: Sequence[Mapping]) -> list[dict]:
   evaluated = [
     name
     for name in ("greedy", "sampled")
@@ -225,11 +228,11 @@ def _shown(rows: Sequence[Mapping]) -> list[dict]:
       "problem": row["problem"],
       "run": row["run"],
       "seeds": row["seeds"],
-      "IQM [95%]": tables.interval(row["IQM"], row["low"], row["high"]),
-      "worst": tables.short(row["worst"]),
+      "IQM [95%]": tables.format_interval(row["IQM"], row["low"], row["high"]),
+      "worst": tables.format_number(row["worst"]),
       "stopped": row["stopped"],
       **{
-        name: tables.interval(
+        name: tables.format_interval(
           row[name], row[f"{name} low"], row[f"{name} high"]
         )
         for name in evaluated
@@ -239,23 +242,23 @@ def _shown(rows: Sequence[Mapping]) -> list[dict]:
   ]
 
 
-def _compared(pairs: Sequence[Mapping]) -> list[dict]:
+def _format_comparisons(pairs: Sequence[Mapping]) -> list[dict]:
   return [
     {
       "problem": row["problem"],
       "better": row["better"],
       "than": row["than"],
-      "probability [95%]": tables.interval(
+      "probability [95%]": tables.format_interval(
         row["probability"], row["low"], row["high"]
       ),
-      "p (adjusted)": tables.short(row["p"]),
+      "p (adjusted)": tables.format_number(row["p"]),
     }
     for row in pairs
   ]
 
 
-def _summarized(values: np.ndarray) -> dict[str, list]:
-  """IQM of each window with its interval; None before all seeds have values."""
+def _summarize_windows(values: np.ndarray) -> dict[str, list]:
+  """Computes each window's IQM and interval, None until all seeds have one."""
   known = ~np.isnan(values).any(axis=1)
   result = {name: [None] * len(values) for name in ("mid", "low", "high")}
   if known.any():
@@ -270,8 +273,8 @@ def _summarized(values: np.ndarray) -> dict[str, list]:
 def _save_figure(
   out: pathlib.Path, problem: str, runs: Sequence[tuple[Run, str]]
 ) -> None:
-  """Learning curves of a problem: the best run of each algorithm."""
-  best = [id(run) for run in _best([run for run, _ in runs])]
+  """Draws the learning curves of each algorithm's best run on a problem."""
+  best = [id(run) for run in _select_best([run for run, _ in runs])]
   shown = [(run, label) for run, label in runs if id(run) in best]
   figure, axes = plt.subplots(figsize=(7.2, 4.4), dpi=120, layout="constrained")
   for index, (run, label) in enumerate(shown):
@@ -303,23 +306,23 @@ def _save_figure(
   plt.close(figure)
 
 
-def _best(runs: Sequence[Run]) -> list[Run]:
-  """The best run of each algorithm on each problem."""
+def _select_best(runs: Sequence[Run]) -> list[Run]:
+  """Selects the best run of each algorithm on each problem."""
   best: dict[tuple[str, str], Run] = {}
   for run in runs:
     key = run.problem, run.algorithm
-    if key not in best or _final(run) > _final(best[key]):
+    if key not in best or _compute_final(run) > _compute_final(best[key]):
       best[key] = run
   return list(best.values())
 
 
-def _final(run: Run) -> float:
+def _compute_final(run: Run) -> float:
   score = statistics.interquartile_mean(run.final)
   return -np.inf if np.isnan(score) else float(score)
 
 
 def _html_table(rows: Sequence[Mapping]) -> str:
-  """Rows as the inside of an HTML table."""
+  """Formats rows as the content of an HTML table."""
   head = "".join(f"<th>{html.escape(name)}</th>" for name in rows[0])
   body = "".join(
     "<tr>"

@@ -1,4 +1,4 @@
-"""Pictures of the exact laboratory: paths of policies, lengths of gradients."""
+"""Figures of the exact laboratory: policy paths and gradient norms."""
 
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -10,7 +10,7 @@ matplotlib.use("Agg")  # Files only; works without a display.
 import matplotlib.pyplot as plt
 import numpy as np
 
-# Corners of the triangle: actions, the best one on top.
+# Corners of the triangle, one per action, the best action on top.
 _CORNERS = np.array([[0.5, np.sqrt(0.75)], [0.0, 0.0], [1.0, 0.0]])
 _COLORS = ("#2563a8", "#c0392b", "#2e8b57", "#8e5ea2")
 
@@ -21,13 +21,13 @@ def save_paths(
   rewards: Sequence[float],
   title: str,
 ) -> None:
-  """Draws the paths that policies of three actions take under each loss.
+  """Draws each loss's paths of a policy over three actions.
 
   Args:
     path: PNG file to write.
     paths: {loss: probabilities [steps, 3] from each start}.
-    rewards: of the three actions, the best first.
-    title: above the picture.
+    rewards: rewards of the three actions, the best first.
+    title: title of the figure.
   """
   columns = min(3, len(paths))
   rows = -(-len(paths) // columns)
@@ -71,18 +71,18 @@ def save_paths(
 def save_gradient_norms(
   path: pathlib.Path, norms: Mapping[str, np.ndarray], title: str
 ) -> None:
-  """Draws the length of each loss' gradient along its own descent.
+  """Draws the gradient norm of each loss along its own descent.
 
   Args:
     path: PNG file to write.
-    norms: {loss: lengths [steps]}, drawn relative to the first.
-    title: above the picture.
+    norms: {loss: norms [steps]}, drawn relative to the first norm.
+    title: title of the figure.
   """
   figure, axes = plt.subplots(figsize=(8.4, 4.2), dpi=120, layout="constrained")
   colors = plt.get_cmap("tab10")
   for index, (name, own) in enumerate(norms.items()):
     relative = np.maximum(own / own[0], 1e-9)
-    # Some lie on each other.
+    # Different dashes keep curves that coincide visible.
     dashes = (0, (4, 1 + index))
     axes.plot(
       relative, label=name, linewidth=2, color=colors(index), linestyle=dashes

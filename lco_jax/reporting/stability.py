@@ -1,7 +1,8 @@
-"""Stability of training over learning rates and other settings.
+"""Stability of training over learning rates and another setting.
 
-A map has a cell for each algorithm, value of another setting (rows) and rate;
-a cell has several seeds. Arrays of a map: [rows, rates, seeds].
+An algorithm's map has a cell for each value of the other setting (rows) and
+each learning rate; a cell has several seeds. Its arrays are
+[rows, rates, seeds].
 """
 
 import dataclasses
@@ -14,17 +15,17 @@ from lco_jax.reporting import curves, statistics
 from lco_jax.runs import run_directory
 from lco_jax.training import finiteness
 
-# A run has collapsed if it lost so much of what it had gained at its best, if
-# that was at least so much of what the best of all runs gained.
+# A run has collapsed if it lost this share of its best gain, provided that its
+# best gain was at least this share of the best gain of all runs.
 _LOST = 0.5
 _MATERIAL = 0.1
-# Share of the best gain within which a cell counts as good.
+# A cell is good if its gain is below the best gain by at most this share.
 _NEAR_BEST = 0.05
 
 
 @dataclasses.dataclass(frozen=True)
 class Scores:
-  """What runs came to; arrays of any leading axes and seeds last.
+  """Scores of runs, with any leading axes and the seeds last.
 
   Attributes:
     final: float[..., seeds], mean score over the last tenth of training.
@@ -32,8 +33,8 @@ class Scores:
     best: float[..., seeds], highest mean score over a tenth of training.
     faulted: bool[..., seeds], whether an update was not finite.
     max_kl: float[..., seeds], largest KL(π_old ‖ π_new) of an update, nats.
-    entropy: float[..., seeds], of the rollouts in the last tenth, nats.
-    max_gradient_norm: float[..., seeds], largest of an update, before clipping.
+    entropy: float[..., seeds], mean over the last tenth's rollouts, nats.
+    max_gradient_norm: float[..., seeds], largest of all updates, unclipped.
   """
 
   final: np.ndarray
@@ -46,26 +47,26 @@ class Scores:
 
 
 def read_scores(workdir: pathlib.Path, floor: float) -> Scores:
-  """What the seeds of a run came to, from its metrics.csv.
+  """Reads the scores of a run's seeds from its metrics.csv.
 
   Args:
-    workdir: of a control or language run at one learning rate.
-    floor: score of a policy that knows nothing; what counts before a seed's
-      first score, and from an update that is not finite on.
+    workdir: directory of a control or language run at one learning rate.
+    floor: score of an untrained policy; replaces the score before a seed's
+      first one and after a non-finite update.
 
   Returns:
     Scores [seeds].
   """
-  score = score_of(workdir)
+  score = find_score(workdir)
   names = ["kl_old_new", "entropy", "policy_gradient_norm"]
   count = finiteness.count_of(score)
   if count:
     names.append(count)
   logged = run_directory.read_metrics(workdir, [score, *names])
-  # What is not finite is written as an empty cell, and so is all after it.
+  # The cells of a non-finite update and all later updates are empty.
   faulted = np.isnan(logged["kl_old_new"])
   counts = logged.get(count, np.ones_like(logged[score]))
-  _, windows = curves.binned(
+  _, windows = curves.bin_returns(
     logged["env_steps"],
     logged[score],
     np.where(faulted, 0.0, counts),
@@ -85,18 +86,18 @@ def read_scores(workdir: pathlib.Path, floor: float) -> Scores:
   )
 
 
-def floor_of(workdirs: Sequence[pathlib.Path]) -> float:
-  """Score of a policy that knows nothing: the least mean of a first tenth.
+def estimate_floor(workdirs: Sequence[pathlib.Path]) -> float:
+  """Estimates an untrained policy's score: the lowest mean of a first tenth.
 
   Args:
-    workdirs: of runs on the same problem.
+    workdirs: directories of runs on the same problem.
 
   Raises:
     ValueError: if no run has a score in its first tenth.
   """
   found = []
   for workdir in workdirs:
-    score = score_of(workdir)
+    score = find_score(workdir)
     values = run_directory.read_metrics(workdir, [score])[score]
     first = values[: -(-len(values) // 10)]
     if not np.isnan(first).all():
@@ -108,8 +109,8 @@ def floor_of(workdirs: Sequence[pathlib.Path]) -> float:
   return min(found)
 
 
-def score_of(workdir: pathlib.Path) -> str:
-  """The metric that a run is judged by: its return, or share of right answers.
+def find_score(workdir: pathlib.Path) -> str:
+  """Finds the metric that scores a run: return or share of right answers.
 
   Raises:
     ValueError: if the run has neither.
@@ -122,11 +123,11 @@ def score_of(workdir: pathlib.Path) -> str:
   raise ValueError(f"{workdir}: metrics.csv has no score")
 
 
-def stacked(scores: list) -> Scores:
-  """Scores of [...] as one of [len(scores), ...]; lists may be nested."""
+def stack_scores(scores: list) -> Scores:
+  """Stacks (nested) lists of Scores along new leading axes."""
   if isinstance(scores, Scores):
     return scores
-  inner = [stacked(item) for item in scores]
+  inner = [stack_scores(item) for item in scores]
   return Scores(
     **{
       field.name: np.stack([getattr(item, field.name) for item in inner])
@@ -135,26 +136,27 @@ def stacked(scores: list) -> Scores:
   )
 
 
-def collapsed(
+def detect_collapse(
   scores: Scores,
   floor: float,
   ceiling: float,
   min_entropy: float = 0.0,
   max_gradient_norm: float = np.inf,
 ) -> np.ndarray:
-  """Whether runs had learned something and lost it, or went out of bounds.
+  """Detects runs that lost their gains or left the given bounds.
 
-  A run has collapsed if an update was not finite; if it lost half of what it
-  had gained at its best, that being a tenth of the ceiling's gain or more; if
-  it has become certain (entropy) of what is worth less than half of that gain;
-  or if a gradient was too large.
+  A run has collapsed if
+  * an update was not finite;
+  * it lost half of its best gain, which was at least a tenth of the ceiling's;
+  * its entropy fell below the bound and its gain below half of the ceiling's;
+  * or a gradient was too large.
 
   Args:
-    scores: of runs.
-    floor: score of a policy that knows nothing.
-    ceiling: best score that any run came to.
-    min_entropy: that of a policy that is certain, nats; 0 for no bound.
-    max_gradient_norm: before clipping; infinite for no bound.
+    scores: scores of runs.
+    floor: score of an untrained policy.
+    ceiling: best score of all runs.
+    min_entropy: bound on the entropy, nats; 0 for no bound.
+    max_gradient_norm: bound before clipping; infinite for no bound.
 
   Returns:
     bool[..., seeds].
@@ -177,15 +179,15 @@ def robustness_area(
 
   Args:
     final: float[..., rows, rates, seeds].
-    floor: score of a policy that knows nothing.
-    ceiling: best score that any cell of any algorithm came to.
+    floor: score of an untrained policy.
+    ceiling: best score of all cells of all algorithms.
 
   Returns:
     float[...], in [0, 1].
   """
   good = ceiling - _NEAR_BEST * (ceiling - floor)
   near = statistics.interquartile_mean(final) >= good
-  near = near & (ceiling > floor)  # Where nothing was learned, nothing is good.
+  near = near & (ceiling > floor)  # No cell is good if nothing was learned.
   return near.mean(axis=(-2, -1))
 
 
@@ -194,12 +196,12 @@ def robustness_interval(
 ) -> tuple[float, float]:
   """95% bootstrap interval of one algorithm's robustness area, over seeds.
 
-  Seeds are resampled within every cell; cells are as they were chosen.
+  Resamples the seeds of every cell; the cells stay fixed.
 
   Args:
     final: float[rows, rates, seeds].
-    floor: as of `robustness_area`.
-    ceiling: as of `robustness_area`.
+    floor: see `robustness_area`.
+    ceiling: see `robustness_area`.
   """
   low, high = statistics.stratified_interval(
     lambda drawn: robustness_area(drawn, floor, ceiling), final

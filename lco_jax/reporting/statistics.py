@@ -1,7 +1,7 @@
-"""Statistics over seeds, and over tasks: means, intervals, comparisons.
+"""Statistics over seeds and tasks: means, intervals, comparisons.
 
-Seeds are the last axis, and tasks, where several are taken together, the one
-before. Source: Agarwal et al. 2021, arXiv:2108.13264.
+The last axis is seeds; the axis before it, if needed, is tasks.
+Source: Agarwal et al. 2021, arXiv:2108.13264.
 """
 
 from collections.abc import Callable
@@ -11,11 +11,11 @@ import scipy.stats
 
 
 def interquartile_mean(scores: np.ndarray, axis: int = -1) -> np.ndarray:
-  """Mean of the middle half of the seeds, robust to outliers on either side.
+  """Mean of the middle half of the seeds, robust to outliers.
 
   Args:
     scores: float[..., seeds].
-    axis: that of the seeds.
+    axis: axis of the seeds.
 
   Returns:
     float[...].
@@ -28,7 +28,7 @@ def bootstrap_interval(
 ) -> tuple[np.ndarray, np.ndarray]:
   """Percentile bootstrap interval of the interquartile mean over seeds.
 
-  The resampling is seeded, so a report gives the same interval every time.
+  The resampling is seeded, so repeated reports give the same interval.
 
   Args:
     scores: float[..., seeds].
@@ -36,7 +36,7 @@ def bootstrap_interval(
     num_resamples: bootstrap resamples of the seeds.
 
   Returns:
-    (low, high), float[...] each; both the score itself for a single seed.
+    (low, high), float[...] each; both equal the score if there is one seed.
   """
   scores = np.asarray(scores, np.float64)
   if scores.shape[-1] == 1:
@@ -59,14 +59,14 @@ def stratified_interval(
   confidence: float = 0.95,
   num_resamples: int = 2000,
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Percentile bootstrap interval of a statistic of several tasks' seeds.
+  """Percentile bootstrap interval of a statistic over tasks and seeds.
 
-  Seeds are resampled within each task, and for each algorithm apart: tasks are
-  what was asked about, and stay.
+  Resamples the seeds of each task and algorithm independently; the tasks stay
+  fixed.
 
   Args:
-    statistic: arrays as `scores` → float[...].
-    *scores: float[..., tasks, seeds], of one algorithm each.
+    statistic: arrays with the shapes of `scores` → float[...].
+    *scores: float[..., tasks, seeds], one array per algorithm.
     confidence: coverage in (0, 1).
     num_resamples: bootstrap resamples.
 
@@ -75,12 +75,12 @@ def stratified_interval(
   """
   rng = np.random.default_rng(0)
 
-  def resampled(own):
+  def resample(own):
     drawn = rng.integers(own.shape[-1], size=own.shape)
     return np.take_along_axis(own, drawn, axis=-1)
 
   found = [
-    statistic(*(resampled(own) for own in scores)) for _ in range(num_resamples)
+    statistic(*(resample(own) for own in scores)) for _ in range(num_resamples)
   ]
   tail = (1 - confidence) / 2
   low, high = np.quantile(found, [tail, 1 - tail], axis=0)
@@ -88,14 +88,14 @@ def stratified_interval(
 
 
 def probability_of_improvement(x: np.ndarray, y: np.ndarray) -> float:
-  """Probability that a run of X beats one of Y on a task, over all tasks.
+  """Probability that a run of X beats a run of Y, averaged over tasks.
 
   Args:
     x: float[tasks, seeds], scores of X.
     y: float[tasks, seeds], scores of Y; ties count half.
 
   Returns:
-    In [0, 1]; 0.5 where neither is better.
+    In [0, 1]; 0.5 if neither is better.
   """
   better = x[..., :, None] > y[..., None, :]
   equal = x[..., :, None] == y[..., None, :]
@@ -105,7 +105,7 @@ def probability_of_improvement(x: np.ndarray, y: np.ndarray) -> float:
 def performance_profile(
   scores: np.ndarray, thresholds: np.ndarray
 ) -> np.ndarray:
-  """Share of runs, over all tasks, that score more than each threshold.
+  """Share of all tasks' runs that score above each threshold.
 
   Args:
     scores: float[tasks, seeds].
@@ -120,18 +120,18 @@ def performance_profile(
 def paired_p_value(x: np.ndarray, y: np.ndarray) -> float:
   """Two-sided permutation test of two algorithms on the same seeds.
 
-  Under the null hypothesis the two scores of a seed could be swapped. Exact for
-  up to a dozen seeds; of n seeds no p-value is below 2 / 2ⁿ.
+  Under the null hypothesis, a seed's two scores are exchangeable. The test is
+  exact for up to a dozen seeds; with n seeds the smallest p-value is 2 / 2ⁿ.
 
   Args:
     x: float[seeds].
-    y: float[seeds], of the same seeds.
+    y: float[seeds], with the same seeds.
 
   Returns:
     The p-value of the difference of means.
   """
   if len(x) < 2 or np.array_equal(x, y):
-    return 1.0  # No swap tells them apart.
+    return 1.0  # Swapping cannot change the difference.
   return float(
     scipy.stats.permutation_test(
       (x, y),
@@ -144,33 +144,33 @@ def paired_p_value(x: np.ndarray, y: np.ndarray) -> float:
   )
 
 
-def adjusted_p_values(p_values: np.ndarray) -> np.ndarray:
-  """Benjamini and Hochberg's correction for many comparisons.
+def adjust_p_values(p_values: np.ndarray) -> np.ndarray:
+  """Benjamini and Hochberg's correction for multiple comparisons.
 
   Args:
     p_values: float[comparisons].
 
   Returns:
-    float[comparisons]; rejecting those ≤ q keeps the expected share of false
-    ones among the rejected below q.
+    float[comparisons]; rejecting all values ≤ q bounds the expected share of
+    false rejections by q.
   """
   return scipy.stats.false_discovery_control(p_values, method="bh")
 
 
 def summarize(per_seed: np.ndarray) -> dict:
-  """One score per seed as plain numbers for a summary file.
+  """Summarizes one score per seed as plain numbers for a summary file.
 
   Args:
     per_seed: float[seeds].
 
   Returns:
-    {"per_seed", "mean", "iqm", "ci95"}; ci95 is the interval of the IQM. Where
-    a seed has no finite score, as when no episode ended, it and all that is
-    computed from it are None.
+    {"per_seed", "mean", "iqm", "ci95"}; ci95 is the interval of the IQM. If a
+    seed has no finite score, for example because no episode ended, its score
+    and all statistics are None.
   """
   per_seed = np.asarray(per_seed, np.float64)
   if not np.isfinite(per_seed).all():
-    # JSON has no NaN; and a seed without a score must not be dropped.
+    # JSON has no NaN, and dropping a seed without a score would bias the mean.
     scores = [float(x) if np.isfinite(x) else None for x in per_seed]
     return {"per_seed": scores, "mean": None, "iqm": None, "ci95": [None, None]}
   low, high = bootstrap_interval(per_seed)

@@ -1,12 +1,12 @@
-"""Tables that fit a terminal."""
+"""Text tables of runs and evaluations."""
 
 from collections.abc import Mapping, Sequence
 
 _WIDEST = 22
 
 
-def run_summary(summary: Mapping) -> str:
-  """A run's results as a table.
+def format_run(summary: Mapping) -> str:
+  """Formats a control run's results as a table.
 
   Args:
     summary: content of summary.json.
@@ -28,13 +28,13 @@ def run_summary(summary: Mapping) -> str:
     f"evaluated on {evaluation['episodes']} episodes a seed"
     f" ({evaluation['backend']})",
     "",
-    *_scores("return", rows),
+    *_format_scores("return", rows),
   ]
   return "\n".join([*lines, ""])
 
 
-def language_summary(summary: Mapping) -> str:
-  """A language run's results and some of its completions as tables.
+def format_language_run(summary: Mapping) -> str:
+  """Formats a language run's results and example completions as tables.
 
   Args:
     summary: content of summary.json.
@@ -58,51 +58,53 @@ def language_summary(summary: Mapping) -> str:
       f"evaluated on {found['problems']} {found['split']} problems,"
       f" {found['samples']} samples of each",
       "",
-      *_scores("accuracy", rows),
+      *_format_scores("accuracy", rows),
       "",
       "greedy by difficulty: " + ", ".join(f"{k}: {v:.2f}" for k, v in levels),
       "",
-      completions(found["examples"]),
+      format_completions(found["examples"]),
       "",
     ]
   )
 
 
-def accuracy(evaluation: Mapping) -> str:
-  """A language evaluation in one line."""
-  each = " ".join(_cell(score) for score in evaluation["per_seed"])
+def format_accuracy(evaluation: Mapping) -> str:
+  """Formats a language evaluation in one line."""
+  each = " ".join(_format_cell(score) for score in evaluation["per_seed"])
   return (
     f"greedy accuracy on {evaluation['problems']} {evaluation['split']}"
-    f" problems {_cell(evaluation['greedy'])} (seeds: {each})"
+    f" problems {_format_cell(evaluation['greedy'])} (seeds: {each})"
   )
 
 
-def _scores(what: str, rows: Sequence[tuple[str, Mapping]]) -> list[str]:
-  """A line for each (label, statistics over seeds), and one above them."""
+def _format_scores(
+  title: str, rows: Sequence[tuple[str, Mapping]]
+) -> list[str]:
+  """Formats a header and a line for each (label, statistics over seeds)."""
   lines = [
-    f"{what:<22}{'mean':>8}{'IQM':>8}  {'95% interval':<18}"
+    f"{title:<22}{'mean':>8}{'IQM':>8}  {'95% interval':<18}"
     f"{'worst seed':>11}{'best':>8}"
   ]
   for label, result in rows:
     known = [score for score in result["per_seed"] if score is not None]
-    low, high = (_cell(bound) for bound in result["ci95"])
+    low, high = (_format_cell(bound) for bound in result["ci95"])
     lines.append(
-      f"{label:<22}{_cell(result['mean']):>8}{_cell(result['iqm']):>8}"
+      f"{label:<22}{_format_cell(result['mean']):>8}{_format_cell(result['iqm']):>8}"
       f"  {f'[{low}, {high}]':<18}"
-      f"{_cell(min(known, default=None)):>11}"
-      f"{_cell(max(known, default=None)):>8}"
+      f"{_format_cell(min(known, default=None)):>11}"
+      f"{_format_cell(max(known, default=None)):>8}"
     )
   return lines
 
 
-def completions(examples: Sequence[tuple[str, str, str, bool]]) -> str:
-  """Completions beside the right answers.
+def format_completions(examples: Sequence[tuple[str, str, str, bool]]) -> str:
+  """Formats completions beside the right answers.
 
   Args:
     examples: (prompt, right answer, completion, whether it is right).
   """
   shown = [
-    [_cut(text) for text in (prompt, completion, answer)]
+    [_truncate(text) for text in (prompt, completion, answer)]
     + ["right" if right else "wrong"]
     for prompt, answer, completion, right in examples
   ]
@@ -116,33 +118,35 @@ def completions(examples: Sequence[tuple[str, str, str, bool]]) -> str:
   )
 
 
-def _cut(text: str) -> str:
-  """At most as much as three of fit beside each other, in one line."""
+def _truncate(text: str) -> str:
+  """Shortens a text to one line of at most `_WIDEST` characters."""
   text = " ".join(text.splitlines())
   return text if len(text) <= _WIDEST else text[: _WIDEST - 1] + "…"
 
 
-def _cell(value: float | None) -> str:
+def _format_cell(value: float | None) -> str:
   return "–" if value is None else f"{value:.4g}"
 
 
-def markdown(rows: Sequence[Mapping[str, object]]) -> str:
-  """A Markdown table; the columns are the keys of the first row."""
+def format_markdown(rows: Sequence[Mapping[str, object]]) -> str:
+  """Formats a Markdown table; the first row's keys are the columns."""
   columns = list(rows[0])
   cells = [columns, ["---"] * len(columns)]
   cells += [[str(row[column]) for column in columns] for row in rows]
   return "\n".join("| " + " | ".join(row) + " |" for row in cells)
 
 
-def interval(
+def format_interval(
   middle: float | None, low: float | None, high: float | None
 ) -> str:
-  """A score with its interval: middle [low, high]."""
-  return f"{short(middle)} [{short(low)}, {short(high)}]"
+  """Formats a score with its interval: middle [low, high]."""
+  return (
+    f"{format_number(middle)} [{format_number(low)}, {format_number(high)}]"
+  )
 
 
-def short(value: float | None) -> str:
-  """Three places, without the zero before them; of large numbers one."""
+def format_number(value: float | None) -> str:
+  """Formats a number: .123, 1.234 or, from 100 upwards, 1,234.5."""
   if value is None:
     return "–"
   if abs(value) >= 100:

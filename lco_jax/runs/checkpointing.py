@@ -1,9 +1,9 @@
-"""Checkpoints: a pytree of arrays on disk, whole and unchanged or not at all.
+"""Checkpoints: pytrees of arrays on disk, complete and verified.
 
-Orbax writes the arrays; around it stands what it leaves to its user. A
-checkpoint is written beside the others and renamed when complete, with a
-manifest: the SHA-256 of every file, path, dtype and shape of every leaf, and
-the fingerprint of the configuration. Nothing is restored that does not match.
+Orbax writes the arrays. This module adds atomicity and verification: it writes
+a checkpoint to a temporary directory, renames it when complete, and stores a
+manifest with the SHA-256 of every file, path, dtype and shape of every leaf,
+and the configuration's fingerprint. Restoring checks the whole manifest.
 """
 
 import dataclasses
@@ -25,23 +25,23 @@ _PARTIAL = "partial-"
 
 
 class CheckpointError(RuntimeError):
-  """A checkpoint cannot be written, or is not what it should be."""
+  """A checkpoint cannot be written, or does not match its manifest."""
 
 
 def fingerprint(config: Mapping) -> str:
-  """SHA-256 of a configuration of plain values, in hexadecimal digits."""
+  """SHA-256 of a configuration with plain values, in hexadecimal digits."""
   text = json.dumps(config, sort_keys=True, allow_nan=False)
   return hashlib.sha256(text.encode()).hexdigest()
 
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoints:
-  """The checkpoints of one run; only one process may write them.
+  """Checkpoints of one run, written by one process only.
 
   Attributes:
-    directory: holds a directory for each step, named by its number.
-    fingerprint: of the run's configuration.
-    keep: how many of the newest stay.
+    directory: contains a directory per step, named by the step's number.
+    fingerprint: fingerprint of the run's configuration.
+    keep: number of newest checkpoints to keep.
   """
 
   directory: pathlib.Path
@@ -49,17 +49,17 @@ class Checkpoints:
   keep: int
 
   def steps(self) -> list[int]:
-    """Steps that can be restored, ascending.
+    """Lists the steps that can be restored, ascending.
 
     Raises:
-      CheckpointError: if something else than a checkpoint lies among them.
+      CheckpointError: if the directory contains anything but checkpoints.
     """
     if not self.directory.exists():
       return []
     found = []
     for path in self.directory.iterdir():
       if path.name.startswith(_PARTIAL):
-        continue  # A save that was cut short; the next one removes it.
+        continue  # An interrupted save, which the next save removes.
       if (
         path.is_symlink()
         or not path.name.isdecimal()
@@ -70,15 +70,15 @@ class Checkpoints:
     return sorted(found)
 
   def save(self, step: int, tree: Any, notes: Mapping) -> None:
-    """Writes a checkpoint, then removes what is older than the newest `keep`.
+    """Writes a checkpoint, then removes all but the newest `keep`.
 
     Args:
-      step: its number; one that exists stays as it is.
+      step: number of the checkpoint; an existing one is not rewritten.
       tree: pytree of NumPy arrays.
-      notes: plain values to be kept with it.
+      notes: plain values to store with it.
 
     Raises:
-      CheckpointError: if it cannot be written; earlier ones are unharmed.
+      CheckpointError: if it cannot be written; earlier checkpoints stay intact.
     """
     if step in self.steps():
       return
@@ -88,18 +88,18 @@ class Checkpoints:
       for left_over in self.directory.glob(f"{_PARTIAL}*"):
         shutil.rmtree(left_over)
       partial.mkdir()
-      leaves = _named_leaves(tree)
-      # Synchronous: it is on disk when this returns, or an error was raised.
-      with _checkpointer() as checkpointer:
+      leaves = _flatten(tree)
+      # Save synchronously: the data is on disk afterwards, or this raises.
+      with _make_checkpointer() as checkpointer:
         checkpointer.save(
           (partial / _ARRAYS).absolute(),
-          args=ocp.args.StandardSave(_without_empty(leaves)),
+          args=ocp.args.StandardSave(_drop_empty(leaves)),
         )
       manifest = {
         "step": step,
         "fingerprint": self.fingerprint,
-        "leaves": _descriptions(leaves),
-        "files": _digests(partial / _ARRAYS, sync=True),
+        "leaves": _describe(leaves),
+        "files": _hash_files(partial / _ARRAYS, sync=True),
         "notes": dict(notes),
       }
       with open(partial / _MANIFEST, "w") as file:
@@ -107,7 +107,7 @@ class Checkpoints:
         file.flush()
         os.fsync(file.fileno())
       partial.rename(self.directory / str(step))
-    except Exception as error:  # Orbax passes on whatever its layers raise.
+    except Exception as error:  # Orbax raises many exception types.
       shutil.rmtree(partial, ignore_errors=True)
       raise CheckpointError(
         f"checkpoint {self.directory / str(step)} could not be written:"
@@ -117,31 +117,31 @@ class Checkpoints:
       self._remove(old)
 
   def remove_after(self, step: int) -> None:
-    """Removes what is newer than a step: a run that goes on from it."""
+    """Removes all checkpoints after a step, from which a run continues."""
     for newer in self.steps():
       if newer > step:
         self._remove(newer)
 
   def _remove(self, step: int) -> None:
-    # By way of a name that is never restored: half a directory is none.
+    # Rename first, so an interrupted removal leaves no damaged checkpoint.
     gone = self.directory / f"{_PARTIAL}{step}"
     (self.directory / str(step)).rename(gone)
     shutil.rmtree(gone)
 
   def restore(self, like: Any, step: int | None = None) -> tuple[int, Any, Any]:
-    """Reads a checkpoint back, bit for bit.
+    """Restores a checkpoint bit for bit.
 
     Args:
-      like: pytree of NumPy arrays with the structure, shapes and dtypes to
-        expect; its values stand in for leaves without elements.
-      step: which; None for the newest.
+      like: pytree of NumPy arrays with the expected structure, shapes and
+        dtypes; also provides the leaves without elements.
+      step: number of the checkpoint; None for the newest.
 
     Returns:
       (step, tree, notes).
 
     Raises:
-      CheckpointError: if there is none, a file is damaged or missing, or it is
-        of another configuration or structure.
+      CheckpointError: if there is no such checkpoint, a file is damaged or
+        missing, or the configuration or structure differs.
     """
     steps = self.steps()
     if not steps or (step is not None and step not in steps):
@@ -158,10 +158,10 @@ class Checkpoints:
       expected = manifest["files"]
       if manifest["step"] != step:
         raise CheckpointError(f"it is step {manifest['step']}")
-      found = _digests(path / _ARRAYS, sync=False)
+      found = _hash_files(path / _ARRAYS, sync=False)
       for name in sorted(expected.keys() | found.keys()):
         if expected.get(name) != found.get(name):
-          raise CheckpointError(f"file {name} is not as it was written")
+          raise CheckpointError(f"file {name} has changed since it was written")
     except (CheckpointError, KeyError, OSError, ValueError) as error:
       raise CheckpointError(
         f"checkpoint {path} is damaged: {_first_line(error)};"
@@ -169,8 +169,8 @@ class Checkpoints:
       ) from error
     if manifest["fingerprint"] != self.fingerprint:
       raise CheckpointError(f"checkpoint {path} is of another configuration")
-    leaves = _named_leaves(like)
-    for name, description in _descriptions(leaves).items():
+    leaves = _flatten(like)
+    for name, description in _describe(leaves).items():
       if manifest["leaves"].get(name) != description:
         raise CheckpointError(
           f"checkpoint {path}: {name} is {manifest['leaves'].get(name)},"
@@ -178,18 +178,18 @@ class Checkpoints:
         )
     for name in manifest["leaves"].keys() - leaves.keys():
       raise CheckpointError(f"checkpoint {path}: {name} is not expected")
-    with _checkpointer() as checkpointer:
+    with _make_checkpointer() as checkpointer:
       restored = checkpointer.restore(
         (path / _ARRAYS).absolute(),
-        args=ocp.args.StandardRestore(_without_empty(leaves)),
+        args=ocp.args.StandardRestore(_drop_empty(leaves)),
       )
     values = [restored.get(name, leaf) for name, leaf in leaves.items()]
     tree = jax.tree.unflatten(jax.tree.structure(like), values)
     return step, tree, manifest["notes"]
 
 
-def _checkpointer() -> ocp.Checkpointer:
-  """Only this process takes part: the others do not wait for it."""
+def _make_checkpointer() -> ocp.Checkpointer:
+  """Makes a checkpointer that does not synchronise with other processes."""
   alone = ocp.options.MultiprocessingOptions(
     primary_host=jax.process_index(), active_processes={jax.process_index()}
   )
@@ -199,26 +199,26 @@ def _checkpointer() -> ocp.Checkpointer:
   )
 
 
-def _named_leaves(tree: Any) -> dict[str, np.ndarray]:
-  """Leaves by path. A flat dict is all that Orbax sees of the structure."""
+def _flatten(tree: Any) -> dict[str, np.ndarray]:
+  """Flattens a pytree to {path: leaf}, the only structure that Orbax sees."""
   return {
     jax.tree_util.keystr(path): np.asarray(leaf)
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
   }
 
 
-def _without_empty(leaves: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-  """Orbax refuses arrays without elements; there is nothing in them."""
+def _drop_empty(leaves: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+  """Drops arrays without elements, which Orbax rejects."""
   return {name: leaf for name, leaf in leaves.items() if leaf.size}
 
 
-def _descriptions(leaves: Mapping[str, np.ndarray]) -> dict[str, str]:
+def _describe(leaves: Mapping[str, np.ndarray]) -> dict[str, str]:
   return {
     name: f"{leaf.dtype}{list(leaf.shape)}" for name, leaf in leaves.items()
   }
 
 
-def _digests(directory: pathlib.Path, sync: bool) -> dict[str, str]:
+def _hash_files(directory: pathlib.Path, sync: bool) -> dict[str, str]:
   """SHA-256 of every file below a directory, by relative path."""
   digests = {}
   for path in sorted(directory.rglob("*")):

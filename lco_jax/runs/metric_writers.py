@@ -1,4 +1,4 @@
-"""Writers of metrics: CSV and TensorBoard always, Weights & Biases if asked."""
+"""Metric writers: CSV, TensorBoard and, optionally, Weights & Biases."""
 
 import csv
 import importlib.util
@@ -12,14 +12,14 @@ import numpy as np
 from tensorboardX import record_writer
 from tensorboardX.proto import event_pb2, summary_pb2
 
-# Metrics that differ from run to run.
+# Metrics that differ between runs with the same configuration.
 TIMINGS = ("steps_per_second",)
-# How long TensorBoard may wait for what is written.
+# Maximal delay before TensorBoard sees new metrics.
 _FLUSH_SECONDS = 10.0
 
 
 class MetricWriter(Protocol):
-  """Takes the metrics of a chunk of updates of all seeds."""
+  """Writes the metrics of chunks of updates."""
 
   def write(
     self,
@@ -31,20 +31,20 @@ class MetricWriter(Protocol):
 
     Args:
       updates: numbers of the updates, from 1.
-      steps: environment steps of each seed after these updates.
-      metrics: by name; NaN where there is no value.
+      steps: environment steps per seed after each of these updates.
+      metrics: arrays by name; NaN if there is no value.
     """
     ...
 
   def close(self) -> None:
-    """Completes the files."""
+    """Flushes and closes the files."""
     ...
 
 
 class CsvWriter:
-  """A row for each update and seed; an empty cell is no value.
+  """Writes a row per update and seed, with empty cells for missing values.
 
-  The file depends on nothing but the run's configuration: timings are left out.
+  The file omits timings, so it depends only on the run's configuration.
   """
 
   def __init__(
@@ -56,10 +56,10 @@ class CsvWriter:
     """Opens the file.
 
     Args:
-      path: the file; new, unless resuming.
-      seeds: of the run.
-      resume_after: an update; what was written of later ones is cut off.
-        None for a new run.
+      path: the file; must not exist unless the run is resumed.
+      seeds: seeds of the run.
+      resume_after: number of an update; later rows are removed. None for a new
+        run.
 
     Raises:
       ValueError: if the file ends before that update.
@@ -67,7 +67,7 @@ class CsvWriter:
     self._seeds = seeds
     self._names: list[str] = []
     mode = "x" if resume_after is None else "r+" if resume_after else "w"
-    # Held open for the whole run; close() ends it.
+    # The file stays open until close().
     self._file = open(path, mode, newline="")  # noqa: SIM115
     self._writer = csv.writer(self._file)
     if not resume_after:
@@ -79,7 +79,7 @@ class CsvWriter:
     if not (line.startswith(f"{resume_after},") and line.endswith("\n")):
       self._file.close()
       raise ValueError(f"{path} ends before update {resume_after}")
-    self._file.seek(self._file.tell())  # Past what was read ahead, also.
+    self._file.seek(self._file.tell())  # Discards the read-ahead buffer.
     self._file.truncate()
 
   def write(self, updates, steps, metrics):
@@ -101,10 +101,10 @@ class CsvWriter:
 
 
 class TensorBoardWriter:
-  """A run for each seed, all metrics of an update in one event.
+  """Writes a TensorBoard run per seed, with one event per update.
 
-  Records are written here and now: tensorboardX's own writer hands them to a
-  thread, which costs more than writing them, and dies of a full disk unheard.
+  Writes records synchronously: tensorboardX's own writer passes them to a
+  thread, which costs more than writing and fails silently on a full disk.
   """
 
   def __init__(
@@ -122,7 +122,7 @@ class TensorBoardWriter:
     self._flushed = time.monotonic()
     self._write_everywhere(event_pb2.Event(file_version="brain.Event:2"))
     if resume_after_step is not None:
-      # A viewer forgets what was logged of later steps before.
+      # Viewers then discard previously logged events of later steps.
       started = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
       self._write_everywhere(
         event_pb2.Event(step=resume_after_step + 1, session_log=started)
@@ -161,7 +161,7 @@ class TensorBoardWriter:
 
 
 class WandbWriter:
-  """Weights & Biases; one run, a metric of a seed is `name/seed_K`."""
+  """Writes one Weights & Biases run, with metrics named `name/seed_K`."""
 
   def __init__(
     self,
@@ -170,7 +170,7 @@ class WandbWriter:
     project: str,
     config: Mapping,
   ):
-    import wandb  # An extra: imported only where it is asked for.
+    import wandb  # An optional dependency.
 
     self._run = wandb.init(project=project, dir=str(directory), config=config)
     self._seeds = seeds
@@ -192,7 +192,7 @@ class WandbWriter:
 
 
 class PartWriter:
-  """Hands the metrics of some learners to a writer of their own."""
+  """Passes the metrics of some learners to another writer."""
 
   def __init__(self, writer: MetricWriter, learners: slice):
     self._writer, self._learners = writer, learners
@@ -218,14 +218,13 @@ def make_writers(
 
   Args:
     directory: the run directory.
-    seeds: of the run.
-    settings: of the run; `wandb_project` turns Weights & Biases on.
-    resume_after: the update that a resumed run goes on after; None for a new
-      run.
-    steps_per_update: environment steps of each seed.
+    seeds: seeds of the run.
+    settings: settings of the run; `wandb_project` enables Weights & Biases.
+    resume_after: last update that a resumed run keeps; None for a new run.
+    steps_per_update: environment steps per seed and update.
 
   Raises:
-    ValueError: if what is resumed does not reach that update.
+    ValueError: if the existing metrics end before that update.
   """
   writers = [
     CsvWriter(directory / "metrics.csv", seeds, resume_after),
@@ -242,10 +241,10 @@ def make_writers(
 
 
 def check_wandb(project: str | None) -> None:
-  """Checks that Weights & Biases is there if it is asked for.
+  """Checks that Weights & Biases is installed if a project is set.
 
   Raises:
-    ValueError: if a project is named and the package is not installed.
+    ValueError: if a project is set and the package is not installed.
   """
   if project and importlib.util.find_spec("wandb") is None:
     raise ValueError(

@@ -1,12 +1,13 @@
-"""The processes of one job watch one another, so that none waits for the dead.
+"""Mutual supervision of a job's processes, so none waits for a dead process.
 
 Process 0 listens at the job's address. The others connect (the roll call) and
-stay connected; both ends send a beat now and then. Whose connection breaks, or
-who is silent for too long, is lost: process 0 tells all others who it is, and
-every process ends with one line that says so. Who fails says why, first.
+stay connected; both sides send heartbeats. A process is lost when its
+connection breaks or it stays silent too long. Process 0 then names it to all
+others, and every process exits with a one-line error. A failing process first
+reports why.
 
-JAX's own coordination ends a job as well, but does not name who never came, and
-aborts with a stack trace. This file knows nothing of JAX.
+JAX's own coordination also ends a job, but without naming a process that never
+connected, and it aborts with a stack trace. This module does not depend on JAX.
 """
 
 import contextlib
@@ -20,15 +21,15 @@ from multiprocessing import connection
 
 _BEAT = "beat"
 _DONE = "done"
-_LONGEST = 2**12  # Bytes of a message; short ones are sent in one piece.
-_PAUSE = 0.2  # Seconds between two attempts to reach process 0.
-_PATIENCE = 2  # Seconds for the rest of a message.
+_MAX_MESSAGE = 2**12  # Bytes; short messages are sent in one piece.
+_RETRY_SECONDS = 0.2  # Between two attempts to reach process 0.
+_MESSAGE_SECONDS = 2  # Time limit for the rest of a message.
 
 Links = dict[int, connection.Connection]
 
 
 class PeerError(RuntimeError):
-  """A process of the job did not come, or cannot be reached."""
+  """A process of the job did not connect or cannot be reached."""
 
 
 def call_roll(
@@ -38,21 +39,21 @@ def call_roll(
   settings: str,
   notes: Callable[[], Mapping],
 ) -> tuple[Links, dict]:
-  """Process 0's part of the roll call: waits for all others.
+  """Waits, in process 0, until all other processes have connected.
 
   Args:
-    address: host and port to listen at, on that host's interface alone.
-    num_processes: of the job, this one included.
+    address: host and port to listen at, only on that host's interface.
+    num_processes: number of processes of the job, including this one.
     timeout: seconds to wait.
     settings: a text that must be the same in all processes.
-    notes: called when all are there, for plain values to send them.
+    notes: called when all have connected; returns plain values to send to all.
 
   Returns:
     (connections by process, the notes).
 
   Raises:
-    PeerError: naming who did not come in time or was started otherwise; those
-      who came are told.
+    PeerError: naming a process that did not connect in time or has other
+      settings; the connected processes get the same error.
   """
   deadline = time.monotonic() + timeout
   links: Links = {}
@@ -65,25 +66,26 @@ def call_roll(
         if left <= 0:
           missing = [p for p in range(1, num_processes) if p not in links]
           problem = (
-            f"{_named(missing)} did not come to {address[0]}:{address[1]}"
-            f" within {timeout:g} s"
+            f"{_format_processes(missing)} did not connect to"
+            f" {address[0]}:{address[1]} within {timeout:g} s"
           )
           break
         expected = [server, *strangers, *links.values()]
         for ready in connection.wait(expected, left):
           if ready is server:
-            strangers.append(_linked(server.accept()[0]))
+            strangers.append(_make_link(server.accept()[0]))
             continue
-          if ready not in strangers:  # It hung up, and may come again.
+          if ready not in strangers:  # It disconnected and may reconnect.
             links = {p: link for p, link in links.items() if link is not ready}
             continue
-          process, theirs = _first_words(ready)
-          if process is None:  # Not of this job: no reason to end it.
+          process, theirs = _read_hello(ready)
+          if process is None:  # Not a process of this job: ignore it.
             strangers.remove(ready)
             ready.close()
           elif process in links or not 0 < process < num_processes:
             problem = (
-              f"process {process} came twice, or the job has fewer processes"
+              f"process {process} connected twice, or the job has fewer"
+              " processes"
             )
           elif theirs != settings:
             problem = f"process {process} was started with other settings"
@@ -96,49 +98,49 @@ def call_roll(
       f" {error.strerror or error}"
     ) from error
   if problem is None:
-    handed_round = dict(notes())
-    _tell(links.values(), json.dumps({"notes": handed_round}))
-    _tell(strangers, json.dumps({"refused": "the job is complete"}))
-    return links, handed_round
-  _tell([*links.values(), *strangers], json.dumps({"refused": problem}))
+    shared = dict(notes())
+    _send(links.values(), json.dumps({"notes": shared}))
+    _send(strangers, json.dumps({"refused": "the job is complete"}))
+    return links, shared
+  _send([*links.values(), *strangers], json.dumps({"refused": problem}))
   raise PeerError(problem)
 
 
 def answer_roll(
   address: tuple[str, int], process_id: int, timeout: float, settings: str
 ) -> tuple[Links, dict]:
-  """Every other process' part: connects to process 0, waits for the rest.
+  """Connects another process to process 0 and waits for the rest.
 
   Args:
-    address: at which process 0 listens.
-    process_id: of this process.
+    address: address of process 0.
+    process_id: number of this process.
     timeout: seconds to wait.
-    settings: as of `call_roll`.
+    settings: see `call_roll`.
 
   Returns:
-    (the connection to process 0, under 0; the notes).
+    ({0: connection to process 0}, the notes).
 
   Raises:
-    PeerError: if process 0 cannot be reached in time, or the job cannot begin.
+    PeerError: if process 0 cannot be reached in time, or rejects the job.
   """
   deadline = time.monotonic() + timeout
   hello = json.dumps({"process": process_id, "settings": settings}).encode()
   problem = "it does not answer"
   while (left := deadline - time.monotonic()) > 0:
     try:
-      link = _linked(socket.create_connection(address, timeout=left))
+      link = _make_link(socket.create_connection(address, timeout=left))
       link.send_bytes(hello)
-      # Process 0 has the same patience, and may have come later.
+      # Process 0 waits as long as this process and may have started later.
       if link.poll(left + timeout):
-        answer = json.loads(link.recv_bytes(_LONGEST))
+        answer = json.loads(link.recv_bytes(_MAX_MESSAGE))
         if "refused" in answer:
           raise PeerError(answer["refused"])
         return {0: link}, answer["notes"]
     except (OSError, EOFError) as error:
-      problem = getattr(error, "strerror", None) or "it hung up"
+      problem = getattr(error, "strerror", None) or "it closed the connection"
     except (ValueError, KeyError):
-      problem = "something else answers there"
-    time.sleep(_PAUSE)
+      problem = "another program answers there"
+    time.sleep(_RETRY_SECONDS)
   raise PeerError(
     f"process 0 cannot be reached at {address[0]}:{address[1]}"
     f" within {timeout:g} s: {problem}"
@@ -146,119 +148,119 @@ def answer_roll(
 
 
 class Watch:
-  """Keeps the connections of a job alive and ends the process without them.
+  """Sends heartbeats and ends this process when a peer is lost.
 
-  A thread of its own: the main one may be waiting for a peer that is gone.
+  Runs in its own thread, because the main thread may wait for the lost peer.
   """
 
   def __init__(self, links: Links, silence: float, end: Callable[[str], None]):
-    """Begins to watch.
+    """Starts the thread.
 
     Args:
       links: connections by process, from the roll call.
-      silence: seconds after which a process that says nothing is lost.
-      end: called once, in the thread, with a line that says who is lost or has
-        failed, and the exit status for that; ends this process.
+      silence: seconds without a message after which a process is lost.
+      end: called once, in the thread, to end this process, with a line that
+        names the lost or failed process, and the exit status.
     """
     self._links = links
     self._silence = silence
     self._end = end
-    self._done = threading.Event()  # This process has said so.
-    self._failed = threading.Event()  # Likewise.
-    self._left = threading.Event()  # Every process is done.
+    self._done = threading.Event()  # This process has reported its end.
+    self._failed = threading.Event()  # This process has reported a failure.
+    self._left = threading.Event()  # All processes are done.
     threading.Thread(target=self._run, daemon=True).start()
 
   def leave(self) -> None:
-    """Ends in good order: returns when every process has called it."""
-    if 0 in self._links:  # Process 0 answers when all have said so.
-      _tell(self._links.values(), _DONE)
+    """Reports a normal end; returns when every process has called it."""
+    if 0 in self._links:  # Process 0 answers when all are done.
+      _send(self._links.values(), _DONE)
     self._done.set()
     self._left.wait()
 
   def fail(self, why: str, status: int) -> None:
-    """Tells the others to end, and why; this process is about to.
+    """Tells the others to end, because this process is failing.
 
     Args:
-      why: a line.
-      status: with which they are to exit.
+      why: one line.
+      status: exit status for the others.
     """
     self._failed.set()
-    _tell(self._links.values(), json.dumps({"why": why, "status": status}))
+    _send(self._links.values(), json.dumps({"why": why, "status": status}))
 
   def settle(self, seconds: float) -> None:
-    """Leaves it to the watch to end this process, if a peer is to blame.
+    """Gives the watch time to end this process if a lost peer is the cause.
 
     Args:
-      seconds: to wait for that.
+      seconds: time to wait.
     """
     time.sleep(seconds if self._links else 0)
 
   def _run(self):
     heard = dict.fromkeys(self._links, time.monotonic())
     interval = min(1.0, self._silence / 5)
-    beaten = time.monotonic()
+    last_beat = time.monotonic()
     while heard or not self._done.is_set():
-      if time.monotonic() - beaten >= interval:
-        beaten = time.monotonic()
-        _tell(self._links.values(), _BEAT)
+      if time.monotonic() - last_beat >= interval:
+        last_beat = time.monotonic()
+        _send(self._links.values(), _BEAT)
       if not heard:
         self._done.wait(interval)
       watched = {self._links[process]: process for process in heard}
       for link in connection.wait(list(watched), interval) if watched else []:
         process = watched[link]
         try:
-          message = link.recv_bytes(_LONGEST).decode()
+          message = link.recv_bytes(_MAX_MESSAGE).decode()
         except (OSError, EOFError):
-          return self._lost(f"process {process} is gone")
+          return self._report(f"process {process} is gone")
         if message == _DONE:
           del heard[process]
         elif message == _BEAT:
           heard[process] = time.monotonic()
         else:
-          return self._lost(**json.loads(message))
+          return self._report(**json.loads(message))
       for process, last in heard.items():
         if time.monotonic() - last > self._silence:
-          return self._lost(
+          return self._report(
             f"process {process} has not answered for {self._silence:g} s"
           )
     if 0 not in self._links:
-      _tell(self._links.values(), _DONE)
+      _send(self._links.values(), _DONE)
     return self._left.set()
 
-  def _lost(self, why: str, status: int = 1) -> None:
-    if not self._failed.is_set():  # Else the others end because of this one.
+  def _report(self, why: str, status: int = 1) -> None:
+    if not self._failed.is_set():  # Else this process ended the others.
       self.fail(why, status)
       self._end(why, status)
 
 
-def _first_words(
+def _read_hello(
   link: connection.Connection,
 ) -> tuple[int, str] | tuple[None, None]:
-  """The number and settings that a process comes with."""
+  """Reads the number and settings of a new process; (None, None) if invalid."""
   try:
-    hello = json.loads(link.recv_bytes(_LONGEST))
+    hello = json.loads(link.recv_bytes(_MAX_MESSAGE))
     return int(hello["process"]), hello["settings"]
   except (OSError, EOFError, ValueError, KeyError, TypeError):
     return None, None
 
 
-def _linked(link: socket.socket) -> connection.Connection:
-  """A connection that sends and receives whole messages (bytes, no objects)."""
+def _make_link(link: socket.socket) -> connection.Connection:
+  """Makes a connection for whole messages (bytes, no objects)."""
   link.setblocking(True)
   link.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-  # Who begins a message has to finish it.
-  patience = struct.pack("ll", _PATIENCE, 0)
+  # Limit the time between the start and the end of a message.
+  patience = struct.pack("ll", _MESSAGE_SECONDS, 0)
   link.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, patience)
   return connection.Connection(link.detach())
 
 
-def _tell(links: Iterable[connection.Connection], message: str) -> None:
-  """Sends to those who are there; who is not will be found out."""
+def _send(links: Iterable[connection.Connection], message: str) -> None:
+  """Sends a message to all links; the watch will notice lost peers."""
   for link in links:
     with contextlib.suppress(OSError):
-      link.send_bytes(message.encode()[:_LONGEST])
+      link.send_bytes(message.encode()[:_MAX_MESSAGE])
 
 
-def _named(processes: list[int]) -> str:
+def _format_processes(processes: list[int]) -> str:
   numbers = ", ".join(map(str, processes))
   return f"process{'es' if len(processes) > 1 else ''} {numbers}"

@@ -1,4 +1,4 @@
-"""The directory of one run: what a report needs, and nothing half-written.
+"""Directory of a run, with all files of a report and no partial files.
 
 config.json  metrics.csv  tensorboard/  checkpoints/  summary.json
 learning_curve.png
@@ -15,8 +15,8 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 
-class _Stored(dict):
-  """A run's settings; to ask for one that it lacks is an error of input."""
+class _StoredConfig(dict):
+  """A run's settings; a missing one raises ValueError as wrong user input."""
 
   def __init__(self, path: pathlib.Path, settings: Mapping):
     super().__init__(settings)
@@ -24,19 +24,19 @@ class _Stored(dict):
 
   def __missing__(self, name):
     raise ValueError(
-      f"workdir {self._path}: config.json has no {name}; it is of another"
-      " version"
+      f"workdir {self._path}: config.json has no {name}; another version wrote"
+      " it"
     )
 
 
 def check_unused(path: pathlib.Path) -> None:
-  """Checks that a run can be written to a directory, without writing to it.
+  """Checks that a new run can use a directory, without writing to it.
 
   Args:
-    path: a directory that does not exist yet, or is empty.
+    path: a directory that is empty or does not exist yet.
 
   Raises:
-    ValueError: if it holds files, is no directory, or cannot be written to.
+    ValueError: if it contains files, is not a directory or is not writable.
   """
   if path.exists():
     if not path.is_dir():
@@ -51,18 +51,18 @@ def check_unused(path: pathlib.Path) -> None:
 
 
 def create(path: pathlib.Path, config: Mapping) -> None:
-  """Creates the directory and writes the resolved configuration into it.
+  """Creates the directory and writes the resolved configuration to it.
 
   Args:
     path: the directory.
     config: plain numbers, strings, lists and dicts.
 
   Raises:
-    ValueError: as `check_unused`, if creating it fails, or if the
-      configuration holds what JSON cannot.
+    ValueError: as `check_unused`, if the directory cannot be created, or if
+      JSON cannot represent the configuration.
   """
   check_unused(path)
-  json.dumps(config, allow_nan=False)  # Raises before anything is made.
+  json.dumps(config, allow_nan=False)  # Raises before creating anything.
   try:
     path.mkdir(parents=True, exist_ok=True)
     write_json(path / "config.json", config)
@@ -71,14 +71,14 @@ def create(path: pathlib.Path, config: Mapping) -> None:
 
 
 def read_config(path: pathlib.Path) -> dict:
-  """Reads the configuration of a run that is to be resumed.
+  """Reads the configuration of an existing run.
 
   Args:
     path: the run directory.
 
   Raises:
-    ValueError: if it holds no run, or the file is damaged; and later, if a
-      setting is asked for that the run lacks.
+    ValueError: if there is no run or the file is damaged. Reading a missing
+      setting from the result raises ValueError too.
   """
   try:
     config = json.loads((path / "config.json").read_text())
@@ -89,16 +89,16 @@ def read_config(path: pathlib.Path) -> dict:
   except (OSError, ValueError) as error:
     raise ValueError(f"workdir {path}: config.json: {error}") from error
   if not isinstance(config, dict):
-    raise ValueError(f"workdir {path}: config.json is no configuration")
-  return _Stored(path, config)
+    raise ValueError(f"workdir {path}: config.json is not a configuration")
+  return _StoredConfig(path, config)
 
 
 def check_same_config(path: pathlib.Path, given: Mapping) -> None:
-  """Checks that a run is resumed with the configuration that it has.
+  """Checks that a resumed run keeps its configuration.
 
   Args:
     path: the run directory.
-    given: the configuration, of plain values as JSON keeps them.
+    given: the configuration, with plain values as JSON stores them.
 
   Raises:
     ValueError: as `read_config`, or naming the first setting that differs.
@@ -108,25 +108,25 @@ def check_same_config(path: pathlib.Path, given: Mapping) -> None:
     if stored.get(name) != given.get(name):
       raise ValueError(
         f"{name}: the run in {path} has {stored.get(name)!r},"
-        f" not {given.get(name)!r}; it cannot be resumed so"
+        f" not {given.get(name)!r}; resume it with its own settings"
       )
 
 
 @contextlib.contextmanager
-def locked(path: pathlib.Path) -> Iterator[None]:
-  """Holds a run directory for one process, which may then write to it.
+def lock(path: pathlib.Path) -> Iterator[None]:
+  """Locks a run directory for this process, which may then write to it.
 
   Args:
-    path: the run directory, which exists.
+    path: the existing run directory.
 
   Raises:
-    ValueError: if another process holds it, or it cannot be written to.
+    ValueError: if another process has locked it, or it is not writable.
   """
   try:
     file = open(path / ".lock", "w")  # noqa: SIM115
   except OSError as error:
     raise ValueError(f"workdir {path} cannot be written to: {error}") from error
-  with file:  # Closing it, in whatever way the process ends, lets go.
+  with file:  # Closing it releases the lock, also when the process dies.
     try:
       fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
@@ -135,7 +135,7 @@ def locked(path: pathlib.Path) -> Iterator[None]:
 
 
 def in_use(path: pathlib.Path) -> bool:
-  """Whether a process holds a run directory, which need not exist."""
+  """Whether a process has locked a run directory, which need not exist."""
   try:
     with open(path / ".lock") as file:
       fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -147,7 +147,7 @@ def in_use(path: pathlib.Path) -> bool:
 
 
 def write_json(path: pathlib.Path, content: Mapping) -> None:
-  """Writes a JSON file whole or not at all."""
+  """Writes a JSON file atomically."""
   partial = path.with_suffix(".partial")
   partial.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
   partial.replace(path)
@@ -163,11 +163,11 @@ def read_metrics(
     names: columns.
 
   Returns:
-    {name: float[updates, seeds]}, NaN for an empty cell; also "env_steps",
+    {name: float[updates, seeds]}, NaN for an empty cell; and "env_steps",
     float[updates].
 
   Raises:
-    ValueError: if the file was cut off within an update.
+    ValueError: if the file ends within an update.
   """
   columns = {name: [] for name in ("env_steps", "seed", *names)}
   with open(path / "metrics.csv", newline="") as file:

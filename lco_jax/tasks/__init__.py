@@ -1,4 +1,4 @@
-"""Language tasks by name: NAME, or NAME:SIZE,... for another difficulty."""
+"""Language tasks by name: NAME, or NAME:SIZE,... to set the difficulty."""
 
 import inspect
 from collections.abc import Callable
@@ -23,8 +23,8 @@ from lco_jax.tasks.base import (
 from lco_jax.tasks.reasoning_gym_texts import (
   EXTRACTIONS,
   TextTask,
+  find_split,
   make_text_task,
-  split_of,
 )
 
 TASKS: dict[str, Callable[..., Task]] = {
@@ -50,18 +50,18 @@ __all__ = [
   "agreement",
   "check_splits",
   "draw_from",
+  "find_split",
   "make",
   "make_text_task",
-  "split_of",
 ]
 
 
 def make(name: str) -> Task:
-  """Makes a task.
+  """Makes a task by its name.
 
   Args:
-    name: a key of TASKS, then its sizes: `addition`, `addition:3`,
-      `modular_sum:3,7`; or `reasoning_gym:NAME`.
+    name: a key of TASKS, optionally with sizes, like `addition`, `addition:3`
+      or `modular_sum:3,7`; or `reasoning_gym:NAME`.
 
   Raises:
     ValueError: if there is no such task, or it has too few problems.

@@ -10,17 +10,17 @@ from lco_jax.tasks import digits as digits_lib
 
 
 def addition(digits: int = 3) -> base.Task:
-  """a+b= of numbers with up to `digits` digits: 1 to 4."""
-  return _binary("addition", "+", jnp.add, digits, digits + 1)
+  """a+b= with numbers of up to `digits` digits, in [1, 4]."""
+  return _make_binary("addition", "+", jnp.add, digits, digits + 1)
 
 
 def multiplication(digits: int = 2) -> base.Task:
-  """a*b= of numbers with up to `digits` digits: 1 to 4."""
-  return _binary("multiplication", "*", jnp.multiply, digits, 2 * digits)
+  """a*b= with numbers of up to `digits` digits, in [1, 4]."""
+  return _make_binary("multiplication", "*", jnp.multiply, digits, 2 * digits)
 
 
 def modular_sum(terms: int = 3, modulus: int = 7) -> base.Task:
-  """a+b+c%m= of single digits: the rest of their sum, 2 to `terms` of them."""
+  """a+b+c%m=, the sum of 2 to `terms` digits modulo m."""
   if not 2 <= terms <= 20 or not 2 <= modulus <= 10:
     raise ValueError(
       "modular_sum: terms must be in [2, 20], modulus in [2, 10]"
@@ -53,7 +53,7 @@ def modular_sum(terms: int = 3, modulus: int = 7) -> base.Task:
   )
 
 
-def _binary(name, sign, operate, digits, answer_digits) -> base.Task:
+def _make_binary(name, sign, operate, digits, answer_digits) -> base.Task:
   if not 1 <= digits <= 4:
     raise ValueError(f"{name}: digits must be in [1, 4], got {digits}")
   characters = digits_lib.DIGITS + sign + "="
@@ -63,18 +63,17 @@ def _binary(name, sign, operate, digits, answer_digits) -> base.Task:
 
   def draw(key):
     (a, a_digits), (b, b_digits) = (
-      digits_lib.with_random_digits(part, digits)
-      for part in jax.random.split(key)
+      digits_lib.draw_number(part, digits) for part in jax.random.split(key)
     )
     prompt = jnp.concatenate(
       [
-        digits_lib.number(a, digits, zero),
+        digits_lib.write_number(a, digits, zero),
         jnp.array([sign_token]),
-        digits_lib.number(b, digits, zero),
+        digits_lib.write_number(b, digits, zero),
         jnp.array([equals]),
       ]
     )
-    answer = digits_lib.number(operate(a, b), answer_digits, zero)
+    answer = digits_lib.write_number(operate(a, b), answer_digits, zero)
     return base.make_problem(prompt, answer, jnp.maximum(a_digits, b_digits))
 
   return base.Task(

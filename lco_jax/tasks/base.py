@@ -1,9 +1,9 @@
-"""What a language task is: data, and two pure functions.
+"""Interface of language tasks: data and two pure functions.
 
 A task draws problems (a prompt and a right answer) and verifies completions.
-Both are pure functions in the graph, one problem at a time. Problems belong to
-the train, validation or test split by a hash of their prompt, so the splits are
-disjoint whatever is drawn.
+Both functions run in the graph on one problem at a time. A hash of its prompt
+assigns each problem to the train, validation or test split, so the splits are
+always disjoint.
 """
 
 import dataclasses
@@ -32,14 +32,14 @@ _TRIES = 10_000
 
 
 class Problem(NamedTuple):
-  """One problem.
+  """One problem of a task.
 
   Attributes:
     prompt: int32[P], padded on the left.
-    padding: int32[], how many of its slots hold no token.
+    padding: int32[], number of padded slots in the prompt.
     answer: int32[C], a right answer and END, padded on the right.
-    difficulty: int32[], what accuracy is reported by.
-    facts: pytree of arrays that the verifier needs beside these.
+    difficulty: int32[], level by which reports group accuracy.
+    facts: pytree of further arrays for the verifier.
   """
 
   prompt: Array
@@ -54,13 +54,13 @@ class Task:
   """A verifiable task on characters.
 
   Attributes:
-    name: that it was made by.
-    characters: those that it uses; their tokens are their places here plus 2.
+    name: name of the task, sizes included.
+    characters: its alphabet; a character's token is its index plus 2.
     prompt_length: P.
     completion_length: C, END included.
     draw: key → Problem.
     verify: (Problem, completion int32[C], mask bool[C]) → bool[], whether the
-      completion solves it.
+      completion solves the problem.
   """
 
   name: str
@@ -72,7 +72,7 @@ class Task:
 
   @property
   def one_answer(self) -> bool:
-    """Whether nothing but the answer of a problem solves it."""
+    """Whether each problem has only one right answer."""
     return self.verify is exact_match
 
   @property
@@ -81,7 +81,7 @@ class Task:
     return len(self.characters) + SPECIAL
 
   def text(self, tokens: np.ndarray) -> str:
-    """Characters of tokens, up to END."""
+    """Decodes tokens up to END."""
     out = ""
     for token in np.asarray(tokens).tolist():
       if token == END:
@@ -91,10 +91,10 @@ class Task:
 
 
 def encode(characters: str, text: str) -> list[int]:
-  """Tokens of a text.
+  """Encodes a text as tokens.
 
   Raises:
-    ValueError: if it holds another character.
+    ValueError: if the text has a character outside `characters`.
   """
   for character in text:
     if character not in characters:
@@ -105,14 +105,13 @@ def encode(characters: str, text: str) -> list[int]:
 def make_problem(
   prompt: Array, answer: Array, difficulty: Array, facts: Any = ()
 ) -> Problem:
-  """A Problem of tokens with gaps.
+  """Makes a Problem from tokens with PADDING at any place.
 
   Args:
-    prompt: int32[P], PADDING anywhere; what is left moves to the right.
-    answer: int32[C − 1], PADDING anywhere; what is left moves to the left and
-      is followed by END.
+    prompt: int32[P]; its tokens move to the right.
+    answer: int32[C − 1]; its tokens move to the left, and END follows them.
     difficulty: int32[].
-    facts: for the verifier.
+    facts: further arrays for the verifier.
   """
   prompt, answer = prompt.astype(jnp.int32), answer.astype(jnp.int32)
   order = jnp.argsort(prompt != PADDING, stable=True)
@@ -136,17 +135,17 @@ def exact_match(problem: Problem, completion: Array, mask: Array) -> Array:
 
 
 def agreement(problem: Problem, completion: Array, mask: Array) -> Array:
-  """Share of the answer's tokens that a completion has in their place: [0, 1].
+  """Share of tokens at which the completion matches the answer, in [0, 1].
 
-  A reward that is shaped: 1 for the answer itself, something for being near.
+  Serves as a shaped reward: 1 for the exact answer, less for similar answers.
   """
   expected = problem.answer != PADDING
   same = expected & mask & (completion == problem.answer)
   return jnp.sum(same) / jnp.maximum(jnp.sum(expected | mask), 1)
 
 
-def split_of(problem: Problem) -> Array:
-  """In [0, 100): a hash of the prompt, which decides the split."""
+def hash_prompt(problem: Problem) -> Array:
+  """Hashes the prompt to [0, 100), which determines the split."""
   # Powers of an odd number, as of a linear congruential generator.
   powers = [pow(1664525, i + 1, 2**32) for i in range(problem.prompt.shape[0])]
   value = jnp.sum(
@@ -159,7 +158,7 @@ def split_of(problem: Problem) -> Array:
 
 
 def draw_from(task: Task, split: str) -> Callable[[types.PRNGKey], Problem]:
-  """Draws problems of one split: draws until one belongs to it.
+  """Makes a function that draws problems of one split, by rejection.
 
   Args:
     task: the task.
@@ -171,22 +170,22 @@ def draw_from(task: Task, split: str) -> Callable[[types.PRNGKey], Problem]:
   wanted = SPLITS[split]
 
   def draw(key):
-    def outside(carry):
+    def is_outside(carry):
       count, problem = carry
-      number = split_of(problem)
+      number = hash_prompt(problem)
       inside = (number >= wanted.start) & (number < wanted.stop)
       return (count == 0) | (~inside & (count < _TRIES))
 
-    def attempt(carry):
+    def draw_again(carry):
       count, _ = carry
       return count + 1, task.draw(jax.random.fold_in(key, count))
 
-    # Drawn in the loop alone: a second copy would be compiled, too.
+    # Call `draw` only inside the loop, because each copy of it is compiled.
     blank = jax.tree.map(
       lambda leaf: jnp.zeros(leaf.shape, leaf.dtype),
       jax.eval_shape(task.draw, key),
     )
-    return jax.lax.while_loop(outside, attempt, (jnp.int32(0), blank))[1]
+    return jax.lax.while_loop(is_outside, draw_again, (jnp.int32(0), blank))[1]
 
   return draw
 
@@ -195,12 +194,12 @@ def check_splits(task: Task) -> None:
   """Checks that every split has problems.
 
   Raises:
-    ValueError: if the task has too few to be divided.
+    ValueError: if the task has too few problems to divide.
   """
   keys = jax.random.split(jax.random.key(zlib.crc32(task.name.encode())), 2048)
   numbers = np.asarray(
-    jax.jit(jax.vmap(lambda k: split_of(task.draw(k))))(keys)
+    jax.jit(jax.vmap(lambda k: hash_prompt(task.draw(k))))(keys)
   )
-  for name, numbers_of in SPLITS.items():
-    if not np.isin(numbers, numbers_of).any():
+  for name, wanted in SPLITS.items():
+    if not np.isin(numbers, wanted).any():
       raise ValueError(f"task {task.name}: too few problems for a {name} split")

@@ -1,4 +1,4 @@
-"""Writing numbers as tokens, in the graph."""
+"""In-graph conversion of numbers to tokens."""
 
 import jax
 import jax.numpy as jnp
@@ -10,13 +10,13 @@ Array = jax.Array
 DIGITS = "0123456789"
 
 
-def number(value: Array, width: int, zero: int) -> Array:
-  """Decimal digits of a number ≥ 0 without leading zeros.
+def write_number(value: Array, width: int, zero: int) -> Array:
+  """Writes a number ≥ 0 as decimal digits without leading zeros.
 
   Args:
     value: int32[], below 10^width.
-    width: slots.
-    zero: token of the digit 0, those of the others following it.
+    width: number of slots.
+    zero: token of the digit 0; the other digits' tokens follow it.
 
   Returns:
     int32[width], PADDING in place of leading zeros.
@@ -27,8 +27,8 @@ def number(value: Array, width: int, zero: int) -> Array:
   return jnp.where(shown, digits + zero, base.PADDING)
 
 
-def with_random_digits(key: Array, most: int) -> tuple[Array, Array]:
-  """A number of 1 to `most` digits, each length as likely: (value, length)."""
+def draw_number(key: Array, most: int) -> tuple[Array, Array]:
+  """Draws (value, length): a length from 1 to `most` digits, then a number."""
   length_key, value_key = jax.random.split(key)
   length = jax.random.randint(length_key, (), 1, most + 1)
   most_at_length = jnp.power(10, jnp.arange(most + 1))[length]

@@ -1,7 +1,7 @@
-"""Tasks of reasoning-gym, as text: problems are generated once, into arrays.
+"""reasoning-gym tasks on characters, with problems generated once into arrays.
 
-Only those whose answers can be checked by comparing text are taken. Letters'
-case and spaces do not matter.
+Supports tasks whose answers can be checked by comparing text. The comparison
+ignores case and spaces.
 
 Source: Stojanovski et al. 2025, arXiv:2505.24760; pip install reasoning-gym.
 """
@@ -16,18 +16,19 @@ import numpy as np
 from lco_jax.tasks import base
 
 PREFIX = "reasoning_gym:"
-# Problems generated of a task; splits are drawn from them.
+# Number of problems generated for a task, before the division into splits.
 _SIZE = 5000
 _SEED = 0
-# These score near answers, too, or other spellings; but only one is right.
+# Tasks that give partial credit or accept other spellings, but have only one
+# right answer.
 _EXACT = ("chain_sum", "number_sorting", "spell_backward")
 
 
 def make(name: str) -> base.Task:
-  """Makes a task of reasoning-gym.
+  """Makes a reasoning-gym task.
 
   Args:
-    name: as reasoning-gym has it, such as `chain_sum`.
+    name: reasoning-gym's name, such as `chain_sum`.
 
   Raises:
     ValueError: if the package is not installed, has no such task, or the task's
@@ -35,9 +36,9 @@ def make(name: str) -> base.Task:
   """
   questions, answers, levels = _generate(name)
   characters = "".join(sorted(set("".join(questions + answers))))
-  prompts = _encoded(characters, questions)
-  right = _encoded(characters, answers)
-  plain = _normalizer(characters)
+  prompts = _encode_all(characters, questions)
+  right = _encode_all(characters, answers)
+  normalize = _make_normalizer(characters)
   data = {
     "prompt": prompts,
     "answer": right,
@@ -49,10 +50,10 @@ def make(name: str) -> base.Task:
     row = {k: jnp.asarray(v)[index] for k, v in data.items()}
     return base.make_problem(**row)
 
-  def verify(asked, completion, mask):
+  def verify(problem, completion, mask):
     said = jnp.where(mask, completion, base.PADDING)
     ended = jnp.any(said == base.END)
-    return ended & jnp.all(plain(said) == plain(asked.answer))
+    return ended & jnp.all(normalize(said) == normalize(problem.answer))
 
   return base.Task(
     PREFIX + name,
@@ -65,7 +66,7 @@ def make(name: str) -> base.Task:
 
 
 def _generate(name: str) -> tuple[list[str], list[str], list[int]]:
-  """Questions, answers and their lengths, which stand for the difficulty."""
+  """Generates questions, answers and answer lengths, used as difficulty."""
   if importlib.util.find_spec("reasoning_gym") is None:
     raise ValueError(f"task: {PREFIX}{name} needs pip install reasoning-gym")
   package = importlib.import_module("reasoning_gym")
@@ -98,8 +99,8 @@ def _generate(name: str) -> tuple[list[str], list[str], list[int]]:
   )
 
 
-def _encoded(characters: str, texts: list[str]) -> np.ndarray:
-  """Tokens of texts, padded on the right: int[texts, longest]."""
+def _encode_all(characters: str, texts: list[str]) -> np.ndarray:
+  """Encodes texts as int[texts, longest], padded on the right."""
   tokens = [base.encode(characters, text) for text in texts]
   out = np.zeros((len(texts), max(map(len, tokens))), np.int32)
   for row, own in zip(out, tokens, strict=True):
@@ -107,8 +108,8 @@ def _encoded(characters: str, texts: list[str]) -> np.ndarray:
   return out
 
 
-def _normalizer(characters: str):
-  """Function of tokens [C]: lower case, without spaces, packed to the left."""
+def _make_normalizer(characters: str):
+  """Makes a function that lowers case and removes spaces in tokens [C]."""
   table = np.arange(len(characters) + base.SPECIAL, dtype=np.int32)
   table[base.END] = base.PADDING
   for place, character in enumerate(characters):
@@ -119,8 +120,8 @@ def _normalizer(characters: str):
       table[place + base.SPECIAL] = lower + base.SPECIAL
   table = jnp.asarray(table)
 
-  def plain(tokens):
+  def normalize(tokens):
     mapped = table[tokens]
     return mapped[jnp.argsort(mapped == base.PADDING, stable=True)]
 
-  return plain
+  return normalize

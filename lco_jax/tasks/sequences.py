@@ -1,4 +1,4 @@
-"""Sorting, reversing and counting short sequences."""
+"""Sorting, reversal, parity and brackets of short sequences."""
 
 import jax
 import jax.numpy as jnp
@@ -10,27 +10,27 @@ _BRACKETS = "([{)]}"
 
 
 def sorting(length: int = 6) -> base_lib.Task:
-  """Digits in ascending order: 5392> to 2359; 2 to `length` of them."""
+  """Sorts 2 to `length` digits in ascending order: 5392> to 2359."""
 
   def answer(digits, used):
-    # What is not used sorts behind everything.
+    # Unused slots sort to the end.
     return jnp.sort(jnp.where(used, digits, 10))
 
-  return _digits("sorting", length, answer)
+  return _make_digit_task("sorting", length, answer)
 
 
 def reversal(length: int = 6) -> base_lib.Task:
-  """Digits back to front: 5392> to 2935; 2 to `length` of them."""
+  """Reverses 2 to `length` digits: 5392> to 2935."""
 
   def answer(digits, used):
     count = jnp.sum(used)
     return digits[(count - 1 - jnp.arange(length)) % length]
 
-  return _digits("reversal", length, answer)
+  return _make_digit_task("reversal", length, answer)
 
 
 def parity(length: int = 8) -> base_lib.Task:
-  """Whether the number of ones is odd: 1011> to 1; 2 to `length` bits."""
+  """Parity of 2 to `length` bits: 1011> to 1."""
   _check_length("parity", length)
   characters = "01>"
   zero, end_of_prompt = base_lib.encode(characters, "0>")
@@ -39,7 +39,9 @@ def parity(length: int = 8) -> base_lib.Task:
     bits, used = _draw_digits(key, length, 2)
     odd = jnp.sum(jnp.where(used, bits, 0)) % 2
     return base_lib.make_problem(
-      _shown(bits, used, zero, end_of_prompt), odd[None] + zero, jnp.sum(used)
+      _make_prompt(bits, used, zero, end_of_prompt),
+      odd[None] + zero,
+      jnp.sum(used),
     )
 
   return base_lib.Task(
@@ -48,7 +50,7 @@ def parity(length: int = 8) -> base_lib.Task:
 
 
 def brackets(length: int = 8) -> base_lib.Task:
-  """Closes what is open: ([{}> to ]), of `length` brackets."""
+  """Closes the open brackets among `length` brackets: ([{}> to ])."""
   _check_length("brackets", length)
   characters = _BRACKETS + ">"
   first, end_of_prompt = base_lib.encode(characters, "(>")
@@ -56,7 +58,7 @@ def brackets(length: int = 8) -> base_lib.Task:
   def draw(key):
     def step(carry, choice):
       stack, depth = carry
-      opens = (depth == 0) | (choice < 4)  # Of 0 to 5: two thirds open.
+      opens = (depth == 0) | (choice < 4)  # Two thirds of the six choices.
       kind = jnp.where(opens, choice % 3, stack[depth - 1])
       stack = jnp.where(opens, stack.at[depth].set(kind), stack)
       shown = first + kind + jnp.where(opens, 0, 3)
@@ -80,17 +82,17 @@ def brackets(length: int = 8) -> base_lib.Task:
   )
 
 
-def _digits(name, length, answer_of) -> base_lib.Task:
-  """A task from up to `length` digits to as many."""
+def _make_digit_task(name, length, solve) -> base_lib.Task:
+  """Makes a task that maps up to `length` digits to as many."""
   _check_length(name, length)
   characters = digits_lib.DIGITS + ">"
   zero, end_of_prompt = base_lib.encode(characters, "0>")
 
   def draw(key):
     digits, used = _draw_digits(key, length, 10)
-    answer = jnp.where(used, answer_of(digits, used) + zero, base_lib.PADDING)
+    answer = jnp.where(used, solve(digits, used) + zero, base_lib.PADDING)
     return base_lib.make_problem(
-      _shown(digits, used, zero, end_of_prompt), answer, jnp.sum(used)
+      _make_prompt(digits, used, zero, end_of_prompt), answer, jnp.sum(used)
     )
 
   return base_lib.Task(
@@ -104,14 +106,14 @@ def _digits(name, length, answer_of) -> base_lib.Task:
 
 
 def _draw_digits(key, length, base):
-  """(int32[length], bool[length]): the first 2 to `length` count."""
+  """Draws (int32[length], bool[length]); the first 2 to `length` are used."""
   count_key, digit_key = jax.random.split(key)
   count = jax.random.randint(count_key, (), 2, length + 1)
   digits = jax.random.randint(digit_key, (length,), 0, base)
   return digits, jnp.arange(length) < count
 
 
-def _shown(digits, used, zero, end_of_prompt):
+def _make_prompt(digits, used, zero, end_of_prompt):
   shown = jnp.where(used, digits + zero, base_lib.PADDING)
   return jnp.concatenate([shown, jnp.array([end_of_prompt])])
 

@@ -1,9 +1,9 @@
-"""Sums over rows of what is too large to hold for all of them at once.
+"""Sums over rows, computed in chunks to bound memory.
 
-A loss on logits over a vocabulary needs [tokens, vocabulary] many times over.
-Taken some rows at a time, it never holds more than that of a few; as the sum's
-gradient is the sum of theirs, that is made in the same pass, and nothing has to
-be computed twice.
+A loss on vocabulary logits needs several arrays [tokens, vocabulary].
+Processing a few rows at a time bounds the memory to that of one chunk. The
+gradient of the sum is the sum of the chunks' gradients, so the same pass
+computes both and nothing is computed twice.
 
 Source: Hsu et al. 2024, arXiv:2410.10989 (gradients in the forward pass).
 """
@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 # (params, shared, rows, constants of the rows) → (sum over the rows, pytree of
-# other sums over them).
+# other sums over the rows).
 Summand = Callable[[Any, Any, Any, Any], tuple[jax.Array, Any]]
 
 
@@ -29,20 +29,20 @@ def chunked_sum(
   chunk_size: int,
   dtype: jax.typing.DTypeLike,
 ) -> tuple[jax.Array, Any]:
-  """Adds up a function of rows, chunk by chunk.
+  """Sums a function of rows, chunk by chunk.
 
-  Equal to `summand` of all rows, in value and gradient, but for the order of
-  summation. Only the first sum is differentiated, and only once.
+  Equals `summand` of all rows in value and gradient, up to the order of
+  summation. Only the first sum has a gradient, and only a first derivative.
 
   Args:
-    summand: of some of the rows.
+    summand: computes the sums over some of the rows.
     params: pytree of float arrays, the same for all rows.
     shared: pytree of arrays without a gradient, the same for all rows.
     rows: pytree of float arrays [R, ...].
     constants: pytree of arrays [R, ...] without a gradient.
-    chunk_size: rows at a time, a divisor of R.
-    dtype: that the summand is given `params` and `shared` in. They are made so
-      once; the gradient adds up in their own type.
+    chunk_size: rows per chunk, a divisor of R.
+    dtype: dtype of `params` and `shared` for the summand. They are cast once;
+      the gradient accumulates in their original dtype.
 
   Returns:
     (sum float[], other sums).
@@ -55,9 +55,9 @@ def chunked_sum(
     raise ValueError(
       f"chunk_size {chunk_size} does not divide the number of rows, {num_rows}"
     )
-  shared = jax.lax.stop_gradient(_as_type(shared, dtype))
+  shared = jax.lax.stop_gradient(_cast(shared, dtype))
   if chunk_size == num_rows:
-    total, others = summand(_as_type(params, dtype), shared, rows, constants)
+    total, others = summand(_cast(params, dtype), shared, rows, constants)
     return total, jax.lax.stop_gradient(others)
 
   def split(tree):
@@ -65,13 +65,14 @@ def chunked_sum(
       lambda leaf: leaf.reshape(-1, chunk_size, *leaf.shape[1:]), tree
     )
 
-  return _summed(summand, dtype, params, shared, split(rows), split(constants))
+  chunks = split(rows), split(constants)
+  return _sum_chunks(summand, dtype, params, shared, *chunks)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _summed(summand, dtype, params, shared, rows, constants):
-  """As `chunked_sum`, of [chunks, chunk_size, ...]."""
-  params = _as_type(params, dtype)
+def _sum_chunks(summand, dtype, params, shared, rows, constants):
+  """Sums over rows and constants [chunks, chunk_size, ...]."""
+  params = _cast(params, dtype)
 
   def step(sums, chunk):
     own = summand(params, shared, *chunk)
@@ -84,14 +85,14 @@ def _summed(summand, dtype, params, shared, rows, constants):
 
 
 def _forward(summand, dtype, params, shared, rows, constants):
-  typed = _as_type(params, dtype)
+  typed = _cast(params, dtype)
   gradient = jax.value_and_grad(summand, argnums=(0, 2), has_aux=True)
 
   def step(carry, chunk):
-    sums, of_params = carry
+    sums, params_gradient = carry
     own, (params_part, rows_part) = gradient(typed, shared, *chunk)
-    of_params = jax.tree.map(_added, of_params, params_part)
-    return (jax.tree.map(jnp.add, sums, own), of_params), rows_part
+    params_gradient = jax.tree.map(_accumulate, params_gradient, params_part)
+    return (jax.tree.map(jnp.add, sums, own), params_gradient), rows_part
 
   chunks = (rows, constants)
   first = jax.tree.map(lambda leaf: leaf[0], chunks)
@@ -99,25 +100,25 @@ def _forward(summand, dtype, params, shared, rows, constants):
     _zeros(jax.eval_shape(summand, typed, shared, *first)),
     _zeros(params),
   )
-  (sums, of_params), of_rows = jax.lax.scan(step, blank, chunks)
-  return sums, (of_params, of_rows)
+  (sums, params_gradient), rows_gradient = jax.lax.scan(step, blank, chunks)
+  return sums, (params_gradient, rows_gradient)
 
 
 def _backward(summand, dtype, gradients, cotangents):
   del summand, dtype
-  scale, _ = cotangents  # The other sums are not differentiated.
-  of_params, of_rows = jax.tree.map(
+  scale, _ = cotangents  # The other sums have no gradient.
+  params_gradient, rows_gradient = jax.tree.map(
     lambda leaf: (scale * leaf.astype(scale.dtype)).astype(leaf.dtype),
     gradients,
   )
-  return of_params, None, of_rows, None
+  return params_gradient, None, rows_gradient, None
 
 
-def _added(total, part):
+def _accumulate(total, part):
   return total + part.astype(total.dtype)
 
 
-def _as_type(tree, dtype):
+def _cast(tree, dtype):
   return jax.tree.map(lambda leaf: leaf.astype(dtype), tree)
 
 
@@ -125,4 +126,4 @@ def _zeros(tree):
   return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), tree)
 
 
-_summed.defvjp(_forward, _backward)
+_sum_chunks.defvjp(_forward, _backward)

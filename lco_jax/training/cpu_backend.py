@@ -1,8 +1,8 @@
-"""How the CPU backend uses a machine's cores, and its memory.
+"""Settings of the CPU backend: cores, memory and compiler options.
 
-By default it is one device whose operations share a pool of threads. For
-control's small networks handing work from thread to thread costs more than it
-saves; seeds on devices of their own, one thread each, use the cores better.
+By default, the CPU is one device whose operations share a thread pool. For
+control's small networks, passing work between threads costs more than it saves;
+one device with a single thread per seed uses the cores better.
 """
 
 import ctypes
@@ -13,30 +13,29 @@ import jax
 
 _LEVEL = "xla_backend_optimization_level"
 _LIBRARY = "xla_cpu_experimental_ynn_fusion_type"
-# Options of glibc's mallopt, by the numbers in its malloc.h.
-_KEEPING = {
-  -8: 1,  # M_ARENA_MAX: all threads share one, as others hold no large blocks.
-  -4: 0,  # M_MMAP_MAX: no block comes from the system on its own.
-  -1: -1,  # M_TRIM_THRESHOLD: nothing is given back.
+# Options of glibc's mallopt, by their numbers in malloc.h.
+_MALLOC_OPTIONS = {
+  -8: 1,  # M_ARENA_MAX: one arena, because others cannot hold large blocks.
+  -4: 0,  # M_MMAP_MAX: never allocate a block by mmap.
+  -1: -1,  # M_TRIM_THRESHOLD: never return memory to the system.
 }
 
 
 def divide_cores(*shares: int) -> None:
-  """Makes the CPU backend a device of one thread for each share of the work.
+  """Divides the CPU backend into single-thread devices that share the work.
 
-  As many devices as cores, where they divide the work evenly. Call it before
-  JAX starts its backends. What the user has set in the environment stays: NPROC
-  (threads), and the number of host devices in XLA_FLAGS. Accelerators are not
-  touched.
+  Makes as many devices, up to the number of cores, as divide the work evenly.
+  Call it before JAX starts its backends. The user's NPROC (threads) and number
+  of host devices in XLA_FLAGS take precedence. Accelerators are not affected.
 
   Args:
-    *shares: ways in which the work can be divided: numbers that the number of
-      devices may divide, such as that of the seeds side by side.
+    *shares: numbers of which the number of devices must divide at least one,
+      such as the number of parallel seeds.
   """
   os.environ.setdefault("NPROC", "1")
   if "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
     return
-  # Only Linux knows which cores a process may use.
+  # Only Linux reports the cores that a process may use.
   affinity = getattr(os, "sched_getaffinity", None)
   cores = len(affinity(0)) if affinity else os.cpu_count()
   jax.config.update(
@@ -46,39 +45,38 @@ def divide_cores(*shares: int) -> None:
 
 
 def keep_memory() -> None:
-  """Makes the C library keep the memory that is freed, for the next buffers.
+  """Makes glibc reuse freed memory instead of returning it to the system.
 
-  Else gigabytes that an update needs come from the system anew each time, page
-  by page: a quarter of the time where a model has a hundred million parameters.
-  Call it before JAX starts its threads. What the user has set in the
-  environment stays (MALLOC_..., GLIBC_TUNABLES); other C libraries are not
-  touched.
+  Otherwise every update requests gigabytes from the system again, page by page:
+  a quarter of the time for a model of a hundred million parameters. Call it
+  before JAX starts its threads. It does nothing if the user has set MALLOC_...
+  or GLIBC_TUNABLES in the environment, or with another C library.
   """
   if any(k.startswith("MALLOC_") or k == "GLIBC_TUNABLES" for k in os.environ):
     return
   libc = ctypes.CDLL(None)
   if hasattr(libc, "gnu_get_libc_version"):
-    for option, value in _KEEPING.items():
+    for option, value in _MALLOC_OPTIONS.items():
       libc.mallopt(option, value)
 
 
 def compiler_options(
   once: bool, long_reductions: bool = False
 ) -> dict[str, int | str]:
-  """Options with which to compile a program for the default backend.
+  """Chooses compiler options for a program on the default backend.
 
-  Compiling is most of a short run. On CPU, LLVM's higher levels take half as
-  long again and make no program here faster that was measured. Sums over
-  thousands of rows, as a transformer's backward pass has, are twice as fast in
-  XLA's own code as in the library that it takes for them; short ones are not.
+  Compilation takes most of a short run. On CPU, LLVM's higher optimisation
+  levels compile for half as long again and made no measured program faster.
+  Sums over thousands of rows, as in a transformer's backward pass, run twice as
+  fast in XLA's own code as in the library that it calls; short sums do not.
 
   Args:
     once: whether the program will be called only once.
     long_reductions: whether it sums over thousands of rows.
 
   Returns:
-    Options for `jax.stages.Lowered.compile`; none where there is nothing to
-    gain, or where XLA_FLAGS says otherwise.
+    Options for `jax.stages.Lowered.compile`; empty on other backends, and
+    without the options that XLA_FLAGS sets.
   """
   given = os.environ.get("XLA_FLAGS", "")
   if jax.default_backend() != "cpu":
@@ -87,13 +85,13 @@ def compiler_options(
   if _LEVEL not in given:
     options[_LEVEL] = 0 if once else 1
   if long_reductions and _LIBRARY not in given:
-    options |= _products_alone()
+    options |= _exclude_library_reductions()
   return options
 
 
 @functools.cache
-def _products_alone() -> dict[str, str]:
-  """The option that leaves reductions to XLA, where this jaxlib has it."""
+def _exclude_library_reductions() -> dict[str, str]:
+  """Returns the option that keeps reductions in XLA, if jaxlib supports it."""
   options = {_LIBRARY: "LIBRARY_FUSION_TYPE_DOT"}
   try:
     jax.jit(lambda x: x).lower(0.0).compile(options)

@@ -1,6 +1,6 @@
-"""What a policy loss looks like while it is trained on: curvature, direction.
+"""Curvature and gradient direction of a policy loss during training.
 
-Computed after the epochs of an update, in some of its states, over all devices.
+Computed after the epochs of an update, in some of its states, on all devices.
 """
 
 from collections.abc import Callable
@@ -14,11 +14,11 @@ from lco_jax import diagnostics, losses, numerics, types
 
 Array = jax.Array
 
-# States in which the loss is looked at, on each device.
+# States per device in which to measure the loss.
 _NUM_STATES = 128
 _NUM_MINIBATCHES = 8
-# A state's logits are this far from the target, at least, to be on the way.
-_ON_THE_WAY = 1e-3
+# A state counts as not yet at its target if a logit is off by more than this.
+_MIN_DISTANCE = 1e-3
 
 
 def measure_loss(
@@ -27,26 +27,26 @@ def measure_loss(
   batch: Any,
   where: Array | None = None,
 ) -> types.Metrics:
-  """Curvature and direction of a loss in the logits, and what they rest on.
+  """Measures curvature and gradient direction of a loss in the logits.
 
   Args:
     policy_loss: (logits [..., A], batch [...]) → (losses [...], metrics); the
       loss of a state must depend on that state alone.
-    logits: float[..., A], of the policy now.
+    logits: float[..., A], of the current policy.
     batch: pytree [...], with `target_logits`, `old_logits`, `old_log_prob`,
       `action`.
     where: bool[...], states that count; None means all.
 
   Returns:
     curvature_min, curvature_mean: smallest Hessian eigenvalue of a state's
-      loss; below 0 it is not convex there.
-    direction_cosine: mean cosine of the angle between −∇L and the way to z*.
-    direction_against: share of states in which −∇L leads away from it.
+      loss; if negative, the loss is not convex there.
+    direction_cosine: mean cosine of the angle between −∇L and z* − z.
+    direction_against: share of states in which −∇L points away from z*.
     stalled: share of states that are not at z* and have no gradient.
-    convexity_violation: furthest that a state's loss rises above a chord, on a
-      segment in a random direction about the policy; above 0 it is not convex.
-    effective_samples: share of samples that importance weights leave.
-    kl_requested: KL(π_old ‖ π*), of which kl_old_new is what was realised.
+    convexity_violation: largest height of a state's loss above a chord, on a
+      random segment around the policy; if positive, the loss is not convex.
+    effective_samples: effective sample size of importance weights, as a share.
+    kl_requested: KL(π_old ‖ π*); compare kl_old_new, the realised KL.
     ratio_q05, ratio_q50, ratio_q95: quantiles of the probability ratios.
   """
   shape = logits.shape[:-1]
@@ -63,8 +63,8 @@ def measure_loss(
   requested = numerics.average(
     losses.kl_divergence(batch.old_logits, batch.target_logits), where
   )
-  # A few states, the same every time, and no pattern of environments, times or
-  # tokens; a state is a row [1, ...] to what takes batches.
+  # Select a fixed random subset of states, so it follows no pattern in
+  # environments, time or tokens. Each state keeps a batch axis of size 1.
   rows = np.random.default_rng(0).permutation(counted.size)[:_NUM_STATES]
   logits, batch = jax.tree.map(
     lambda x: x.reshape(-1, 1, *x.shape[len(shape) :])[rows], (logits, batch)
@@ -72,18 +72,19 @@ def measure_loss(
   counted = counted[rows]
   segments = jax.random.normal(jax.random.key(0), logits[:, 0].shape)
 
-  def look(own_logits, own, segment):
+  def measure_state(own_logits, own, segment):
     def loss(z):
       return policy_loss(z[None], own)[0][0]
 
     z = own_logits[0]
     gradient = jax.grad(loss)(z)
-    to_go = losses.centred_logits(z - own.target_logits[0])
+    offset = losses.centred_logits(z - own.target_logits[0])
     product, cosine = diagnostics.directionality(
-      gradient, to_go, jnp.zeros_like(to_go)
+      gradient, offset, jnp.zeros_like(offset)
     )
     violation = diagnostics.convexity_violation(loss, z - segment, z + segment)
-    stalled = jnp.all(gradient == 0) & (jnp.max(jnp.abs(to_go)) > _ON_THE_WAY)
+    away = jnp.max(jnp.abs(offset)) > _MIN_DISTANCE
+    stalled = jnp.all(gradient == 0) & away
     return (
       diagnostics.smallest_curvature(loss, z),
       violation,
@@ -92,14 +93,15 @@ def measure_loss(
       stalled.astype(jnp.float32),
     )
 
-  curvature, violation, *means = jax.vmap(look)(logits, batch, segments)
+  measured = jax.vmap(measure_state)(logits, batch, segments)
+  curvature, violation, *means = measured
   least = jnp.min(jnp.where(counted, curvature, jnp.inf))
   least = jax.lax.pmin(least, numerics.DEVICE_AXIS)
   most = jnp.max(jnp.where(counted, violation, -jnp.inf))
   most = jax.lax.pmax(most, numerics.DEVICE_AXIS)
   names = ("direction_cosine", "direction_against", "stalled")
   return {
-    # Where no state counts, anywhere, nothing bends.
+    # Report 0 if no state counts on any device.
     "curvature_min": jnp.where(jnp.isposinf(least), 0.0, least),
     "convexity_violation": jnp.where(jnp.isneginf(most), 0.0, most),
     "effective_samples": effective,
@@ -122,22 +124,23 @@ def measure_gradients(
   params: dict[str, types.Params],
   batch: Any,
 ) -> types.Metrics:
-  """What minibatches' policy gradients have in common, and where they led.
+  """Measures noise and direction of minibatches' policy gradients.
 
-  A batch is divided by its steps where eight divides them, and otherwise its
-  rows are; then what a part holds depends on how devices divide the streams.
+  Divides the batch into at most eight parts of consecutive rows in time order.
+  If a part is not a whole number of steps, its content depends on how devices
+  divide the streams.
 
   Args:
-    objective: as of `update.Objective`.
+    objective: see `update.Objective`.
     before: parameters by part, before the epochs.
-    params: the same after them.
+    params: parameters by part, after the epochs.
     batch: pytree [T, N, ...], this device's share.
 
   Returns:
     direction_parameters: cosine of the angle between −∇L before the epochs and
-      where these ended, the minimiser itself being unknown.
-    gradient_signal_to_noise: ‖mean‖² over the variance between parts, eight at
-      most; see `diagnostics.gradient_signal_to_noise`.
+      the epochs' total step, because the minimiser is unknown.
+    gradient_signal_to_noise: ‖mean‖² over the variance between parts; see
+      `diagnostics.gradient_signal_to_noise`.
   """
   steps, streams = jax.tree.leaves(batch)[0].shape[:2]
   size = steps * streams
@@ -147,7 +150,7 @@ def measure_gradients(
   )
 
   def gradient(params, part):
-    """(mean gradient, what it is a mean of) over all devices."""
+    """Returns (mean gradient, number of counted entries) over all devices."""
 
     def loss(policy):
       own = objective(params | {"policy": policy}, part, before)[0]["policy"]
@@ -159,7 +162,7 @@ def measure_gradients(
 
   gradients, _ = jax.lax.map(lambda part: gradient(params, part), parts)
   firsts, counts = jax.lax.map(lambda part: gradient(before, part), parts)
-  # Their sum is as long as it likes: an angle is asked for.
+  # The scale of the sum is irrelevant: only its direction is used.
   first = jax.tree.map(lambda g: jnp.tensordot(counts, g, axes=1), firsts)
   _, cosine = diagnostics.directionality(
     first, before["policy"], params["policy"]

@@ -33,7 +33,7 @@ def test_q_values_satisfy_bellman():
 
 def test_simulation_agrees_with_the_exact_return():
   mdp = tabular.garnet(termination=0.3)
-  environment = tabular.environment(mdp, "garnet", max_episode_steps=60)
+  environment = tabular.make_environment(mdp, "garnet", max_episode_steps=60)
   policy = np.random.default_rng(0).dirichlet(np.ones(4), size=12)
   log_policy = jnp.log(jnp.asarray(policy, jnp.float32))
   discount = 0.9

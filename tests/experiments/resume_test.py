@@ -145,7 +145,7 @@ def test_what_cannot_be_resumed_is_named(tmp_path, whole):
   settings = json.loads((whole / "config.json").read_text())
   del settings["max_kl"]
   (older / "config.json").write_text(json.dumps(settings))
-  assert "no max_kl; it is of another" in _refused(older, "--resume")
+  assert "no max_kl; another version wrote" in _refused(older, "--resume")
   assert _outcome(whole) == before
 
 

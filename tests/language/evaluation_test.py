@@ -100,7 +100,7 @@ def test_against_a_policy_that_is_known():
     result.greedy.mean(axis=1),
   )
   assert len(result.examples[0]) == 5
-  second = result.of(slice(1, 2))
+  second = result.select_seeds(slice(1, 2))
   np.testing.assert_array_equal(second.pass_at_k(1), result.pass_at_k(1)[1:])
   assert second.examples == result.examples[1:]
   for prompt, answer, said, right in result.examples[0]:

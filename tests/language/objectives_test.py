@@ -218,7 +218,7 @@ def test_kl_is_of_what_counts():
 
 def test_dapo_clips_higher_than_it_clips_lower():
   """Ratios of 1.25 still pull, where PPO's range has ended."""
-  assert algorithms.options_of("dapo") == algorithms.options_of("grpo")
+  assert algorithms.list_options("dapo") == algorithms.list_options("grpo")
   tokens = _tokens(np.float32)
   log_prob = numerics.action_log_prob(tokens.old_logits, tokens.action)
   tokens = tokens._replace(
@@ -260,7 +260,7 @@ def test_weights_of_tokens(weighting):
       lambda: objectives.token_weights(jnp.ones(2, bool), "x"),
       "weighting",
     ),
-    (lambda: algorithms.options_of("sarsa"), "algorithm"),
+    (lambda: algorithms.list_options("sarsa"), "algorithm"),
     (
       lambda: objectives.token_weights(jnp.zeros(2, bool), "token"),
       "no token",
@@ -273,10 +273,10 @@ def test_what_cannot_be(make, name):
 
 
 def test_options_are_those_of_the_policy_loss():
-  assert algorithms.options_of("dapo") == ("clip_low", "clip_high")
-  assert algorithms.options_of("rloo") == ()
-  assert set(algorithms.options_of("lco_mse")) == set(
-    algorithms.options_of("lco_mse")
+  assert algorithms.list_options("dapo") == ("clip_low", "clip_high")
+  assert algorithms.list_options("rloo") == ()
+  assert set(algorithms.list_options("lco_mse")) == set(
+    algorithms.list_options("lco_mse")
   )
 
 

@@ -99,7 +99,7 @@ def test_processes_that_never_begin():
   task = types.SimpleNamespace(score=_process, load=load)
   with (
     scoring.Scorer(task, 1, seconds=30.0) as scorer,
-    pytest.raises(scoring.ScoringError, match="end before they do"),
+    pytest.raises(scoring.ScoringError, match="end before they score any"),
   ):
     _scores(scorer, 2)
 

@@ -176,7 +176,7 @@ def _cmpo(z, old, action, a):
 
 
 def test_cmpo_against_an_oracle(float64):
-  """Value, gradient, nothing held constant moves, nothing masked counts."""
+  """Value and gradient; constant arguments get none, masked entries give 0."""
   rng = np.random.default_rng(0)
   z, old = rng.normal(size=(2, 30, 5))
   action, a = rng.integers(5, size=30), 2 * rng.normal(size=30)
@@ -266,7 +266,7 @@ def test_vmpo_weights_against_the_dual(float64, bound):
 
 
 def test_vmpo_weights_are_of_the_whole_batch():
-  """However devices divide it; and of any scale or offset of advantages."""
+  """For any division over devices, scale and offset of the advantages."""
   advantage = jnp.asarray(np.random.default_rng(0).normal(size=16), jnp.float32)
   alone = losses.vmpo_weights(advantage, 0.1)
   shared = jax.vmap(

@@ -1,4 +1,4 @@
-"""The loss of pairs against an oracle, and what it is for."""
+"""Losses on pairs against an oracle, and their purpose."""
 
 import jax
 import jax.numpy as jnp

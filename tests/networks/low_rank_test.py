@@ -1,4 +1,4 @@
-"""Low-rank adapters: what they add, and what they leave as it is."""
+"""Low-rank adapters: the change they add, and the parameters they keep."""
 
 import jax
 import numpy as np
@@ -35,7 +35,7 @@ def adapters(params):
 
 
 def test_they_begin_without_effect(params, adapters):
-  changed = networks.adapted(params, adapters, _SCALE)
+  changed = networks.adapt(params, adapters, _SCALE)
   jax.tree.map(np.testing.assert_array_equal, changed, params)
 
 
@@ -44,7 +44,7 @@ def test_every_matrix_gets_its_product(params, adapters):
   own = jax.tree.map(
     lambda leaf: rng.normal(size=leaf.shape).astype(np.float32), adapters
   )
-  changed = networks.adapted(params, own, _SCALE)
+  changed = networks.adapt(params, own, _SCALE)
   blocks, before = changed["params"]["blocks"], params["params"]["blocks"]
   matrices = [("attention", n) for n in ("query", "key", "value", "output")]
   for *path, name in [*matrices, ("gate",), ("up",), ("down",)]:
@@ -73,7 +73,7 @@ def test_every_matrix_gets_its_product(params, adapters):
 def test_parameters_on_the_host_stay_as_they_are(params, adapters):
   own = jax.tree.map(np.ones_like, adapters)
   host = jax.tree.map(np.array, params)
-  once, twice = (networks.adapted(host, own, _SCALE) for _ in range(2))
+  once, twice = (networks.adapt(host, own, _SCALE) for _ in range(2))
   jax.tree.map(np.testing.assert_array_equal, host, params)
   jax.tree.map(np.testing.assert_array_equal, once, twice)
 
@@ -83,7 +83,7 @@ def test_the_first_gradient_is_of_b_alone(model, params, adapters):
 
   def loss(adapters):
     logits, _ = model.apply(
-      networks.adapted(params, adapters, _SCALE),
+      networks.adapt(params, adapters, _SCALE),
       np.arange(4)[None],
       np.zeros(1, int),
     )

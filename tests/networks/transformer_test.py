@@ -1,4 +1,4 @@
-"""The transformer against a float64 oracle, and what a decoder must not do."""
+"""The transformer against a float64 oracle; causality and padding."""
 
 import jax
 import jax.numpy as jnp
@@ -102,7 +102,7 @@ _SHAPES = pytest.mark.parametrize(
 
 
 def _check_against_the_oracle(config, error):
-  """Biases and scales are made to matter: they start at 0 and 1."""
+  """Randomises biases and scales, which start at 0 and 1."""
   model, params, tokens = _model(config)
   params = jax.tree.map(
     lambda x: (

@@ -1,4 +1,4 @@
-"""Model files: what is read is what was written, and nothing else is taken."""
+"""Model files: reading returns what was written and rejects all else."""
 
 import dataclasses
 import json
@@ -59,7 +59,7 @@ def test_gguf_against_numpy(tmp_path, architecture, tied):
 
 @pytest.mark.parametrize("name", ["Q8_0", "Q4_1", "F16", "BF16"])
 def test_quantized_weights(tmp_path, name):
-  """Blocks stand for the numbers that the package says."""
+  """Quantised blocks decode to the values of the gguf package."""
   kind = gguf.GGMLQuantizationType[name]
   weights = tiny_model.weights()
   path = tmp_path / "model.gguf"
@@ -274,7 +274,7 @@ def test_tensors_that_do_not_fit(tmp_path):
 
 @pytest.mark.parametrize("key", ["rope.scaling.type", "expert_count"])
 def test_values_of_a_strange_kind(tmp_path, key):
-  """A list where a number is expected is refused by its name."""
+  """A list in place of a number raises an error that names the key."""
   path = tmp_path / "model.gguf"
   tiny_model.write_gguf(
     path, tiny_model.weights(), lists={f"llama.{key}": [1, 2]}
@@ -284,7 +284,7 @@ def test_values_of_a_strange_kind(tmp_path, key):
 
 
 def test_the_token_before_every_text(tmp_path):
-  """Comes once: a chat template writes it itself. An export keeps it."""
+  """It occurs once, because chat templates write it; exports keep it."""
   path = tmp_path / "model.gguf"
   tiny_model.write_gguf(path, tiny_model.weights(), begins=True)
   model = pretrained.load(str(path))
@@ -307,7 +307,7 @@ def test_the_token_before_every_text(tmp_path):
   ("split", "expected"), [("gpt-2", [3, 2]), ("llama-bpe", [6, 4])]
 )
 def test_words_that_no_merge_comes_to(split, expected):
-  """Llama 3 has them as tokens, and a first token unless a file says not."""
+  """Llama 3 keeps such words whole and prepends a token by default."""
   metadata = {
     "tokenizer.ggml.model": "gpt2",
     "tokenizer.ggml.pre": split,
@@ -316,7 +316,7 @@ def test_words_that_no_merge_comes_to(split, expected):
     "tokenizer.ggml.bos_token_id": 6,
     "tokenizer.ggml.eos_token_id": 5,
   }
-  own = tokenizer_lib.of_gguf(pathlib.Path("a.gguf"), metadata)
+  own = tokenizer_lib.from_gguf(pathlib.Path("a.gguf"), metadata)
   assert own.encode("abc") == expected
 
 
@@ -372,7 +372,7 @@ assert slowest < 60
 
 
 def fuzz(path, step, flips, header, memory, scratch, timeout):
-  """Loads what is left of a file when it is cut off, or bits are turned.
+  """Loads files that are truncated or have flipped bits.
 
   Args:
     path: of a GGUF file.
@@ -397,7 +397,7 @@ def fuzz(path, step, flips, header, memory, scratch, timeout):
 
 
 def test_malformed_files(tiny, tmp_path):
-  """Cut off anywhere, or with a bit of the header turned: one clear line."""
+  """Truncated anywhere or with a flipped header bit: one clear error line."""
   path, _, _ = tiny
   size = path.stat().st_size
   header = size - 4 * sum(weight.size for weight in tiny[1].values())

@@ -35,7 +35,7 @@ _CASES = json.loads(
 
 @pytest.fixture(scope="module")
 def answers(tmp_path_factory):
-  """What the script says of the reference's texts."""
+  """The script's output for the reference's texts."""
   folder = tmp_path_factory.mktemp("smollm2")
   asked = folder / "in.jsonl"
   lines = [json.dumps({"text": case["text"]}) for case in _CASES]
@@ -74,7 +74,7 @@ def model():
 
 @pytest.mark.third_party  # flax's RMSNorm widens float32 parameters.
 def test_transformers_reads_the_export(model, tmp_path, float64):
-  """The same logits and tokens by transformers, from what we write.
+  """transformers computes the same logits and tokens from our export.
 
   A feature of the first token is 22,552, so that float32 rounds its logits by
   up to 1e-4 in either. What transformers says in float64 is closer, though its
@@ -119,8 +119,8 @@ def test_transformers_reads_the_export(model, tmp_path, float64):
 
 
 def test_malformed_files(tmp_path):
-  """Cut off at every 64 KiB, or with one of 500 bits of the header turned."""
-  path = model_lib.packaged("smollm2")
+  """Truncated at every 64 KiB, or with one of 500 header bits flipped."""
+  path = model_lib.find_packaged("smollm2")
   said = pretrained_test.fuzz(
     path,
     step=2**16,

@@ -10,15 +10,15 @@ def test_no_seed_has_a_say_in_its_own_rate():
   """Rate 2 is best for seeds 0 and 1, rate 1 for seeds 2 and 3."""
   deciding = np.array([[1.0, 2.0, 30.0, 40.0], [10.0, 20.0, 3.0, 4.0]])
   other = np.arange(8.0).reshape(2, 4)
-  result = comparison.cross_fitted({"a": deciding, "b": other}, [1.0, 2.0])
+  result = comparison.cross_fit({"a": deciding, "b": other}, [1.0, 2.0])
   np.testing.assert_array_equal(result.score, [1.0, 2.0, 3.0, 4.0])
   np.testing.assert_array_equal(result.scores["b"], [0.0, 1.0, 6.0, 7.0])
   assert result.rates == (1.0, 1.0, 2.0, 2.0)
-  agreed = comparison.cross_fitted({"a": deciding[:, :2]}, [1.0, 2.0])
+  agreed = comparison.cross_fit({"a": deciding[:, :2]}, [1.0, 2.0])
   np.testing.assert_array_equal(agreed.score, [10.0, 20.0])
   assert agreed.rates == (2.0, 2.0)
   with pytest.raises(ValueError, match="num_seeds"):
-    comparison.cross_fitted({"a": deciding[:, :1]}, [1.0, 2.0])
+    comparison.cross_fit({"a": deciding[:, :1]}, [1.0, 2.0])
 
 
 def _results():
@@ -37,7 +37,7 @@ def _results():
 
 
 def test_lines_of_tasks():
-  rows = comparison.task_rows(_results())
+  rows = comparison.make_task_rows(_results())
   assert [(row["task"], row["algorithm"]) for row in rows[2:4]] == [
     ("one", "same"),
     ("two", "base"),
@@ -47,14 +47,14 @@ def test_lines_of_tasks():
 
 
 def test_lines_over_tasks():
-  """Tasks count alike, whatever their scale."""
+  """All tasks have equal weight, independent of their scale."""
   results = _results()
-  scores = comparison.normalized(
+  scores = comparison.normalize(
     results, {"one": (0.0, 20.0), "two": (-10.0, 10.0)}
   )
   np.testing.assert_allclose(scores["better"][0], (np.arange(8) + 10) / 20)
   np.testing.assert_allclose(scores["better"][1], (20 - np.arange(8)) / 20)
-  rows = comparison.overall_rows(scores, "base")
+  rows = comparison.make_overall_rows(scores, "base")
   assert rows[0]["beats base"] == rows[0]["p"] == ""
   assert rows[1]["beats base"] == "1.000 [1.000, 1.000]"
   assert rows[2]["beats base"].startswith(".500 [") and rows[2]["p"] == "1"
@@ -62,22 +62,22 @@ def test_lines_over_tasks():
   assert float(rows[1]["p"]) < 0.01
   assert rows[1]["all tasks"].startswith(".750 [")
   assert rows[1]["worst run"] == ".500"
-  assert "beats base" not in comparison.overall_rows(scores, None)[0]
+  assert "beats base" not in comparison.make_overall_rows(scores, None)[0]
 
 
 def test_tasks_that_tell_nothing_are_left_out():
   results = _results()
-  scores = comparison.normalized(
+  scores = comparison.normalize(
     results, {"one": (0.0, 20.0), "two": (3.0, 3.0)}
   )
   assert scores["base"].shape == (1, 8)
   with pytest.raises(ValueError, match="one, two"):
-    comparison.normalized(results, {"one": (1.0, 1.0), "two": (3.0, 3.0)})
+    comparison.normalize(results, {"one": (1.0, 1.0), "two": (3.0, 3.0)})
 
 
 def test_a_picture_of_intervals(tmp_path):
   results = _results()
-  scores = comparison.normalized(results, {"one": (0, 1), "two": (0, 1)})
+  scores = comparison.normalize(results, {"one": (0, 1), "two": (0, 1)})
   paths = [tmp_path / "a.png", tmp_path / "a.svg"]
   interval_plots.save_intervals(paths, results, scores, "title")
   assert all(path.stat().st_size > 5_000 for path in paths)
@@ -104,9 +104,9 @@ def test_test_problems_have_no_say(tmp_path):
     0.2: cell("b", validation=0.7, test=0.2),
     0.3: cell("c", validation=0.8, test=0.3, correct=None),
   }
-  result = comparison.tuned_on_validation(cells)
+  result = comparison.tune_on_validation(cells)
   assert result.rates == (0.2, 0.2)
   assert list(result.scores) == ["greedy", "pass@1", "entropy"]
   np.testing.assert_array_equal(result.score, [0.2, 0.2])
   with pytest.raises(ValueError, match="every rate"):
-    comparison.tuned_on_validation({0.3: cells[0.3]})
+    comparison.tune_on_validation({0.3: cells[0.3]})

@@ -9,7 +9,7 @@ def test_windows_weigh_by_episodes_and_keep_the_last_value():
   episodes = np.zeros((200, 1))
   returns[2], episodes[2] = 1.0, 3
   returns[3], episodes[3] = 5.0, 1
-  at, means = curves.binned(steps, returns, episodes)
+  at, means = curves.bin_returns(steps, returns, episodes)
   assert at[0] == 20 and at[-1] == 2000 and len(at) == 100
   assert np.isnan(means[0, 0])
   np.testing.assert_array_equal(means[1:, 0], 2.0)
@@ -43,7 +43,7 @@ def test_table_fits_a_terminal():
     "ci95": [-1234.5, 1234.5],
   }
   evaluation = {"backend": "gymnasium", "episodes": 100, **score}
-  text = tables.run_summary(
+  text = tables.format_run(
     {
       "env": "CartPole-v1",
       "learning_rate": 1e-3,

@@ -1,4 +1,4 @@
-"""The report of runs that are written by hand, and its page in a browser."""
+"""The report of hand-written runs, and its page in a browser."""
 
 import csv
 import json
@@ -14,7 +14,7 @@ from tests import scripts
 
 
 def _write(path, algorithm, scores, summary=None, updates=20, **settings):
-  """A run of 20 updates; scores [seeds] are what it comes to, NaN stops it."""
+  """A run of 20 updates with final scores [seeds]; NaN for a stopped seed."""
   path.mkdir(parents=True)
   config = {"environment": "Catch </script>", "algorithm": algorithm, "seed": 0}
   (path / "config.json").write_text(json.dumps(config | settings))
@@ -50,14 +50,14 @@ def test_runs_are_found_and_told_apart(runs, tmp_path):
   found = recorded.find([runs])
   assert [path.name for path in found] == ["a", "b", "c", "d"]
   loaded = [recorded.load(path) for path in found]
-  assert report.labels(loaded) == [
+  assert report.make_labels(loaded) == [
     "lco_mse beta=1.0",
     "lco_mse beta=0.1",
     "ppo beta=1.0",
     "ppo beta=0.1",
   ]
   same = [loaded[0], loaded[0]]
-  assert all(str(runs / "a") in label for label in report.labels(same))
+  assert all(str(runs / "a") in label for label in report.make_labels(same))
   # The last two of twenty updates.
   np.testing.assert_allclose(loaded[0].final, np.arange(5, 9) * 0.975)
   np.testing.assert_array_equal(np.isnan(loaded[3].final), [0, 0, 0, 1])
@@ -118,7 +118,7 @@ def test_scores_of_learned_policies(tmp_path, summary):
     "sampled": [2.0],
   }
   other = recorded.load(_write(tmp_path / "other", "lco_mse", [4.0]))
-  rows = report.summaries([run, other])
+  rows = report.summarize_runs([run, other])
   assert [row["greedy"] for row in rows] == [1.0, None]
   report.write([run, other], tmp_path)
   assert "| 2.000 [2.000, 2.000] |" in (tmp_path / "scores.md").read_text()
@@ -128,8 +128,8 @@ def test_scores_of_learned_policies(tmp_path, summary):
 
 
 def test_no_seed_is_dropped(runs):
-  """A run of which a seed stopped has no score, and comes last."""
-  rows = report.summaries(
+  """A run with a stopped seed has no score and is listed last."""
+  rows = report.summarize_runs(
     [recorded.load(path) for path in recorded.find([runs])]
   )
   assert [row["run"] for row in rows] == [
@@ -144,7 +144,7 @@ def test_no_seed_is_dropped(runs):
 
 def test_best_runs_are_compared(runs):
   loaded = [recorded.load(path) for path in recorded.find([runs])]
-  (row,) = report.comparisons(loaded)
+  (row,) = report.compare_runs(loaded)
   assert (row["better"], row["than"]) == ("lco_mse", "ppo")
   # Of 16 pairs 5, 6, 7, 8 wins 9 and a half against 4, 5, 6, 7: with 3 ties.
   wins = sum((x > y) + 0.5 * (x == y) for x in range(5, 9) for y in range(4, 8))
@@ -212,7 +212,7 @@ document.body.dataset.seen = JSON.stringify(seen);
 
 @pytest.mark.skipif(not shutil.which("chromium"), reason="needs chromium")
 def test_the_page_in_a_browser(runs, tmp_path):
-  """It loads without an error, and its controls do what they say."""
+  """The page loads without errors, and its controls work."""
   report.write(
     [recorded.load(path) for path in recorded.find([runs])], tmp_path
   )

@@ -51,12 +51,12 @@ def test_scores_of_a_run(tmp_path):
   np.testing.assert_allclose(found.max_gradient_norm, [1.4, 0.2])
   np.testing.assert_allclose(found.entropy, [0.2, np.nan])
   np.testing.assert_allclose(
-    stability.floor_of([tmp_path / "run"]), (0.05 + 0.1 + 0.6 + 0.6) / 4
+    stability.estimate_floor([tmp_path / "run"]), (0.05 + 0.1 + 0.6 + 0.6) / 4
   )
   _write(tmp_path / "better", score + 1.0, kl, entropy)
   both = [tmp_path / "better", tmp_path / "run"]
-  assert stability.floor_of(both) == stability.floor_of(both[1:])
-  assert stability.score_of(tmp_path / "run") == "correct"
+  assert stability.estimate_floor(both) == stability.estimate_floor(both[1:])
+  assert stability.find_score(tmp_path / "run") == "correct"
 
 
 @pytest.mark.parametrize("name", list(_COUNTS))
@@ -70,14 +70,14 @@ def test_windows_without_an_episode_keep_the_last_known_return(tmp_path, name):
   np.testing.assert_allclose(found.area, np.mean(windows))
   assert found.final == 40 and not found.faulted
   with pytest.raises(ValueError, match="no episode ended"):
-    stability.floor_of([tmp_path / "run"])
+    stability.estimate_floor([tmp_path / "run"])
 
 
 def test_what_has_no_score_is_named(tmp_path):
   one = np.ones((2, 1))
   _write(tmp_path / "run", one, one, one, "loss")
   with pytest.raises(ValueError, match="run"):
-    stability.score_of(tmp_path / "run")
+    stability.find_score(tmp_path / "run")
 
 
 def _scores(final, best, entropy=1.0, faulted=False, max_gradient_norm=1.0):
@@ -104,7 +104,7 @@ def _scores(final, best, entropy=1.0, faulted=False, max_gradient_norm=1.0):
   ],
 )
 def test_what_counts_as_collapsed(scores, collapsed):
-  found = stability.collapsed(
+  found = stability.detect_collapse(
     scores, floor=20, ceiling=500, min_entropy=0.01, max_gradient_norm=10.0
   )
   assert found == [collapsed]
@@ -127,5 +127,5 @@ def test_robustness_is_the_share_of_good_cells():
 
 def test_scores_are_stacked():
   one = _scores(final=1, best=2)
-  stacked = stability.stacked([[one, one, one], [one, one, one]])
+  stacked = stability.stack_scores([[one, one, one], [one, one, one]])
   assert stacked.final.shape == (2, 3, 1)

@@ -103,6 +103,6 @@ def test_paired_differences():
 def test_many_comparisons_are_paid_for():
   """By hand: p(i) · n / i, from the largest down."""
   np.testing.assert_allclose(
-    statistics.adjusted_p_values(np.array([0.01, 0.04, 0.03, 0.005])),
+    statistics.adjust_p_values(np.array([0.01, 0.04, 0.03, 0.005])),
     [0.02, 0.04, 0.04, 0.02],
   )

@@ -1,4 +1,4 @@
-"""Tables: what stands in them, and that they fit a terminal."""
+"""Tables: their content and their width."""
 
 import numpy as np
 
@@ -10,10 +10,13 @@ def _scores(*per_seed):
 
 
 def test_rows_are_a_markdown_table():
-  lines = tables.markdown(
+  lines = tables.format_markdown(
     [
-      {"algorithm": "grpo", "score": tables.interval(10.25, -0.5, 1234.56)},
-      {"algorithm": "ppo", "score": tables.interval(None, None, None)},
+      {
+        "algorithm": "grpo",
+        "score": tables.format_interval(10.25, -0.5, 1234.56),
+      },
+      {"algorithm": "ppo", "score": tables.format_interval(None, None, None)},
     ]
   ).splitlines()
   assert lines == [
@@ -35,7 +38,7 @@ def test_a_language_run_fits_a_terminal():
     "by_difficulty": {"1": 1.0, "2": 0.25},
     "examples": [["1+1=", "2", "3", False], ["x" * 300, "y" * 50, "y", True]],
   }
-  shown = tables.language_summary(
+  shown = tables.format_language_run(
     {
       "task": "addition:3",
       "learning_rate": 1e-3,
@@ -57,5 +60,5 @@ def test_a_language_run_fits_a_terminal():
   assert level.endswith("1: 1.00, 2: 0.25")
   (passes,) = [line.split() for line in lines if line.startswith("pass@8")]
   assert passes[1] == "0.85" and passes[-2:] == ["0.8", "0.9"]
-  one = tables.accuracy(evaluation)
+  one = tables.format_accuracy(evaluation)
   assert one.endswith("0.6 (seeds: 0.5 0.7)") and len(one) <= 100

@@ -221,7 +221,7 @@ def test_an_update_that_is_not_finite_ends_all(tmp_path):
 @pytest.mark.parametrize(
   ("only", "line"),
   [
-    (0, "process 1 did not come to 127.0.0.1:"),
+    (0, "process 1 did not connect to 127.0.0.1:"),
     (1, "process 0 cannot be reached at 127.0.0.1:"),
   ],
 )

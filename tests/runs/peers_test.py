@@ -59,7 +59,9 @@ def test_who_is_missing_is_named_to_all():
     first = pool.submit(peers.call_roll, address, 4, 1.0, "same", dict)
     second = pool.submit(peers.answer_roll, address, 2, 5.0, "same")
     for future in (first, second):
-      with pytest.raises(peers.PeerError, match=r"processes 1, 3 did not come"):
+      with pytest.raises(
+        peers.PeerError, match=r"processes 1, 3 did not connect"
+      ):
         future.result()
 
 
@@ -100,8 +102,8 @@ def test_a_port_that_is_taken():
 @pytest.mark.parametrize(
   ("number", "settings", "line"),
   [
-    (1, "same", "process 1 came twice"),
-    (5, "same", "process 5 came twice, or the job has fewer processes"),
+    (1, "same", "process 1 connected twice"),
+    (5, "same", "process 5 connected twice, or the job has fewer processes"),
     (2, "other", "process 2 was started with other settings"),
   ],
 )

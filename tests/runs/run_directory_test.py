@@ -55,24 +55,24 @@ def test_what_is_no_run_is_named(tmp_path):
   with pytest.raises(ValueError, match="config.json"):
     run_directory.read_config(tmp_path)
   (tmp_path / "config.json").write_text("[]")
-  with pytest.raises(ValueError, match="no configuration"):
+  with pytest.raises(ValueError, match="not a configuration"):
     run_directory.read_config(tmp_path)
 
 
 def test_who_holds_a_directory_can_be_asked(tmp_path):
   assert not run_directory.in_use(tmp_path / "nothing")
   assert not run_directory.in_use(tmp_path)
-  with run_directory.locked(tmp_path):
+  with run_directory.lock(tmp_path):
     assert run_directory.in_use(tmp_path)
   assert not run_directory.in_use(tmp_path)
 
 
 def test_a_directory_is_held_by_one(tmp_path):
   with (
-    run_directory.locked(tmp_path),
+    run_directory.lock(tmp_path),
     pytest.raises(ValueError, match="in use by another process"),
-    run_directory.locked(tmp_path),
+    run_directory.lock(tmp_path),
   ):
     pass
-  with run_directory.locked(tmp_path):
+  with run_directory.lock(tmp_path):
     pass

@@ -16,7 +16,7 @@ _INSTALLED = importlib.util.find_spec("reasoning_gym") is not None
 
 
 class _Procedural:
-  """What a data set of reasoning-gym has that is needed."""
+  """The parts of a reasoning-gym data set that tasks read."""
 
   def __init__(self, seed, size):
     self._rng = np.random.default_rng(seed)
@@ -29,12 +29,12 @@ class _Procedural:
     return self._rows[index]
 
   def score_answer(self, answer, entry):
-    """Exact match."""
+    """Scores by exact match."""
 
 
 class _Lenient(_Procedural):
   def score_answer(self, answer, entry):
-    """Scores of its own."""
+    """Scores by the data set's own rule."""
 
 
 class _Silent(_Procedural):
@@ -133,7 +133,7 @@ def test_without_the_package(monkeypatch):
   ],
 )
 def test_answers_of_the_package_are_right(name):
-  """The package's own score agrees, of right answers and of others."""
+  """The package's own score agrees on right and wrong answers."""
   import reasoning_gym
 
   task = tasks.make(f"reasoning_gym:{name}")

@@ -67,7 +67,7 @@ def _closing(text):
 
 
 def _right(name, prompt, answer):
-  """The answer by other means."""
+  """Solves a problem independently of the task."""
   kind = name.partition(":")[0]
   asked = prompt.rstrip(">=")
   if kind in ("addition", "multiplication"):
@@ -150,7 +150,7 @@ def test_splits_are_disjoint(name):
   for split, numbers in tasks.SPLITS.items():
     task, problems = _drawn(name, split)
     prompts[split] = {task.text(prompt) for prompt in problems.prompt}
-    found = jax.vmap(base.split_of)(problems)
+    found = jax.vmap(base.hash_prompt)(problems)
     assert np.isin(found, numbers).all()
   assert not prompts["train"] & prompts["test"]
   assert not prompts["train"] & prompts["validation"]
@@ -160,7 +160,7 @@ def test_splits_are_disjoint(name):
 def test_shares_of_the_splits():
   keys = jax.random.split(jax.random.key(0), 20_000)
   task = tasks.make("addition:4")
-  found = np.asarray(jax.vmap(lambda k: base.split_of(task.draw(k)))(keys))
+  found = np.asarray(jax.vmap(lambda k: base.hash_prompt(task.draw(k)))(keys))
   shares = [np.isin(found, n).mean() for n in tasks.SPLITS.values()]
   np.testing.assert_allclose(shares, [0.8, 0.1, 0.1], atol=0.01)
 

@@ -1,4 +1,4 @@
-"""Tasks as texts, on what stands in for reasoning-gym."""
+"""Text tasks, with a stand-in for reasoning-gym."""
 
 import pathlib
 import sys
@@ -16,15 +16,15 @@ def _stand_in(monkeypatch):
   for name in [m for m in sys.modules if m.split(".")[0] == "reasoning_gym"]:
     monkeypatch.delitem(sys.modules, name)
   monkeypatch.syspath_prepend(str(_STAND_INS))
-  reasoning_gym_texts._dataset.cache_clear()
+  reasoning_gym_texts._load_dataset.cache_clear()
   yield
-  reasoning_gym_texts._dataset.cache_clear()
+  reasoning_gym_texts._load_dataset.cache_clear()
   for name in ("reasoning_gym", "reasoning_gym.factory"):
     sys.modules.pop(name, None)
 
 
 def test_a_number_is_a_problem():
-  """The same one whenever it is asked for; others for other numbers."""
+  """A number always gives the same problem; other numbers give others."""
   task = tasks.make_text_task("chain_sum")
   first = [task.problem("train", n)["question"] for n in range(50)]
   again = tasks.make_text_task("chain_sum")
