@@ -67,7 +67,7 @@ def measure(
 
   Args:
     what: `control`, `language` or `llm`.
-    case: learners side by side; of `llm` a case of `llm_benchmark`.
+    case: learners side by side; of `llm` a case of `benchmarks.llm`.
     algorithm: as of the training scripts.
     repeats: runs, or steps.
     model: of `llm`.
@@ -78,9 +78,9 @@ def measure(
   name = "case" if what == "llm" else "num_seeds"
   chosen = {"algorithm": algorithm, name: case}
   if what == "llm":
-    from experiments import llm_benchmark  # Of packages that others need not.
+    from experiments.benchmarks import llm  # Of packages that others need not.
 
-    figures = llm_benchmark.measure(case, model, algorithm, repeats)
+    figures = llm.measure(case, model, algorithm, repeats)
   elif what == "control":
     config = control_config.get_config("CartPole-v1")
     config.update(_SETTINGS | chosen)
@@ -116,15 +116,13 @@ def measure(
 
 def _control(settings: dict, repeats: int) -> dict:
   """Medians of whole runs."""
-  _, _, task, num_updates = control.build(settings)
-  seeds, where = (
-    training_run.seeds_of(settings),
-    training_run.placed(settings, task),
-  )
+  _, _, training, num_updates = control.build(settings)
+  seeds = training_run.seeds_of(settings)
+  mesh = training_run.make_mesh(settings, training)
   results = [
     runner.run(
-      task,
-      runner.begin(task, seeds, where),
+      training,
+      runner.begin(training, seeds, mesh),
       num_updates,
       writers=[],
       show_progress=False,
@@ -147,9 +145,9 @@ def main(what: str) -> None:
       raise command_line.ScriptError(f"--{name} must be ≥ 1, got {value}")
   given, cases = "num_seeds", _NUM_SEEDS.get(what)
   if what == "llm":
-    from experiments import llm_benchmark
+    from experiments.benchmarks import llm
 
-    given, cases = "case", llm_benchmark.cases()
+    given, cases = "case", llm.cases()
   case = getattr(values, given)
   if case is not None:
     try:

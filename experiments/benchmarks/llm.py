@@ -112,11 +112,11 @@ def _step(num_prompts, num_samples, own, row, repeats) -> dict:
     completion_length=_COMPLETION,
     advantage="batch_centred",
   )
-  where = placement.place(1, num_prompts, jax.local_devices()[:1])
+  mesh = placement.make_mesh(1, num_prompts, jax.local_devices()[:1])
   given = {"policy": jax.tree.map(lambda leaf: leaf[None], own.params)}
-  state = program.initial_state(task, (0,), where, given)
+  state = program.initial_state(task, (0,), mesh, given)
   rng = np.random.default_rng(0)
-  shape = (1, 1, num_samples, num_prompts)
+  shape = (1, num_samples, num_prompts)
   prompt = rng.integers(0, own.config.vocab_size, (num_prompts, _PROMPT))
   prompt = jnp.asarray(prompt, jnp.int32)
   padding = jnp.zeros(num_prompts, jnp.int32)
@@ -129,7 +129,7 @@ def _step(num_prompts, num_samples, own, row, repeats) -> dict:
   def sample(params):
     return generation.generate(
       model,
-      jax.tree.map(lambda leaf: leaf[0, 0], params),
+      jax.tree.map(lambda leaf: leaf[0], params),
       prompt,
       padding,
       keys,
@@ -146,7 +146,7 @@ def _step(num_prompts, num_samples, own, row, repeats) -> dict:
   def grouped(leaf):
     return np.reshape(leaf, (*shape, *leaf.shape[1:]))
 
-  samples = where.put_local(
+  samples = placement.put_local(
     data.TextSamples(
       prompt=np.broadcast_to(prompt, (*shape, _PROMPT)),
       padding=np.broadcast_to(padding, shape),
@@ -159,15 +159,25 @@ def _step(num_prompts, num_samples, own, row, repeats) -> dict:
       truncated=np.zeros(shape, bool),
       failed=np.zeros(shape, bool),
       first_visit=np.ones(shape, bool),
-    )
+    ),
+    mesh,
+    placement.ROLLOUTS,
   )
 
   def learn(state, samples):
     step = functools.partial(program.learn_step, task)
-    return placement.each_seed(step)(state, state.actor, samples)
+    state, metrics = placement.each_seed(step)(state, state.actor, samples)
+    return state, placement.gather_seeds(metrics, axis=0)
 
-  learning = where.compile(
-    learn, state, samples, donate_argnums=0, long_reductions=True
+  learning = placement.compile(
+    learn,
+    mesh,
+    (placement.STATE, placement.ROLLOUTS),
+    (placement.STATE, placement.EVERYWHERE),
+    state,
+    samples,
+    donate_argnums=(0,),
+    long_reductions=True,
   )
   held = _held()
   generating = timing.seconds(lambda: generate(state.params["policy"]), repeats)

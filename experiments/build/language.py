@@ -23,7 +23,6 @@ from lco_jax.language import training as training_lib
 from lco_jax.language import warm_start
 from lco_jax.runs import run_directory
 from lco_jax.runs import runner
-from lco_jax.training import learner_state
 from lco_jax.training import placement
 from lco_jax.training import program
 
@@ -53,14 +52,12 @@ class Run:
     model: the policy.
     training: of the policy.
     num_updates: of each seed.
-    samples_per_step: completions in what the training counts as a step.
   """
 
   task: tasks.Task
   model: networks.LanguageModel
   training: program.Training
   num_updates: int
-  samples_per_step: int = 1
 
 
 def build(settings: Mapping) -> Run:
@@ -158,7 +155,7 @@ def build(settings: Mapping) -> Run:
       sampling=sampling,
       **common,
     )
-    return Run(task, model, pairs, settings["num_updates"], samples_per_step=2)
+    return Run(task, model, pairs, settings["num_updates"])
   row = algorithms.ALGORITHMS[algorithm]
   policy_loss = row.policy_loss(
     **settings_lib.options(
@@ -274,11 +271,11 @@ def params_of(
       f"{setting} {directory}: it has {theirs['num_seeds']} seeds, not"
       f" {own['num_seeds']} or 1"
     )
-  here = placement.place(
+  here = placement.make_mesh(
     theirs["num_seeds"], other.training.num_streams, jax.local_devices()[:1]
   )
   start = runner.begin(other.training, training_run.seeds_of(theirs), here)
-  like = learner_state.host_state(here, start.state)
+  like = placement.to_host(start.state)
   update, state, _ = training_run.checkpoints(path, theirs).restore(like)
   if update != other.num_updates:
     raise ValueError(

@@ -8,9 +8,12 @@ import operator
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from jax.sharding import Mesh
+
 from experiments.common import settings as settings_lib
 from lco_jax import algorithms
 from lco_jax import networks
+from lco_jax import numerics
 from lco_jax import pretrained
 from lco_jax import tasks
 from lco_jax import types
@@ -19,7 +22,6 @@ from lco_jax.language import generation
 from lco_jax.language import host_sampler
 from lco_jax.language import llm
 from lco_jax.language import verifier
-from lco_jax.training import placement
 from lco_jax.training import program
 
 REWARDS = ("exact", "score")
@@ -123,13 +125,13 @@ def build(settings: Mapping) -> Run:
   )
 
 
-def check_placement(settings: Mapping, where: placement.Placement) -> None:
+def check_placement(settings: Mapping, mesh: Mesh) -> None:
   """Checks what depends on the devices.
 
   Raises:
     ValueError: if a device's prompts do not divide into microbatches.
   """
-  prompts = settings["num_prompts"] // where.num_shards
+  prompts = settings["num_prompts"] // mesh.shape[numerics.DEVICE_AXIS]
   if prompts % settings["num_microbatches"]:
     raise ValueError(
       f"num_microbatches {settings['num_microbatches']} does not divide the"

@@ -23,6 +23,19 @@ from lco_jax.training import loss_geometry, program, update
 Array = jax.Array
 DEVICE_AXIS = numerics.DEVICE_AXIS
 
+# Metrics of episodes are NaN where none ended: `Training.counts`.
+COUNTS = {
+  f"episode_{name}": "episodes"
+  for name in (
+    "return_mean",
+    "return_min",
+    "return_max",
+    "length_mean",
+    "length_min",
+    "length_max",
+  )
+}
+
 
 def make_training(
   environment: environments.Environment | environments.HostEnvironment,
@@ -175,6 +188,7 @@ def make_training(
     num_epochs=num_epochs,
     num_minibatches=num_minibatches,
     max_kl=max_kl,
+    counts=COUNTS,
   )
 
 

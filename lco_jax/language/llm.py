@@ -263,6 +263,7 @@ def make_training(
     ),
     max_kl=max_kl,
     long_reductions=True,
+    counts=prompt_repeats.COUNTS,
     hold=None if on_policy else lambda params: _behaviour(whole(params)),
   )
 

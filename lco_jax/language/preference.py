@@ -194,4 +194,5 @@ def make_training(
     num_epochs=num_epochs,
     num_minibatches=num_minibatches,
     long_reductions=True,
+    samples_per_step=2,
   )

@@ -15,6 +15,9 @@ from lco_jax.language import data
 
 Array = jax.Array
 
+# Metrics that are NaN where no prompt is new: `Training.counts`.
+COUNTS = {"first_visit_correct": "first_visits"}
+
 
 def check(max_visits: int) -> None:
   """Checks the number.

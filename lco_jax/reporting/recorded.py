@@ -7,10 +7,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from lco_jax.language import preference
 from lco_jax.reporting import curves, stability
 from lco_jax.runs import run_directory
-from lco_jax.training import finiteness
 
 _WINDOWS = 60
 # Settings that change nothing of what is learned, but for what a seed draws.
@@ -100,17 +98,15 @@ def load(path: pathlib.Path) -> Run | None:
   score = stability.score_of(path)
   logged = run_directory.read_metrics(path, names)
   steps = logged.pop("env_steps")
-  if settings["algorithm"] in preference.ALGORITHMS:
-    steps = 2 * steps  # A step is a pair of samples.
   gone = np.isnan(logged["policy_loss"])
   always = np.ones_like(logged[score])
   metrics = {}
   for name, values in logged.items():
-    counted = logged.get(finiteness.count_of(name), always)
+    counted = logged.get(stability.COUNTS.get(name), always)
     at, metrics[name] = curves.binned(
       steps, values, np.where(np.isnan(values), 0.0, counted), _WINDOWS, gone
     )
-  counted = logged.get(finiteness.count_of(score), always)
+  counted = logged.get(stability.COUNTS.get(score), always)
   final = curves.final_return(logged[score], counted)
   return Run(
     paths=(path,),

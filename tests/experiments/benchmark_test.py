@@ -15,7 +15,8 @@ from tests import compiler, scripts, tiny_model
 _ROOT = scripts.ROOT
 # Main without its process for each number of learners, and much shorter.
 _SHORT = """
-from experiments import benchmark, command_line
+from experiments import benchmark
+from experiments.common import command_line
 benchmark._SETTINGS["total_steps"] = 1024
 command_line.run(benchmark.main, choices=("control", "language"))
 """

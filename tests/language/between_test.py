@@ -11,11 +11,11 @@ from lco_jax.training import placement
 def test_what_prompts_earn_beside_each_other():
   """Samples that all fail are pulled down where others succeed."""
   reward = jnp.array([[1.0, 0.0, 1.0], [0.0, 0.0, 1.0]])
-  found = placement.alone(between.standardized)(reward)
+  found = placement.bind_device_axis(between.standardized)(reward)
   expected = np.array([[0.0, -0.5, 0.5]]) / np.sqrt(0.25 + 1e-3)
   np.testing.assert_allclose(found, expected, atol=1e-5)
   equal = jnp.full((4, 3), 0.7)
-  found = placement.alone(between.standardized)(equal)
+  found = placement.bind_device_axis(between.standardized)(equal)
   np.testing.assert_allclose(found, 0.0, atol=1e-5)
 
 

@@ -24,7 +24,7 @@ def _counted(algorithm):
   def of_batch(advantage):
     return counting.of_batch(row, _SAMPLES, advantage, 0.1)
 
-  return placement.alone(of_batch)(_ADVANTAGE)
+  return placement.bind_device_axis(of_batch)(_ADVANTAGE)
 
 
 def test_tokens_count_by_their_advantage():

@@ -135,8 +135,8 @@ def test_what_prompts_earn_comes_beside_what_samples_do(asked):
     )
 
   own = estimate(texts, None)
-  some = placement.alone(estimate)(texts, jnp.float32(0.5))
-  prompts = placement.alone(between.standardized)(texts.reward)
+  some = placement.bind_device_axis(estimate)(texts, jnp.float32(0.5))
+  prompts = placement.bind_device_axis(between.standardized)(texts.reward)
   expected = np.where(texts.mask, own.advantage + 0.5 * prompts[..., None], 0.0)
   assert np.abs(prompts).min() > 0.1
   np.testing.assert_allclose(some.advantage, expected, atol=1e-5)

@@ -66,7 +66,7 @@ def _samples(num_samples=_SAMPLES, num_prompts=_PROMPTS):
 
 
 def _prepared(training, samples, completed=0):
-  prepare = placement.alone(training.prepare)
+  prepare = placement.bind_device_axis(training.prepare)
   return prepare({"policy": {}}, samples, jnp.int32(completed))[0]
 
 
@@ -74,7 +74,7 @@ def test_prompts_count_beside_each_other_for_a_while():
   samples = _samples()
   some = _training(between=between.Between(0.5, begin=1, end=2))
   none = _prepared(_training(), samples)
-  prompts = placement.alone(between.standardized)(samples.reward)
+  prompts = placement.bind_device_axis(between.standardized)(samples.reward)
   assert np.abs(prompts).max() > 0.1
   for completed, weight in ((0, 0.0), (1, 0.5), (2, 0.0)):
     found = _prepared(some, samples, completed)
@@ -116,7 +116,7 @@ def test_a_quarter_of_completions_is_looked_at_afterwards(given, looked_at):
   def kl(unknown):
     """With old states that are not known of the completions [G, N]."""
     old = jnp.where(unknown[..., None, None], jnp.nan, batch.old_hidden)
-    told = placement.alone(training.assess)(
+    told = placement.bind_device_axis(training.assess)(
       params, params, dataclasses.replace(batch, old_hidden=old)
     )
     return told["kl_old_new"]

@@ -44,18 +44,20 @@ def _make(beta=0.5, num_prompts=16, num_pairs=4, algorithm="dpo"):
 def test_preferences_are_learned_and_the_reference_stays():
   """Endings that are never right (20 of 25) are told from those that are."""
   _, task = _make(num_prompts=64)
-  where = placement.place(1, task.num_streams, jax.devices()[:1])
-  start = runner.begin(task, (0,), where)
-  reference = where.collect_seeds(start.state.params["reference"])
-  programs = program.compile_chunks(task, where, start.state, [40])
+  # A step is a pair, of two samples.
+  assert task.steps_per_update == 64 * 4 * 2
+  mesh = placement.make_mesh(1, task.num_streams, jax.devices()[:1])
+  start = runner.begin(task, (0,), mesh)
+  reference = placement.to_host(start.state.params["reference"])
+  programs = program.compile_chunks(task, mesh, start.state, [40])
   state, metrics = programs[40](start.state)
-  metrics = where.common(metrics)
+  metrics = placement.to_host(metrics)
   assert metrics["preference_accuracy"][-10:].mean() > 0.9
   assert metrics["preference_margin"][-1] > 1
   assert 0 < metrics["correct"].mean() < 0.3
   for a, b in zip(
     jax.tree.leaves(reference),
-    jax.tree.leaves(where.collect_seeds(state.params["reference"])),
+    jax.tree.leaves(placement.to_host(state.params["reference"])),
     strict=True,
   ):
     np.testing.assert_array_equal(a, b)
@@ -71,7 +73,9 @@ def test_the_loss_against_a_loop():
   np.testing.assert_array_equal(
     samples.prompt[:, :, 0], samples.prompt[0, :, :1][:, 0][None].repeat(4, 0)
   )
-  batch, metrics = jax.jit(placement.alone(task.prepare))(params, samples, 0)
+  batch, metrics = jax.jit(placement.bind_device_axis(task.prepare))(
+    params, samples, 0
+  )
   spread = np.asarray(samples.reward[..., 0] != samples.reward[..., 1])
   assert 0 < spread.sum() < spread.size
   np.testing.assert_allclose(
@@ -92,7 +96,7 @@ def test_the_loss_against_a_loop():
   )
   flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), batch)
   opt_state = {"policy": task.optimizers["policy"].init(params["policy"])}
-  step = jax.jit(placement.alone(task.update))
+  step = jax.jit(placement.bind_device_axis(task.update))
   _, _, found = step(params, opt_state, flat)
   np.testing.assert_allclose(found["policy_loss"].mean, np.log(2), rtol=1e-5)
   assert found["policy_loss"].count == spread.sum()
@@ -101,11 +105,11 @@ def test_the_loss_against_a_loop():
 def test_differences_of_reward_are_learned_from():
   """REBEL: right endings (1 in 25 at first) come to be half of all."""
   _, task = _make(num_prompts=32, algorithm="rebel")
-  where = placement.place(1, task.num_streams, jax.devices()[:1])
-  start = runner.begin(task, (0,), where)
-  programs = program.compile_chunks(task, where, start.state, [60])
+  mesh = placement.make_mesh(1, task.num_streams, jax.devices()[:1])
+  start = runner.begin(task, (0,), mesh)
+  programs = program.compile_chunks(task, mesh, start.state, [60])
   _, metrics = programs[60](start.state)
-  metrics = where.common(metrics)
+  metrics = placement.to_host(metrics)
   assert metrics["correct"][:3].mean() < 0.2
   assert metrics["correct"][-10:].mean() > 0.4
   assert np.isfinite(metrics["kl_old_new"]).all()

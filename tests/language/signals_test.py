@@ -120,7 +120,7 @@ def test_an_oracle_has_no_error_and_rewards_have():
   parts = {"policy": params}
 
   @jax.jit
-  @placement.alone
+  @placement.bind_device_axis
   def errors(parts, samples):
     truth, _ = signals.exact(model)(parts["policy"], samples)
     names = ("oracle", "group_centred")
@@ -169,7 +169,7 @@ def test_learned_advantages_against_a_loop(float64):
   )
   dirty = jnp.asarray(np.where(mask, values, np.nan))
   estimate = signals.learned(lambda params, _: params, discount, lambda_)
-  found = placement.alone(estimate)({"value": dirty}, samples)
+  found = placement.bind_device_axis(estimate)({"value": dirty}, samples)
   np.testing.assert_allclose(
     found.advantage, np.where(mask, (expected - mean) / std, 0), atol=1e-10
   )

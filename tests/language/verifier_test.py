@@ -90,7 +90,7 @@ def _step(model, algorithm, optimizer):
   def step(state, samples):
     return program.learn_step(task, state, (), samples)
 
-  return jax.jit(placement.alone(step)), state
+  return jax.jit(placement.bind_device_axis(step)), state
 
 
 @pytest.mark.parametrize("algorithm", verifier.ALGORITHMS)
