@@ -116,15 +116,13 @@ def measure(
 
 def _control(settings: dict, repeats: int) -> dict:
   """Medians of whole runs."""
-  _, _, task, num_updates = control.build(settings)
-  seeds, where = (
-    training_run.seeds_of(settings),
-    training_run.placed(settings, task),
-  )
+  _, _, training, num_updates = control.build(settings)
+  seeds = training_run.seeds_of(settings)
+  mesh = training_run.make_mesh(settings, training)
   results = [
     runner.run(
-      task,
-      runner.begin(task, seeds, where),
+      training,
+      runner.begin(training, seeds, mesh),
       num_updates,
       writers=[],
       show_progress=False,

@@ -32,20 +32,20 @@ def main() -> None:
     cpu_backend.divide_cores(1)
     blank = None
     if "task" in settings:
-      task = language.build(settings).training
+      training = language.build(settings).training
     else:
-      environment, _, task, _ = control.build(settings)
+      environment, _, training, _ = control.build(settings)
       if isinstance(environment, environments.HostEnvironment):
         blank = host_rollout.blank_trajectory(
-          environment, task.num_steps, task.num_streams
+          environment, training.num_steps, training.num_streams
         )
-    where = placement.place(1, task.num_streams, jax.local_devices()[:1])
+    mesh = placement.make_mesh(1, training.num_streams, jax.local_devices()[:1])
     seed, state, rollout, recorded = runner.load_fault(
-      training_run.fault_checkpoints(workdir, settings), task, where, blank
+      training_run.fault_checkpoints(workdir, settings), training, mesh, blank
     )
   except (ValueError, OSError, checkpointing.CheckpointError) as error:
     raise command_line.ScriptError(error) from error
-  record = fault_replay.replay(task, state, rollout)
+  record = fault_replay.replay(training, state, rollout)
   names = sorted(n for n in record.minibatches if n.endswith(("loss", "norm")))
   values = np.stack([record.minibatches[n].mean for n in names], axis=-1)
   print(
@@ -54,7 +54,7 @@ def main() -> None:
   print("minibatch" + "".join(f"{name:>23}" for name in names))
   for index, row in enumerate(values[:_MAX_ROWS]):
     print(f"{index + 1:9d}" + "".join(f"{value:23.6g}" for value in row))
-  found = fault_replay.find(record)
+  found = fault_replay.find(record, training.counts)
   if found is None:
     raise command_line.ScriptError(
       "the update is finite when replayed here", command_line.FAILED

@@ -84,30 +84,33 @@ def _train(stack: contextlib.ExitStack) -> None:
       training_run.num_learners(settings) if alone else 1
     )
     stack.enter_context(command_line.job(settings))
-    environment, actor_critic, task, num_updates = control.build(settings)
+    environment, actor_critic, training, num_updates = control.build(settings)
     on_host = isinstance(environment, environments.HostEnvironment)
     if on_host and settings["policy_learning_rates"]:
       raise ValueError(
         f"policy_learning_rates: {environment.name} runs on the host and takes"
         " one policy_learning_rate"
       )
-    training_run.placed(settings, task)  # Raises before anything is written.
+    # Raises before anything is written.
+    training_run.make_mesh(settings, training)
     training_run.open_directory(stack, workdir, settings, flags.FLAGS.resume)
   make_collector = None
   if on_host:
 
-    def make_collector(where, seeds, update):
-      return host_rollout.HostCollector(
-        environment, actor_critic.policy, task, where, seeds, update
+    def make_collector(mesh, seeds, update):
+      collector = host_rollout.HostCollector(
+        environment, actor_critic.policy, training, mesh, seeds, update
       )
+      stack.callback(collector.close)
+      return collector
 
   result = training_run.train(
-    stack,
     workdir,
     settings,
-    task,
+    training,
     num_updates,
     should_stop=command_line.StopSignal(),
+    resume=flags.FLAGS.resume,
     resume_update=flags.FLAGS.resume_update,
     make_collector=make_collector,
     profile=flags.FLAGS.profile,

@@ -49,9 +49,8 @@ def _train(stack: contextlib.ExitStack) -> None:
     cpu_backend.divide_cores(*shares)
     stack.enter_context(command_line.job(settings))
     run = language.build(settings)
-    training_run.placed(
-      settings, run.training
-    )  # Raises before anything is written.
+    # Raises before anything is written.
+    training_run.make_mesh(settings, run.training)
     supervised = settings["algorithm"] == language.WARM_START
     given, warm = _given(settings, run.task), None
     begins_here = not supervised and "policy" not in given
@@ -61,7 +60,7 @@ def _train(stack: contextlib.ExitStack) -> None:
         "policy_learning_rates": [],
       }
       warm_run = language.build(warm)
-      training_run.placed(warm, warm_run.training)
+      training_run.make_mesh(warm, warm_run.training)
     resume = flags.FLAGS.resume
     training_run.open_directory(stack, workdir, settings, resume)
     if warm:
@@ -72,12 +71,13 @@ def _train(stack: contextlib.ExitStack) -> None:
   before = None
   if warm:
     begun = training_run.train(
-      stack,
       warm_dir,
       warm,
       warm_run.training,
       warm_run.num_updates,
       should_stop=stop,
+      resume=flags.FLAGS.resume,
+      script_workdir=workdir,
     )
     given["policy"] = begun.params["policy"]
   if "policy" in given and jax.process_index() == 0:
@@ -86,13 +86,13 @@ def _train(stack: contextlib.ExitStack) -> None:
       before = _summarized(found, settings, "test")
       print(f"before: {tables.format_accuracy(before)}", flush=True)
   result = training_run.train(
-    stack,
     workdir,
     settings,
     run.training,
     run.num_updates,
     should_stop=stop,
     given=given,
+    resume=flags.FLAGS.resume,
     resume_update=flags.FLAGS.resume_update,
     profile=flags.FLAGS.profile,
   )

@@ -48,7 +48,8 @@ def _train(stack: contextlib.ExitStack) -> None:
       stack.enter_context(command_line.job(settings))
     run = llm.build(settings)
     # Raises before anything is written.
-    llm.check_placement(settings, training_run.placed(settings, run.training))
+    mesh = training_run.make_mesh(settings, run.training)
+    llm.check_placement(settings, mesh)
     if _DRY_RUN.value:
       print(llm_estimate.estimate(settings, run))
       return
@@ -69,7 +70,17 @@ def _train(stack: contextlib.ExitStack) -> None:
       if jax.process_index() == 0:
         run_directory.write_json(workdir / "before.json", before)
         print(f"before: {_accuracy(before)}", flush=True)
-  result = llm_training.train(stack, workdir, settings, run, scorer, stop)
+  result = llm_training.train(
+    stack,
+    workdir,
+    settings,
+    run,
+    scorer,
+    stop,
+    resume=flags.FLAGS.resume,
+    resume_update=flags.FLAGS.resume_update,
+    profile=flags.FLAGS.profile,
+  )
   if jax.process_index() == 0:
     with training_run.explained(workdir):
       for cell in training_run.cells(workdir, settings):

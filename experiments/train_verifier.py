@@ -45,7 +45,7 @@ def _train(stack: contextlib.ExitStack) -> None:
     stack.enter_context(command_line.job(settings))
     run = llm.build_verifier(settings)
     # Raise before anything is written.
-    training_run.placed(settings, run.training)
+    training_run.make_mesh(settings, run.training)
     examinations = [
       llm_training.make_examination(run, settings, split)
       for split in ("validation", "test")
@@ -53,7 +53,17 @@ def _train(stack: contextlib.ExitStack) -> None:
     training_run.open_directory(stack, workdir, settings, flags.FLAGS.resume)
   stop = command_line.StopSignal()
   scorer = stack.enter_context(llm_training.make_scorer(run, settings))
-  result = llm_training.train(stack, workdir, settings, run, scorer, stop)
+  result = llm_training.train(
+    stack,
+    workdir,
+    settings,
+    run,
+    scorer,
+    stop,
+    resume=flags.FLAGS.resume,
+    resume_update=flags.FLAGS.resume_update,
+    profile=flags.FLAGS.profile,
+  )
   if jax.process_index() == 0:
     with training_run.explained(workdir):
       for cell in training_run.cells(workdir, settings):

@@ -31,36 +31,49 @@ def measure(settings: dict, num_updates: int, repeats: int) -> dict:
     {name: figure}; tokens are those of completions, of all seeds.
   """
   run = language.build(settings)
-  seeds, where = (
-    training_run.seeds_of(settings),
-    training_run.placed(settings, run.training),
-  )
+  seeds = training_run.seeds_of(settings)
+  mesh = training_run.make_mesh(settings, run.training)
   results = [
     runner.run(
       run.training,
-      runner.begin(run.training, seeds, where),
+      runner.begin(run.training, seeds, mesh),
       num_updates,
       writers=[],
       show_progress=False,
     )
     for _ in range(repeats)
   ]
-  state = runner.begin(run.training, seeds, where).state
+  state = runner.begin(run.training, seeds, mesh).state
 
   def collect(state):
-    step = functools.partial(
-      program_lib.collect_step, run.training, where.num_shards
-    )
+    step = functools.partial(program_lib.collect_step, run.training)
     return placement.each_seed(step)(state)
 
-  compiled = where.compile(collect, state, long_reductions=True)
+  compiled = placement.compile(
+    collect,
+    mesh,
+    (placement.STATE,),
+    (placement.STREAMS, placement.ROLLOUTS),
+    state,
+    long_reductions=True,
+  )
   actor, samples = compiled(state)
 
   def learn(state, actor, samples):
     step = functools.partial(program_lib.learn_step, run.training)
-    return placement.each_seed(step)(state, actor, samples)
+    state, metrics = placement.each_seed(step)(state, actor, samples)
+    return state, placement.gather_seeds(metrics, axis=0)
 
-  learning = where.compile(learn, state, actor, samples, long_reductions=True)
+  learning = placement.compile(
+    learn,
+    mesh,
+    (placement.STATE, placement.STREAMS, placement.ROLLOUTS),
+    (placement.STATE, placement.EVERYWHERE),
+    state,
+    actor,
+    samples,
+    long_reductions=True,
+  )
   tokens = int(jnp.sum(samples.mask))
 
   def median(name):

@@ -119,11 +119,11 @@ def _step(num_prompts, num_samples, own, row, repeats) -> dict:
     "adam", optax.constant_schedule(1e-6), 1.0
   )
   task = language.make_training(setup, {"policy": optimizer})
-  where = placement.place(1, num_prompts, jax.local_devices()[:1])
+  mesh = placement.make_mesh(1, num_prompts, jax.local_devices()[:1])
   given = {"policy": jax.tree.map(lambda leaf: leaf[None], own.params)}
-  state = program.initial_state(task, (0,), where, given)
+  state = program.initial_state(task, (0,), mesh, given)
   rng = np.random.default_rng(0)
-  shape = (1, 1, num_samples, num_prompts)
+  shape = (1, num_samples, num_prompts)
   prompt = rng.integers(0, own.config.vocab_size, (num_prompts, _PROMPT))
   prompt = jnp.asarray(prompt, jnp.int32)
   padding = jnp.zeros(num_prompts, jnp.int32)
@@ -132,7 +132,7 @@ def _step(num_prompts, num_samples, own, row, repeats) -> dict:
   def sample(params):
     return samplers.complete_prompts(
       model,
-      jax.tree.map(lambda leaf: leaf[0, 0], params),
+      jax.tree.map(lambda leaf: leaf[0], params),
       prompt,
       padding,
       keys,
@@ -146,9 +146,9 @@ def _step(num_prompts, num_samples, own, row, repeats) -> dict:
   hidden, log_prob = done.observed
 
   def grouped(leaf):
-    return np.asarray(leaf)[None, None]
+    return np.asarray(leaf)[None]
 
-  samples = where.put_local(
+  samples = placement.put_local(
     data.Samples(
       prompt=np.broadcast_to(prompt, (*shape, _PROMPT)),
       padding=np.broadcast_to(padding, shape),
@@ -161,15 +161,25 @@ def _step(num_prompts, num_samples, own, row, repeats) -> dict:
       truncated=np.zeros(shape, bool),
       failed=np.zeros(shape, bool),
       first_visit=np.ones(shape, bool),
-    )
+    ),
+    mesh,
+    placement.ROLLOUTS,
   )
 
   def learn(state, samples):
     step = functools.partial(program.learn_step, task)
-    return placement.each_seed(step)(state, state.actor, samples)
+    state, metrics = placement.each_seed(step)(state, state.actor, samples)
+    return state, placement.gather_seeds(metrics, axis=0)
 
-  learning = where.compile(
-    learn, state, samples, donate_argnums=0, long_reductions=True
+  learning = placement.compile(
+    learn,
+    mesh,
+    (placement.STATE, placement.ROLLOUTS),
+    (placement.STATE, placement.EVERYWHERE),
+    state,
+    samples,
+    donate_argnums=(0,),
+    long_reductions=True,
   )
   held = _held()
   generating = timing.measure(lambda: generate(state.params["policy"]), repeats)

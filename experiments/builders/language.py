@@ -16,7 +16,7 @@ from lco_jax import algorithms, checks, networks, tasks, types
 from lco_jax.language import generation, pairs, samplers, warm_start
 from lco_jax.language import training as language
 from lco_jax.runs import run_directory, runner
-from lco_jax.training import learner_state, placement, program
+from lco_jax.training import placement, program
 
 WARM_START = "sft"
 PAIRS = ("dpo", "rebel")
@@ -246,11 +246,11 @@ def params_of(
       f"{setting} {directory}: it has {theirs['num_seeds']} seeds, not"
       f" {own['num_seeds']} or 1"
     )
-  here = placement.place(
+  here = placement.make_mesh(
     theirs["num_seeds"], other.training.num_streams, jax.local_devices()[:1]
   )
   start = runner.begin(other.training, training_run.seeds_of(theirs), here)
-  like = learner_state.host_state(here, start.state)
+  like = placement.to_host(start.state)
   update, state, _ = training_run.checkpoints(path, theirs).restore(like)
   if update != other.num_updates:
     raise ValueError(

@@ -8,11 +8,13 @@ import operator
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from jax.sharding import Mesh
+
 from experiments.common import settings as settings_lib
-from lco_jax import algorithms, networks, pretrained, tasks, types
+from lco_jax import algorithms, networks, numerics, pretrained, tasks, types
 from lco_jax.language import generation, host_sampler, pairs
 from lco_jax.language import training as language
-from lco_jax.training import placement, program
+from lco_jax.training import program
 
 REWARDS = ("exact", "score")
 # Parts of the parameters → those of a model.
@@ -90,13 +92,13 @@ def build(settings: Mapping) -> Run:
   )
 
 
-def check_placement(settings: Mapping, where: placement.Placement) -> None:
+def check_placement(settings: Mapping, mesh: Mesh) -> None:
   """Checks what depends on the devices.
 
   Raises:
     ValueError: if a device's prompts do not divide into microbatches.
   """
-  prompts = settings["num_prompts"] // where.num_shards
+  prompts = settings["num_prompts"] // mesh.shape[numerics.DEVICE_AXIS]
   if prompts % settings["num_microbatches"]:
     raise ValueError(
       f"num_microbatches {settings['num_microbatches']} does not divide the"

@@ -10,6 +10,7 @@ from experiments.builders import llm
 from experiments.common import training_run
 from lco_jax import algorithms
 from lco_jax.language import reading, signals, text_completion
+from lco_jax.training import placement
 
 # Arrays of a chunk's logits that are held side by side: of the policy, of the
 # behaviour policy, the target, and their gradient.
@@ -26,10 +27,11 @@ def estimate(settings: Mapping, run: llm.Run) -> str:
     run: built from them.
   """
   config, training = run.model_config, run.training
-  where = training_run.placed(settings, training)
+  mesh = training_run.make_mesh(settings, training)
   learners = training_run.num_learners(settings)
-  here = learners // len(where.devices) if where.divides_seeds else learners
-  prompts = settings["num_prompts"] // where.num_shards
+  here = learners // mesh.shape[placement.SEED_AXIS]
+  shards = mesh.shape[placement.DEVICE_AXIS]
+  prompts = settings["num_prompts"] // shards
   samples = settings["num_samples"]
   steps = settings["num_epochs"] * settings["num_minibatches"]
   length = text_completion.bucket_length(
@@ -60,14 +62,14 @@ def estimate(settings: Mapping, run: llm.Run) -> str:
     f"  {steps} optimizer step{'s' * (steps > 1)} of"
     f" {settings['num_prompts'] * samples // settings['num_minibatches']}"
     f" completions, gradients added up over {settings['num_microbatches']} of"
-    f" {microbatch} on each of {where.num_shards} device(s): {tokens:,} tokens"
+    f" {microbatch} on each of {shards} device(s): {tokens:,} tokens"
     " read at a time",
     f"in all: {settings['num_updates']} updates,"
     f" {settings['num_updates'] * training.steps_per_update:,} completions,"
     f" {settings['num_updates'] * steps:,} optimizer steps,"
     f" {learners} learner(s)",
     "",
-    f"memory on each of {len(where.devices)} {jax.default_backend()} device(s),"
+    f"memory on each of {mesh.size} {jax.default_backend()} device(s),"
     f" {here} learner(s):",
   ]
   memory = _memory(

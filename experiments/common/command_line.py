@@ -13,7 +13,7 @@ import ml_collections
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from lco_jax.runs import distributed, peers, run_directory
+from lco_jax.runs import clusters, distributed, peers, run_directory
 
 # What absl, ml_collections and a config file raise for a wrong command line.
 _WRONG_FLAGS = (
@@ -144,7 +144,7 @@ def job(settings: Mapping) -> Iterator[None]:
   described = (
     distributed.Job(*(getattr(values, name) for name in names))
     if given
-    else distributed.detect()
+    else clusters.detect()
   )
   same = [settings, values.resume, values.resume_update, jax.__version__]
   try:

@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping
 import jax
 import numpy as np
 import tqdm
-from absl import flags
 
 from experiments.builders import llm
 from experiments.common import training_run
@@ -29,8 +28,12 @@ def train(
   run: llm.Run,
   scorer: scoring.Scorer,
   should_stop: Callable[[], bool],
+  *,
+  resume: bool,
+  resume_update: int | None = None,
+  profile: bool = False,
 ) -> runner.Result:
-  """Trains to the end, from the start or from the last checkpoint.
+  """Trains to the end, from the start or from a checkpoint.
 
   Args:
     stack: holds what the run needs until the script ends.
@@ -39,12 +42,15 @@ def train(
     run: built from them.
     scorer: of completions.
     should_stop: as of `runner.run`.
+    resume: whether to go on from a checkpoint.
+    resume_update: of the checkpoint; None for the newest.
+    profile: whether to trace a chunk into the directory.
 
   Raises:
     ScriptError: if it stops before the end.
   """
 
-  def make_collector(where, seeds, update):
+  def make_collector(mesh, seeds, update):
     show = {}
     if jax.process_index() == 0:
       log = CompletionLog(workdir, settings["num_updates"], update)
@@ -53,7 +59,7 @@ def train(
       run.asking,
       run.model,
       run.training,
-      where,
+      mesh,
       seeds,
       scorer,
       run.completes,
@@ -62,7 +68,6 @@ def train(
     )
 
   return training_run.train(
-    stack,
     workdir,
     settings,
     run.training,
@@ -72,9 +77,10 @@ def train(
       lambda leaf: np.broadcast_to(leaf, (settings["num_seeds"], *leaf.shape)),
       dict(run.given),
     ),
-    resume_update=flags.FLAGS.resume_update,
+    resume=resume,
+    resume_update=resume_update,
     make_collector=make_collector,
-    profile=flags.FLAGS.profile,
+    profile=profile,
   )
 
 

@@ -107,7 +107,7 @@ def make_optimizer(
   """
   if learning_rate is None and part == "policy" and settings[_RATES]:
     relative = make_optimizer(settings, part, num_steps, 1.0)
-    return optax.chain(relative, optimizers.scale_by_own_rate())
+    return optimizers.make_own_rate(relative)
   return optimizers.make_optimizer(
     settings["optimizer"],
     optimizers.make_schedule(

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from absl import flags
+from jax.sharding import Mesh
 
 from experiments.common import command_line
 from lco_jax.language import scoring
@@ -58,10 +58,14 @@ def num_learners(settings: Mapping) -> int:
   return settings["num_seeds"] * max(1, len(settings["policy_learning_rates"]))
 
 
-def placed(settings: Mapping, task: program.Training) -> placement.Placement:
-  """The placement of a run on all devices."""
-  return placement.place(
-    num_learners(settings), task.num_streams, jax.devices()
+def make_mesh(settings: Mapping, training: program.Training) -> Mesh:
+  """Builds the mesh of all devices that a run is divided over.
+
+  Raises:
+    ValueError: if it cannot be divided.
+  """
+  return placement.make_mesh(
+    num_learners(settings), training.num_streams, jax.devices()
   )
 
 
@@ -144,32 +148,35 @@ def open_directory(
 
 
 def train(
-  stack: contextlib.ExitStack,
   workdir: pathlib.Path,
   settings: Mapping,
-  task: program.Training,
+  training: program.Training,
   num_updates: int,
   *,
   should_stop: Callable[[], bool],
-  given: Mapping[str, Any] | None = None,
+  resume: bool,
   resume_update: int | None = None,
+  given: Mapping[str, Any] | None = None,
   make_collector: Callable[..., host_loop.Collector] | None = None,
   profile: bool = False,
+  script_workdir: pathlib.Path | None = None,
 ) -> runner.Result:
-  """Trains to the end, from the start or from the last checkpoint.
+  """Trains to the end, from the start or from a checkpoint.
 
   Args:
-    stack: holds what the run needs until the script ends.
     workdir: its directory, from `open_directory`.
     settings: of the run.
-    task: what to train.
+    training: what to train.
     num_updates: updates of each seed.
     should_stop: as of `runner.run`.
+    resume: whether to go on from a checkpoint.
+    resume_update: of the checkpoint; None for the newest.
     given: {part: parameters [seeds, ...]} to begin with.
-    resume_update: checkpoint to resume; None for the newest.
-    make_collector: (placement, seeds, completed updates) → the collector, if
-      the environments are on the host.
+    make_collector: (mesh, seeds, completed updates) → the collector, if the
+      environments are on the host; the caller closes it.
     profile: whether to trace a chunk into the directory.
+    script_workdir: the directory to resume, if this run is a part of another;
+      None for its own.
 
   Raises:
     ScriptError: if it stops before the end.
@@ -177,44 +184,25 @@ def train(
   first = jax.process_index() == 0
   saved = checkpoints(workdir, settings)
   rates = settings["policy_learning_rates"]
-  learners = [*seeds_of(settings)] * max(1, len(rates))
-  begin = {
-    "given": jax.tree.map(
-      lambda own: np.concatenate([own] * max(1, len(rates))), dict(given or {})
-    ),
-    "learning_rates": np.repeat(rates, settings["num_seeds"])
-    if rates
-    else None,
-  }
   with explained(workdir):
-    where = placed(settings, task)
-    if flags.FLAGS.resume:
-      start = runner.resume(
-        task, learners, where, saved, resume_update, **begin
-      )
-    else:
-      start = runner.begin(task, learners, where, **begin)
+    start = _start(
+      settings, training, saved if resume else None, resume_update, given or {}
+    )
     collector = None
     if make_collector is not None:
-      collector = make_collector(where, learners, start.update)
-      stack.callback(collector.close)
+      collector = make_collector(start.mesh, start.seeds, start.update)
     writers = []
     if first:
-      writers = _writers(
-        workdir,
-        settings,
-        start.update if flags.FLAGS.resume else None,
-        task.steps_per_update,
-      )
+      resumed = start.update if resume else None
+      writers = _writers(workdir, settings, resumed, training.steps_per_update)
   try:
     return runner.run(
-      task,
+      training,
       start,
       num_updates,
       writers,
       collector=collector,
-      checkpoints=saved,
-      checkpoint_seconds=settings["checkpoint_seconds"],
+      saver=runner.Saver(saved, settings["checkpoint_seconds"]),
       # What nothing reads is not written; it may be gigabytes.
       faults=fault_checkpoints(workdir, settings)
       if can_replay(settings)
@@ -227,22 +215,13 @@ def train(
     )
   except runner.StoppedError as stopped:
     raise command_line.ScriptError(
-      f"{stopped}; go on with --resume --workdir={flags.FLAGS.workdir}",
+      f"{stopped}; go on with --resume --workdir={script_workdir or workdir}",
       command_line.STOPPED,
       everywhere=True,
     ) from stopped
   except finiteness.NonFiniteError as error:
-    good = saved.steps()
-    message = (
-      f"training stopped at {error}; last checkpoint:"
-      f" {good[-1] if good else 'none'}"
-    )
-    if can_replay(settings):
-      message += (
-        f"; to look into it: python -m experiments.replay --workdir={workdir}"
-      )
     raise command_line.ScriptError(
-      message,
+      _describe_fault(error, workdir, settings, saved.steps()),
       command_line.FAILED,
       everywhere=True,
     ) from error
@@ -252,6 +231,49 @@ def train(
     raise command_line.ScriptError(
       f"workdir {workdir} cannot be written to: {error}", command_line.FAILED
     ) from error
+
+
+def _start(
+  settings: Mapping,
+  training: program.Training,
+  saved: checkpointing.Checkpoints | None,
+  update: int | None,
+  given: Mapping[str, Any],
+) -> runner.Start:
+  """Begins a run, each seed at each rate; or goes on from a checkpoint."""
+  rates = settings["policy_learning_rates"]
+  count = max(1, len(rates))
+  learners = [*seeds_of(settings)] * count
+  mesh = make_mesh(settings, training)
+  begin = {
+    "given": jax.tree.map(
+      lambda own: np.concatenate([own] * count), dict(given)
+    ),
+    "learning_rates": np.repeat(rates, settings["num_seeds"])
+    if rates
+    else None,
+  }
+  if saved is None:
+    return runner.begin(training, learners, mesh, **begin)
+  return runner.resume(training, learners, mesh, saved, update, **begin)
+
+
+def _describe_fault(
+  error: finiteness.NonFiniteError,
+  workdir: pathlib.Path,
+  settings: Mapping,
+  good: list[int],
+) -> str:
+  """The line that a run ends with at an update that is not finite."""
+  line = (
+    f"training stopped at {error}; last checkpoint:"
+    f" {good[-1] if good else 'none'}"
+  )
+  if can_replay(settings):
+    line += (
+      f"; to look into it: python -m experiments.replay --workdir={workdir}"
+    )
+  return line
 
 
 def _writers(

@@ -5,16 +5,17 @@ the host steps. Each process steps those of its own devices. Episodes under way
 are not part of the learner's state: a run that is resumed begins new ones.
 """
 
+import functools
 from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from lco_jax import environments, types
 from lco_jax.control import data
-from lco_jax.training import placement as placement_lib
-from lco_jax.training import program
+from lco_jax.training import placement, program
 
 Array = jax.Array
 
@@ -22,19 +23,15 @@ Array = jax.Array
 class HostCollector:
   """Steps the environments of this process, and remembers where they are.
 
-  D is the number of the process' devices, S and N are the seeds and streams on
-  each.
-
-  Attributes:
-    rollout: the last one, a Trajectory [devices, S, T, N, ...].
+  S and N are the seeds and streams of this process. Its owner closes it.
   """
 
   def __init__(
     self,
     environment: environments.HostEnvironment,
     policy: types.Apply,
-    task: program.Training,
-    placement: placement_lib.Placement,
+    training: program.Training,
+    mesh: Mesh,
     seeds: Sequence[int],
     first_update: int,
   ):
@@ -43,22 +40,21 @@ class HostCollector:
     Args:
       environment: the environment.
       policy: (policy parameters, observation [N, O]) → logits [N, A].
-      task: what is trained; its streams are environments.
-      placement: of seeds and streams on devices.
+      training: what is trained; its streams are environments.
+      mesh: that seeds and streams are divided over.
       seeds: of the run.
       first_update: from which training goes on; other episodes begin there than
         at the beginning.
     """
-    self._environment, self._task, self._placement = (
-      environment,
-      task,
-      placement,
+    self._environment, self._policy = environment, policy
+    self._training, self._mesh = training, mesh
+    pairs = np.meshgrid(
+      np.asarray(seeds, np.uint32),
+      np.arange(training.num_streams, dtype=np.uint32),
+      indexing="ij",
     )
-    seed, stream = (
-      placement.deal_streams(index)[placement.local_devices]
-      for index in np.meshgrid(
-        np.asarray(seeds), np.arange(task.num_streams), indexing="ij"
-      )
+    seed, stream = placement.read_local(
+      placement.to_devices(pairs, mesh, placement.STREAMS)
     )
     self._shape = seed.shape
     self._copies = environment.make_copies(seed.size)
@@ -71,23 +67,10 @@ class HostCollector:
     self._observation = self._encode(observation)
     self._return = np.zeros(self._shape, np.float32)
     self._length = np.zeros(self._shape, np.int32)
-    self._act = None
-    self.rollout = None
-
-    def act(state, observation, time):
-      keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(
-        program.collection_keys(task, placement.num_shards, state), time
-      )
-      logits = policy(state.params["policy"], observation)
-      noise = jax.vmap(lambda key: jax.random.gumbel(key, logits.shape[1:]))(
-        keys
-      )
-      return jnp.argmax(logits + noise, axis=-1).astype(jnp.int32), logits
-
-    self._choose = jax.vmap(act, in_axes=(0, 0, None))
+    self._act = None  # Compiled when the first state is known.
 
   def _encode(self, observation: np.ndarray) -> np.ndarray:
-    """Observations of all copies as float32[D, S, N, O]."""
+    """Observations of all copies as float32[S, N, O]."""
     encoded = self._environment.encode(observation)
     return encoded.reshape(*self._shape, *encoded.shape[1:])
 
@@ -95,29 +78,49 @@ class HostCollector:
     """Takes T steps in every environment.
 
     Args:
-      state: learner state [devices, seeds, ...].
+      state: the learner state, on the mesh.
 
     Returns:
-      Trajectory [devices, S, T, N, ...], on the devices.
+      Trajectory [seeds, T, N, ...] of all processes, on the mesh.
     """
-    where = self._placement
     steps = []
-    for time in range(self._task.num_steps):
+    for time in range(self._training.num_steps):
       arguments = (
+        placement.to_devices(np.int32(time), self._mesh, placement.EVERYWHERE),
         state,
-        where.put_local(self._observation),
-        where.put_local(np.full(len(self._observation), time, np.int32)),
+        placement.put_local(self._observation, self._mesh, placement.STREAMS),
       )
       if self._act is None:
-        self._act = where.compile(self._choose, *arguments)
-      steps.append(self._step(*where.local(self._act(*arguments))))
-    self.rollout = where.put_local(
-      jax.tree.map(lambda *x: np.stack(x, axis=2), *steps)
+        self._act = placement.compile(
+          self._choose_all,
+          self._mesh,
+          (placement.EVERYWHERE, placement.STATE, placement.STREAMS),
+          placement.STREAMS,
+          *arguments,
+        )
+      steps.append(self._step(*placement.read_local(self._act(*arguments))))
+    return placement.put_local(
+      jax.tree.map(lambda *x: np.stack(x, axis=1), *steps),
+      self._mesh,
+      placement.ROLLOUTS,
     )
-    return self.rollout
+
+  def _choose_all(self, time, state, observation):
+    """Actions of one device's seeds and streams, and their logits."""
+    choose = functools.partial(self._choose, time)
+    return placement.each_seed(choose)(state, observation)
+
+  def _choose(self, time, state, observation):
+    """Actions [N] of one seed's streams, and their logits [N, A]."""
+    keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(
+      program.collection_keys(self._training, state), time
+    )
+    logits = self._policy(state.params["policy"], observation)
+    noise = jax.vmap(lambda key: jax.random.gumbel(key, logits.shape[1:]))(keys)
+    return jnp.argmax(logits + noise, axis=-1).astype(jnp.int32), logits
 
   def _step(self, action: np.ndarray, logits: np.ndarray) -> data.Trajectory:
-    """One step of every copy, [D, S, N, ...]."""
+    """One step of every copy, [S, N, ...]."""
     following, reward, terminated, truncated, info = self._copies.step(
       action.reshape(-1)
     )

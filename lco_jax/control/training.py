@@ -31,6 +31,19 @@ from lco_jax.training import loss_geometry, program, update
 Array = jax.Array
 DEVICE_AXIS = numerics.DEVICE_AXIS
 
+# Metrics of episodes are NaN where none ended: `Training.counts`.
+COUNTS = {
+  f"episode_{name}": "episodes"
+  for name in (
+    "return_mean",
+    "return_min",
+    "return_max",
+    "length_mean",
+    "length_min",
+    "length_max",
+  )
+}
+
 
 @dataclasses.dataclass(frozen=True)
 class Options:
@@ -151,6 +164,7 @@ def make_training(
     num_epochs=options.num_epochs,
     num_minibatches=options.num_minibatches,
     max_kl=options.max_kl,
+    counts=COUNTS,
   )
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from lco_jax import checks, networks, numerics, pretrained, tasks, types
 from lco_jax.language import (
@@ -24,8 +25,7 @@ from lco_jax.language import (
   scoring,
   text_completion,
 )
-from lco_jax.training import placement as placement_lib
-from lco_jax.training import program
+from lco_jax.training import placement, program
 
 Array = jax.Array
 
@@ -148,19 +148,15 @@ def make_sampler(
 class TextCollector:
   """Draws problems, has them completed, and scores the completions.
 
-  D is the number of the process' devices, S and N are the seeds and streams on
-  each, G the samples of a prompt.
-
-  Attributes:
-    rollout: the last one, Samples [devices, S, G, N, ...].
+  S and N are the seeds and streams of this process, G the samples of a prompt.
   """
 
   def __init__(
     self,
     asking: Asking,
     model: networks.LanguageModel,
-    task: program.Training,
-    placement: placement_lib.Placement,
+    training: program.Training,
+    mesh: Mesh,
     seeds: Sequence[int],
     scorer: scoring.Scorer,
     completes: Callable[[Mapping[str, types.Params]], types.Params],
@@ -172,46 +168,79 @@ class TextCollector:
     Args:
       asking: how the model is asked.
       model: that is asked.
-      task: what is trained; its streams are prompts, its steps samples.
-      placement: of seeds and streams on devices.
+      training: what is trained; its streams are prompts, its steps samples.
+      mesh: that seeds and streams are divided over.
       seeds: of the run.
       scorer: of completions.
       completes: parts of the parameters → those of the model that completes.
       first_update: completed updates.
       show: takes (update, examples) of each update.
     """
-    self._asking, self._model, self._task = asking, model, task
-    self._placement, self._scorer, self._show = placement, scorer, show
+    self._asking, self._model, self._training = asking, model, training
+    self._mesh, self._scorer, self._show = mesh, scorer, show
     self._update, self._completes = first_update, completes
-    self._num_samples = task.num_steps * task.samples_per_step
-    self._seeds, self._streams = (
-      placement.deal_streams(index)
-      for index in np.meshgrid(
-        np.asarray(seeds), np.arange(task.num_streams), indexing="ij"
+    self._num_samples = training.num_steps * training.samples_per_step
+    self._seeds, self._streams = np.meshgrid(
+      np.asarray(seeds), np.arange(training.num_streams), indexing="ij"
+    )
+    # Which of all streams are this process' own: int32[S, N].
+    numbers = np.arange(self._seeds.size, dtype=np.int32)
+    self._own = placement.read_local(
+      placement.to_devices(
+        numbers.reshape(self._seeds.shape), mesh, placement.STREAMS
       )
     )
     self._programs, self._cuts = {}, {}
-    self.rollout = None
 
   def collect(self, state: types.LearnerState) -> data.Samples:
     """Samples and scores G completions of every prompt.
 
     Args:
-      state: learner state [devices, seeds, ...], actor as of `prompt_repeats`.
+      state: the learner state, on the mesh; its actor is that of
+        `prompt_repeats`.
 
     Returns:
-      Samples [devices, S, G, N, ...], on the devices.
+      Samples [seeds, G, N, ...] of all processes, on the mesh.
     """
-    where, asking = self._placement, self._asking
-    # Every process draws all, to pad to the longest.
-    drawn = where.deal_streams(where.collect_streams(state.actor))
-    first_visit = np.broadcast_to(
-      (drawn == self._update)[:, :, None],
-      (*drawn.shape[:2], self._num_samples, drawn.shape[2]),
+    drawn = placement.to_host(state.actor)
+    problems, asked = self._ask(drawn)
+    samples = self._complete(state, asked)
+    value, failed = self._score(
+      problems, *placement.read_local((samples.action, samples.mask))
     )
-    problems, prompts = zip(
+    first_visit = np.broadcast_to(
+      (drawn == self._update)[:, None],
+      (drawn.shape[0], self._num_samples, drawn.shape[1]),
+    )
+    reward, correct, failed = placement.put_local(
+      (np.float32(self._asking.reward(value)), value >= 1, failed),
+      self._mesh,
+      placement.ROLLOUTS,
+    )
+    self._update += 1
+    return dataclasses.replace(
+      samples,
+      reward=reward,
+      correct=correct,
+      failed=failed,
+      first_visit=placement.to_devices(
+        first_visit, self._mesh, placement.ROLLOUTS
+      ),
+    )
+
+  def _ask(self, drawn: np.ndarray) -> tuple[np.ndarray, Any]:
+    """Draws all streams' problems: every process pads to the longest of all.
+
+    Args:
+      drawn: int32[seeds, N] of all processes, the updates to draw them in.
+
+    Returns:
+      (problems [S, N], (prompts [seeds, N, P], padding [seeds, N]) on the
+      mesh).
+    """
+    drawn_problems, prompts = zip(
       *(
-        asking.draw(*place)
+        self._asking.draw(*place)
         for place in zip(
           self._seeds.flat, self._streams.flat, drawn.flat, strict=True
         )
@@ -219,44 +248,34 @@ class TextCollector:
       strict=True,
     )
     prompt, padding = text_completion.pad_prompts(prompts)
-    shape, own = self._seeds.shape, where.local_devices
-    asked = where.put_local(
-      (
-        prompt.reshape(*shape, -1)[own],
-        padding.reshape(shape)[own],
-      )
-    )
-    length = prompt.shape[1]
+    asked = prompt.reshape(*drawn.shape, -1), padding.reshape(drawn.shape)
+    problems = np.empty(len(drawn_problems), object)
+    problems[:] = drawn_problems
+    asked = placement.to_devices(asked, self._mesh, placement.STREAMS)
+    return problems[self._own], asked
+
+  def _complete(self, state: types.LearnerState, asked: Any):
+    """Completions of all prompts, cut off behind the longest."""
+    length = asked[0].shape[-1]
     if length not in self._programs:
-      self._programs[length] = where.compile(
-        self._generate_all, state, *asked, long_reductions=True
+      self._programs[length] = placement.compile(
+        self._generate_all,
+        self._mesh,
+        (placement.STATE, placement.STREAMS, placement.STREAMS),
+        (placement.ROLLOUTS, placement.EVERYWHERE),
+        state,
+        *asked,
+        long_reductions=True,
       )
     samples, longest = self._programs[length](state, *asked)
-    samples = self._cut(samples, int(where.common(longest).max()))
-    tokens, mask = where.local((samples.action, samples.mask))
-    entries = np.empty(len(problems), object)
-    entries[:] = problems
-    scores = self._scored(entries.reshape(shape)[own], tokens, mask)
-    value, failed = scores[..., 0].astype(np.float32), scores[..., 1] > 0
-    correct = value >= 1
-    reward = np.float32(asking.reward(value))
-    self.rollout = dataclasses.replace(
-      samples,
-      reward=where.put_local(reward),
-      correct=where.put_local(correct),
-      failed=where.put_local(failed),
-      first_visit=where.put_local(first_visit[own]),
-    )
-    self._update += 1
-    return self.rollout
+    return self._cut(samples, int(placement.to_host(longest).max()))
 
   def _generate_all(self, state, prompt, padding):
     """Every seed's completions, and the tokens of each seed's longest."""
-    each = placement_lib.each_seed(self._generate)
-    samples = each(state, prompt, padding)
+    samples = placement.each_seed(self._generate)(state, prompt, padding)
     longest = jnp.max(jnp.sum(samples.mask, axis=-1), axis=(1, 2))
     longest = jax.lax.pmax(longest, numerics.DEVICE_AXIS)
-    return samples, self._placement.all_seeds(longest, axis=0)
+    return samples, placement.gather_seeds(longest, axis=0)
 
   def _cut(self, samples: data.Samples, longest: int) -> data.Samples:
     """Leaves out slots of tokens that no completion came to."""
@@ -265,17 +284,22 @@ class TextCollector:
       return samples
     lengths = samples.prompt.shape[-1], length
     if lengths not in self._cuts:
-      self._cuts[lengths] = self._placement.compile(
-        functools.partial(_first_tokens, length), samples, once=True
+      self._cuts[lengths] = placement.compile(
+        functools.partial(_first_tokens, length),
+        self._mesh,
+        (placement.ROLLOUTS,),
+        placement.ROLLOUTS,
+        samples,
+        once=True,
       )
     return self._cuts[lengths](samples)
 
   def _generate(self, state, prompt, padding):
     """One seed's completions: Samples [G, N], without rewards."""
-    asking, task = self._asking, self._task
+    asking = self._asking
     keys = jax.vmap(
       lambda key: jax.random.split(key, self._num_samples), out_axes=1
-    )(program.collection_keys(task, self._placement.num_shards, state))
+    )(program.collection_keys(self._training, state))
 
     done = samplers.complete_prompts(
       self._model,
@@ -304,32 +328,37 @@ class TextCollector:
       first_visit=blank,
     )
 
-  def _scored(
-    self, entries: np.ndarray, tokens: np.ndarray, mask: np.ndarray
-  ) -> np.ndarray:
-    """(value, failed) of each completion: float[D, S, G, N, 2]."""
+  def _score(
+    self, problems: np.ndarray, tokens: np.ndarray, mask: np.ndarray
+  ) -> tuple[np.ndarray, np.ndarray]:
+    """Scores this process' completions [S, G, N, C], and shows the first.
+
+    Args:
+      problems: object[S, N].
+      tokens: int32[S, G, N, C].
+      mask: bool[S, G, N, C].
+
+    Returns:
+      (value float32[S, G, N], failed bool[S, G, N]).
+    """
     waiting, texts = [], []
     for place in np.ndindex(tokens.shape[:-1]):
-      device, seed, _, stream = place
+      seed, _, stream = place
       text = self._asking.tokenizer.decode(tokens[place][mask[place]].tolist())
-      entry = entries[device, seed, stream]
-      waiting.append(self._scorer.submit(entry, text))
-      texts.append((entry["question"], text))
+      problem = problems[seed, stream]
+      waiting.append(self._scorer.submit(problem, text))
+      texts.append((problem["question"], text))
     scores = self._scorer.collect(waiting)
-    # Samples of the first prompt: their first axis but one is the sample.
-    number = len(texts) // tokens.shape[0] // tokens.shape[1]
-    per_sample = number // tokens.shape[2]
+    _, num_samples, num_prompts, _ = tokens.shape
     self._show(
       self._update + 1,
       [
         Example(*texts[index], float(self._asking.reward(scores[index].value)))
-        for index in range(0, number, per_sample)
+        for index in range(0, num_samples * num_prompts, num_prompts)
       ],
     )
-    return np.array(scores, np.float64).reshape(*tokens.shape[:-1], 2)
-
-  def close(self) -> None:
-    """Ends nothing: whoever made the scorer ends it."""
+    scores = np.reshape(np.array(scores, np.float64), (*tokens.shape[:-1], 2))
+    return scores[..., 0].astype(np.float32), scores[..., 1] > 0
 
 
 def _first_tokens(length: int, samples: data.Samples) -> data.Samples:

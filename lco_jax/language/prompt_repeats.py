@@ -16,6 +16,9 @@ from lco_jax.language import data
 
 Array = jax.Array
 
+# Metrics that are NaN where no prompt is new: `Training.counts`.
+COUNTS = {"first_visit_correct": "first_visits"}
+
 
 def init_streams(keys: types.PRNGKey) -> Array:
   """State of streams with keys [N] before the first update: int32[N]."""

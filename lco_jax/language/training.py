@@ -75,6 +75,7 @@ def make_training(
     num_minibatches=options.num_minibatches,
     follow=setup.sampler.follow,
     max_kl=options.max_kl,
+    counts=prompt_repeats.COUNTS,
     long_reductions=True,
   )
 

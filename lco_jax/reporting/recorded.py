@@ -9,7 +9,6 @@ import numpy as np
 
 from lco_jax.reporting import curves, stability
 from lco_jax.runs import run_directory
-from lco_jax.training import finiteness
 
 _WINDOWS = 60
 # Settings that change nothing of what is learned, but for what a seed draws.
@@ -103,11 +102,11 @@ def load(path: pathlib.Path) -> Run | None:
   always = np.ones_like(logged[score])
   metrics = {}
   for name, values in logged.items():
-    counted = logged.get(finiteness.count_of(name), always)
+    counted = logged.get(stability.COUNTS.get(name), always)
     at, metrics[name] = curves.bin_returns(
       steps, values, np.where(np.isnan(values), 0.0, counted), _WINDOWS, gone
     )
-  counted = logged.get(finiteness.count_of(score), always)
+  counted = logged.get(stability.COUNTS.get(score), always)
   final = curves.final_return(logged[score], counted)
   return Run(
     paths=(path,),

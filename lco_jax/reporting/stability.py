@@ -11,9 +11,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from lco_jax.control import training
+from lco_jax.language import prompt_repeats
 from lco_jax.reporting import curves, statistics
 from lco_jax.runs import run_directory
-from lco_jax.training import finiteness
+
+# Of all kinds of runs: {metric that may be NaN: metric that counts its values}.
+COUNTS = training.COUNTS | prompt_repeats.COUNTS
 
 # A run has collapsed if it lost this share of its best gain, provided that its
 # best gain was at least this share of the best gain of all runs.
@@ -59,7 +63,7 @@ def read_scores(workdir: pathlib.Path, floor: float) -> Scores:
   """
   score = find_score(workdir)
   names = ["kl_old_new", "entropy", "policy_gradient_norm"]
-  count = finiteness.count_of(score)
+  count = COUNTS.get(score)
   if count:
     names.append(count)
   logged = run_directory.read_metrics(workdir, [score, *names])

@@ -57,26 +57,6 @@ class Job:
     return host, int(port)
 
 
-def detect() -> Job:
-  """The job that SLURM, Open MPI, a TPU pod or GKE started this process in.
-
-  Raises:
-    ValueError: if there is none.
-  """
-  # JAX reads clusters' environments but offers it only as part of initialising.
-  from jax._src import clusters
-
-  found = clusters.ClusterEnv.auto_detect_unset_distributed_params(
-    None, None, None, None, None, 60
-  )
-  if None in found[:3]:
-    raise ValueError(
-      "distributed: no cluster was detected; give coordinator, num_processes"
-      " and process_id"
-    )
-  return Job(*found)
-
-
 @contextlib.contextmanager
 def joined(
   job: Job, settings: str, start_timeout: float, heartbeat_timeout: float

@@ -5,6 +5,8 @@ one before it, and with the rollout it holds all that the update depends on.
 """
 
 import dataclasses
+import functools
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -30,40 +32,42 @@ class Fault:
     return f"{self.stage}: {', '.join(self.names)} not finite"
 
 
-def collect(task: program.Training, state: types.LearnerState) -> Any:
+def collect(training: program.Training, state: types.LearnerState) -> Any:
   """Collects the rollout of the update that follows a state.
 
   Args:
-    task: what is trained, on in-graph environments.
-    state: one seed's, as of `learner_state.host_state` without the seeds' axis.
+    training: what is trained, on in-graph environments.
+    state: one seed's, on the host, without the seeds' axis.
 
   Returns:
     The rollout [T, N, ...], on the host.
   """
-  _, rollout = _alone(lambda s: program.collect_step(task, 1, s), state)
+  collect_step = functools.partial(program.collect_step, training)
+  _, rollout = _run_alone(collect_step, state)
   return rollout
 
 
 def replay(
-  task: program.Training, state: types.LearnerState, rollout: Any
+  training: program.Training, state: types.LearnerState, rollout: Any
 ) -> program.Record:
   """Runs one update of one seed on one device and keeps all that happens.
 
   Args:
-    task: what is trained.
-    state: before the update; one seed's, as of `learner_state.host_state`
-      without the seeds' axis.
+    training: what is trained.
+    state: before the update; one seed's, on the host, without the seeds' axis.
     rollout: [T, N, ...], of all streams.
   """
-  _, _, record = _alone(lambda s, r: program.learn(task, s, r), state, rollout)
+  learn = functools.partial(program.learn, training)
+  _, _, record = _run_alone(learn, state, rollout)
   return record
 
 
-def find(record: program.Record) -> Fault | None:
-  """The first thing in an update that is not finite, or None.
+def find(record: program.Record, counts: Mapping[str, str]) -> Fault | None:
+  """Finds the first thing in an update that is not finite; None if all is.
 
   Args:
     record: of one update of one seed, on the host.
+    counts: as of `program.Training`.
   """
   minibatches = {name: a.mean for name, a in record.minibatches.items()}
   finite = np.all([np.isfinite(v) for v in minibatches.values()], axis=0)
@@ -74,8 +78,8 @@ def find(record: program.Record) -> Fault | None:
       (f"minibatch {m + 1} of {len(finite)}", _at(minibatches, m))
       for m in np.flatnonzero(~finite)
     ),
-    ("before the epochs", finiteness.always_finite(record.before)),
-    ("after the epochs", finiteness.always_finite(record.after)),
+    ("before the epochs", finiteness.always_finite(record.before, counts)),
+    ("after the epochs", finiteness.always_finite(record.after, counts)),
   ]
   for stage, leaves in stages:
     names = [n for n, leaf in leaves.items() if not np.isfinite(leaf).all()]
@@ -84,9 +88,9 @@ def find(record: program.Record) -> Fault | None:
   return None
 
 
-def _alone(function, *args):
+def _run_alone(function, *args):
   """Runs a function of one device's share as the only device, on the host."""
-  result = jax.jit(placement.alone(function))(*args)
+  result = jax.jit(placement.bind_device_axis(function))(*args)
   return jax.tree.map(np.asarray, result)
 
 

@@ -2,25 +2,21 @@
 
 import contextlib
 import dataclasses
+import functools
 import pathlib
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 import tqdm
+from jax.sharding import Mesh
 
 from lco_jax import types
 from lco_jax.runs import checkpointing, fault_replay, metric_writers
-from lco_jax.training import (
-  finiteness,
-  host_loop,
-  learner_state,
-  placement,
-  program,
-)
+from lco_jax.training import finiteness, host_loop, placement, program
 
 
 class StoppedError(Exception):
@@ -33,15 +29,15 @@ class Start:
 
   Attributes:
     seeds: one run each, side by side; the same one again for another rate.
-    where: placement of seeds and environments on devices.
+    mesh: that seeds and streams are divided over.
     update: completed updates.
-    state: learner state [devices, seeds, ...]; consumed by the run.
+    state: the learner state, on the mesh; consumed by the run.
     train_seconds: of training that it took to get here.
     setup_seconds: that it took to make the state.
   """
 
   seeds: Sequence[int]
-  where: placement.Placement
+  mesh: Mesh
   update: int
   state: types.LearnerState
   train_seconds: float
@@ -54,11 +50,11 @@ class Result:
 
   Attributes:
     params: {part: parameters [seeds, ...]}, on the host.
-    total_steps: environment steps of each seed.
+    total_steps: environment steps, or samples, of each seed.
     compile_seconds: initialising and compiling.
     train_seconds: from the first update to the last, writing included, over
       all processes that worked on it.
-    steps_per_second: environment steps of all seeds in a second of training.
+    steps_per_second: those of all seeds in a second of training.
   """
 
   params: dict[str, types.Params]
@@ -68,43 +64,92 @@ class Result:
   steps_per_second: float
 
 
+class Saver:
+  """Saves states from time to time, and knows how long training has taken.
+
+  Of several processes all make the same calls, and the first alone writes.
+  """
+
+  def __init__(
+    self,
+    checkpoints: checkpointing.Checkpoints | None = None,
+    every_seconds: float = 30.0,
+  ):
+    """Prepares to save.
+
+    Args:
+      checkpoints: where states are saved; None, in all processes, for nowhere.
+      every_seconds: from one save to the next, at least.
+    """
+    self._checkpoints, self._every_seconds = checkpoints, every_seconds
+    self.start_clock(0.0)
+
+  def start_clock(self, train_seconds: float) -> None:
+    """Starts the clock, at the seconds of training that a run took before."""
+    self._saved = time.perf_counter()
+    self._started = self._saved - train_seconds
+
+  @property
+  def train_seconds(self) -> float:
+    """Seconds of training by now."""
+    return time.perf_counter() - self._started
+
+  @property
+  def is_due(self) -> bool:
+    """Whether the last save was long enough ago."""
+    return time.perf_counter() - self._saved >= self._every_seconds
+
+  def save(self, update: int, state: types.LearnerState) -> None:
+    """Saves the state after an update.
+
+    Raises:
+      CheckpointError: if it cannot be written.
+    """
+    if self._checkpoints is not None:
+      host = placement.to_host(state)
+      if jax.process_index() == 0:
+        notes = {"train_seconds": self.train_seconds}
+        self._checkpoints.save(update, host, notes)
+    self._saved = time.perf_counter()
+
+
 def begin(
-  task: program.Training,
+  training: program.Training,
   seeds: Sequence[int],
-  where: placement.Placement,
+  mesh: Mesh,
   given: Mapping[str, types.Params] | None = None,
   learning_rates: Sequence[float] | None = None,
 ) -> Start:
-  """The start of a new run.
+  """Makes the start of a new run.
 
   Args:
-    task: what to train.
+    training: what to train.
     seeds: one run each.
-    where: their placement.
+    mesh: that seeds and streams are divided over.
     given: {part: parameters [seeds, ...]} to begin with, on the host.
     learning_rates: one for each of the seeds, as of `program.initial_state`.
   """
   started = time.perf_counter()
-  state = program.initial_state(task, seeds, where, given, learning_rates)
+  state = program.initial_state(training, seeds, mesh, given, learning_rates)
   state = jax.block_until_ready(state)
-  return Start(seeds, where, 0, state, 0.0, time.perf_counter() - started)
+  return Start(seeds, mesh, 0, state, 0.0, time.perf_counter() - started)
 
 
 def resume(
-  task: program.Training,
+  training: program.Training,
   seeds: Sequence[int],
-  where: placement.Placement,
+  mesh: Mesh,
   checkpoints: checkpointing.Checkpoints,
   update: int | None = None,
   given: Mapping[str, types.Params] | None = None,
   learning_rates: Sequence[float] | None = None,
 ) -> Start:
-  """The start of a run that goes on from a checkpoint.
+  """Makes the start of a run that goes on from a checkpoint.
 
   Args:
-    task: what it trains.
+    training: what it trains.
     seeds: of the run.
-    where: any placement: a run can go on on other devices.
+    mesh: any mesh: a run can go on on other devices.
     checkpoints: of the run.
     update: of the checkpoint to take, newer ones being removed; None for the
       newest, or the beginning if the run ended before its first.
@@ -114,8 +159,8 @@ def resume(
   Raises:
     CheckpointError: if the checkpoint cannot be used.
   """
-  start = begin(task, seeds, where, given, learning_rates)
-  state, seconds, done = learner_state.host_state(where, start.state), 0.0, 0
+  start = begin(training, seeds, mesh, given, learning_rates)
+  state, seconds, done = placement.to_host(start.state), 0.0, 0
   # Only the first process need see the checkpoints.
   if jax.process_index() == 0 and (update is not None or checkpoints.steps()):
     done, state, notes = checkpoints.restore(state, update)
@@ -126,20 +171,19 @@ def resume(
   return dataclasses.replace(
     start,
     update=int(done),
-    state=learner_state.placed_state(where, state),
+    state=placement.to_devices(state, mesh, placement.STATE),
     train_seconds=seconds,
   )
 
 
 def run(
-  task: program.Training,
+  training: program.Training,
   start: Start,
   num_updates: int,
   writers: Sequence[metric_writers.MetricWriter],
   *,
   collector: host_loop.Collector | None = None,
-  checkpoints: checkpointing.Checkpoints | None = None,
-  checkpoint_seconds: float = 30.0,
+  saver: Saver | None = None,
   faults: checkpointing.Checkpoints | None = None,
   past_faults: bool = False,
   should_stop: Callable[[], bool] = lambda: False,
@@ -153,14 +197,13 @@ def run(
   Of several processes all run this, and the first alone saves and shows.
 
   Args:
-    task: what to train.
+    training: what to train.
     start: from `begin` or `resume`.
     num_updates: updates of each seed.
     writers: take the metrics of each chunk; closed at the end. Empty in all
       processes but the first.
     collector: what collects, if that is on the host.
-    checkpoints: where states are saved; None, in all processes, for nowhere.
-    checkpoint_seconds: from one save to the next, at least.
+    saver: saves states between chunks, and at the end; None for no saving.
     faults: where an update that is not finite is saved, for `load_fault`.
     past_faults: whether to go on when an update is not finite: its learner then
       stays as it was before, and has no metrics from there on.
@@ -178,72 +221,28 @@ def run(
     CheckpointError: if a checkpoint cannot be written.
     StoppedError: if asked to.
   """
-  started = time.perf_counter()
-  where, state, done = start.where, start.state, start.update
-  lengths = program.chunk_lengths(
-    num_updates - done,
-    updates_per_chunk or program.default_chunk_length(num_updates),
-  )
-  # Learners that stayed behind, at an update that is not finite.
-  gone = where.collect_seeds(state.update) < done if past_faults else None
-  log = _Log(task, start.seeds, num_updates, done, writers, show_progress, gone)
-  try:
-    if collector is None:
-      programs = program.compile_chunks(task, where, state, lengths)
-    else:
-      programs = host_loop.make_programs(collector, task, where, lengths)
-    compile_seconds = start.setup_seconds + time.perf_counter() - started
-
-    started = saved = log.last_time = time.perf_counter()
-
-    def save():
-      if checkpoints is None:
-        return
-      host = learner_state.host_state(
-        where, state
-      )  # Brought there by all processes.
-      if jax.process_index() == 0:
-        seconds = start.train_seconds + time.perf_counter() - started
-        checkpoints.save(done, host, {"train_seconds": seconds})
-
-    waiting = None  # Metrics of a chunk that are not written yet.
-
-    def write_waiting():
-      nonlocal waiting
-      if waiting is not None:
-        log.write(where.common(waiting))
-      waiting = None
-
-    for position, length in enumerate(lengths):
-      due = time.perf_counter() - saved >= checkpoint_seconds
-      stop, due = placement.any_process(should_stop(), due)
-      if stop or due:
-        write_waiting()
-        save()
-        saved = time.perf_counter()
-      if stop:
-        raise StoppedError(f"stopped after update {done} of {num_updates}")
-      if profile is not None and position == min(1, len(lengths) - 1):
-        with jax.profiler.trace(str(profile)):
-          state, metrics = jax.block_until_ready(programs[length](state))
-      else:
-        state, metrics = programs[length](state)
-      write_waiting()
-      done += length
-      if collector is None:
-        waiting = metrics
-      else:  # Then the chunk has ended already.
-        log.write(metrics)
-    write_waiting()
-    save()
-    train_seconds = start.train_seconds + time.perf_counter() - started
-  except finiteness.NonFiniteError as error:
-    raise _explained(error, task, where, state, collector, faults) from error
-  finally:
-    log.close()
-  total_steps = num_updates * task.steps_per_update
+  began = time.perf_counter()
+  saver = saver or Saver()
+  latest = _Chunk({}, start.state)
+  log = _Log(training, start, num_updates, writers, show_progress, past_faults)
+  with contextlib.closing(log):
+    lengths = program.chunk_lengths(
+      num_updates - start.update,
+      updates_per_chunk or program.default_chunk_length(num_updates),
+    )
+    programs = _compile(training, start, lengths, collector, profile)
+    compile_seconds = start.setup_seconds + time.perf_counter() - began
+    saver.start_clock(start.train_seconds)
+    log.start_clock()
+    try:
+      for latest in _train(start, lengths, programs, saver, should_stop):
+        log.write(latest.metrics)
+    except finiteness.NonFiniteError as error:
+      raise _explain(error, training, latest, faults) from error
+    train_seconds = saver.train_seconds
+  total_steps = num_updates * training.steps_per_update
   return Result(
-    params=where.collect_seeds(state.params),
+    params=placement.to_host(latest.state.params),
     total_steps=total_steps,
     compile_seconds=compile_seconds,
     train_seconds=train_seconds,
@@ -253,40 +252,129 @@ def run(
 
 def load_fault(
   faults: checkpointing.Checkpoints,
-  task: program.Training,
-  where: placement.Placement,
+  training: program.Training,
+  mesh: Mesh,
   blank_rollout: Any | None = None,
 ) -> tuple[int, types.LearnerState, Any, str]:
   """Reads what `run` saved of an update that is not finite.
 
   Args:
     faults: as given to `run`.
-    task: what was trained.
-    where: any placement of one seed.
+    training: what was trained.
+    mesh: any mesh for one seed.
     blank_rollout: what a rollout looks like, if the host collected it.
 
   Returns:
-    (seed, state before the update, rollout, what was found); the state as of
-    `learner_state.host_state`, of one seed and without the seeds' axis.
+    (seed, state before the update, rollout, what was found); the state is of
+    one seed, on the host, without the seeds' axis.
 
   Raises:
     CheckpointError: if there is none, or it cannot be used.
   """
-  state = program.initial_state(task, (0,), where)
-  state = _of_seed(learner_state.host_state(where, state), 0)
+  state = program.initial_state(training, (0,), mesh)
+  state = _take_seed(placement.to_host(state), 0)
   if blank_rollout is None:
-    blank_rollout = fault_replay.collect(task, state)
+    blank_rollout = fault_replay.collect(training, state)
   like = {"state": state, "rollout": blank_rollout}
   _, saved, notes = faults.restore(like)
   return notes["seed"], saved["state"], saved["rollout"], notes["fault"]
 
 
-def _explained(
-  error: finiteness.NonFiniteError,
-  task: program.Training,
-  where: placement.Placement,
-  state: types.LearnerState,
+class _Chunk(NamedTuple):
+  """What comes of a chunk.
+
+  Attributes:
+    metrics: {name: float[updates, seeds]}, on the host.
+    state: the newest learner state, maybe that after a later chunk.
+    faulty: rollout of an update of it that is not finite, if the host collected
+      it; else None.
+  """
+
+  metrics: dict[str, np.ndarray]
+  state: types.LearnerState
+  faulty: Any | None = None
+
+
+def _compile(
+  training: program.Training,
+  start: Start,
+  lengths: Sequence[int],
   collector: host_loop.Collector | None,
+  profile: pathlib.Path | None,
+) -> list[Callable]:
+  """Compiles the program of each chunk; one of them leaves a trace."""
+  if collector is None:
+    programs = program.compile_chunks(
+      training, start.mesh, start.state, lengths
+    )
+  else:
+    programs = host_loop.make_programs(collector, training, start.mesh, lengths)
+  chunks = [programs[length] for length in lengths]
+  if profile is not None and chunks:
+    traced = min(1, len(chunks) - 1)
+    chunks[traced] = functools.partial(_trace, chunks[traced], profile)
+  return chunks
+
+
+def _trace(chunk: Callable, profile: pathlib.Path, state: types.LearnerState):
+  """Runs a chunk to its end and writes a trace of it."""
+  with jax.profiler.trace(str(profile)):
+    return jax.block_until_ready(chunk(state))
+
+
+def _train(
+  start: Start,
+  lengths: Sequence[int],
+  programs: Sequence[Callable],
+  saver: Saver,
+  should_stop: Callable[[], bool],
+) -> Iterator[_Chunk]:
+  """Trains chunk by chunk, and saves the state from time to time.
+
+  Dispatches a chunk before it yields the metrics of the one before, so that
+  devices work while those are written. Before a save all are written.
+
+  Args:
+    start: where to begin.
+    lengths: updates of each chunk.
+    programs: of each chunk.
+    saver: of the state.
+    should_stop: asked before each chunk.
+
+  Yields:
+    Each chunk.
+
+  Raises:
+    StoppedError: if asked to stop.
+  """
+  state, done, waiting = start.state, start.update, None
+  for length, chunk in zip(lengths, programs, strict=True):
+    stop, due = placement.any_process(should_stop(), saver.is_due)
+    if stop or due:
+      if waiting is not None:
+        yield _Chunk(placement.to_host(waiting), state)
+        waiting = None
+      saver.save(done, state)
+    if stop:
+      total = start.update + sum(lengths)
+      raise StoppedError(f"stopped after update {done} of {total}")
+    state, metrics, *faulty = chunk(state)
+    if waiting is not None:
+      yield _Chunk(placement.to_host(waiting), state)
+    waiting = metrics
+    if faulty:  # The host collected, so that the chunk has ended already.
+      yield _Chunk(metrics, state, *faulty)
+      waiting = None
+    done += length
+  if waiting is not None:
+    yield _Chunk(placement.to_host(waiting), state)
+  saver.save(done, state)
+
+
+def _explain(
+  error: finiteness.NonFiniteError,
+  training: program.Training,
+  latest: _Chunk,
   faults: checkpointing.Checkpoints | None,
 ) -> finiteness.NonFiniteError:
   """Runs the failed update again, to say what of it is not finite first.
@@ -294,15 +382,15 @@ def _explained(
   The seed's state is the one before that update, however many steps the program
   went on for; see `program.train_step`.
   """
-  before = _of_seed(learner_state.host_state(where, state), error.position)
-  if collector is None:
-    rollout = fault_replay.collect(task, before)
+  before = _take_seed(placement.to_host(latest.state), error.position)
+  if latest.faulty is None:
+    rollout = fault_replay.collect(training, before)
   else:
-    rollout = where.collect_streams(collector.rollout, axis=2)
-    rollout = _of_seed(rollout, error.position)
+    rollout = _take_seed(placement.to_host(latest.faulty), error.position)
   what = str(error).partition(": ")[2]
   with contextlib.suppress(jax.errors.JaxRuntimeError):  # Too large for one.
-    found = fault_replay.find(fault_replay.replay(task, before, rollout))
+    record = fault_replay.replay(training, before, rollout)
+    found = fault_replay.find(record, training.counts)
     what = str(found) if found else "finite when run again"
   if faults is not None and jax.process_index() == 0:
     saved = {"state": before, "rollout": rollout}
@@ -316,7 +404,7 @@ def _explained(
   )
 
 
-def _of_seed(tree: Any, position: int) -> Any:
+def _take_seed(tree: Any, position: int) -> Any:
   """One seed's part of a pytree [seeds, ...] on the host."""
   return jax.tree.map(lambda leaf: leaf[position], tree)
 
@@ -326,31 +414,33 @@ class _Log:
 
   def __init__(
     self,
-    task: program.Training,
-    seeds: Sequence[int],
+    training: program.Training,
+    start: Start,
     num_updates: int,
-    done: int,
     writers: Sequence[metric_writers.MetricWriter],
     show_progress: bool,
-    gone: np.ndarray | None,
+    past_faults: bool,
   ):
-    self._seeds = seeds
-    self._gone = gone
-    self._headline = task.headline
-    self._steps_per_update = task.steps_per_update
-    self._done = done
-    self._writers = writers
+    self._training, self._writers = training, writers
+    self._seeds, self._done, self._gone = start.seeds, start.update, None
+    if past_faults:  # Learners may have stayed behind, at a faulty update.
+      self._gone = placement.to_host(start.state.update) < start.update
+    steps_per_update = training.steps_per_update
     self._bar = tqdm.tqdm(
-      total=num_updates * task.steps_per_update,
-      initial=done * task.steps_per_update,
+      total=num_updates * steps_per_update,
+      initial=start.update * steps_per_update,
       disable=not show_progress or jax.process_index() > 0,
       unit=" steps",
       unit_scale=True,
-      desc=f"{len(seeds)} learners",
+      desc=f"{len(start.seeds)} learners",
       # A log file gets a line now and then, a terminal a moving bar.
       mininterval=0.1 if sys.stderr.isatty() else 10.0,
     )
-    self.last_time = time.perf_counter()
+    self.start_clock()
+
+  def start_clock(self) -> None:
+    """Starts the clock that the first chunk's speed is measured by."""
+    self._last_time = time.perf_counter()
 
   def write(self, metrics: dict[str, np.ndarray]) -> None:
     """Writes the next chunk's metrics {name: float[updates, seeds]}.
@@ -358,25 +448,29 @@ class _Log:
     Raises:
       NonFiniteError: after writing the updates before the first such one.
     """
-    length = len(metrics[self._headline])
+    headline, counts = self._training.headline, self._training.counts
+    steps_per_update = self._training.steps_per_update
+    length = len(metrics[headline])
     now = time.perf_counter()
-    steps = length * self._steps_per_update * len(self._seeds)
-    metrics["steps_per_second"] = np.full(
-      (length, len(self._seeds)), steps / (now - self.last_time)
-    )
-    self.last_time = now
+    steps = length * steps_per_update * len(self._seeds)
+    speed = steps / (now - self._last_time)
+    metrics = metrics | {
+      "steps_per_second": np.full((length, len(self._seeds)), speed)
+    }
+    self._last_time, bad = now, None
     if self._gone is None:
-      bad = finiteness.first_nonfinite(metrics)
+      bad = finiteness.first_nonfinite(metrics, counts)
     else:
-      metrics, self._gone = finiteness.without_faults(metrics, self._gone)
-      bad = None
+      metrics, self._gone = finiteness.without_faults(
+        metrics, self._gone, counts
+      )
     kept = length if bad is None else bad[0]
     updates = np.arange(self._done + 1, self._done + kept + 1)
     if kept:
       for writer in self._writers:
         writer.write(
           updates,
-          updates * self._steps_per_update,
+          updates * steps_per_update,
           {name: values[:kept] for name, values in metrics.items()},
         )
     if bad is not None:
@@ -388,10 +482,10 @@ class _Log:
         f"not finite: {', '.join(names)}",
       )
     self._done += length
-    shown = metrics[self._headline]
+    shown = metrics[headline]
     shown = f"{np.nanmean(shown):.4g}" if np.isfinite(shown).any() else "none"
-    self._bar.set_postfix_str(f"{self._headline} {shown}", refresh=False)
-    self._bar.update(length * self._steps_per_update)
+    self._bar.set_postfix_str(f"{headline} {shown}", refresh=False)
+    self._bar.update(length * steps_per_update)
 
   def close(self) -> None:
     """Ends the bar and completes the writers' files."""

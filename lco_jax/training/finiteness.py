@@ -1,13 +1,14 @@
-"""Which metrics of an update must be finite, and where one is not."""
+"""Which metrics of an update must be finite, and where one is not.
+
+A metric may be NaN where it is a mean of values that an update may have none
+of. `counts` names those: {metric: metric that counts its values}, as of
+`program.Training`.
+"""
 
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-
-# Beginnings of metrics that are means of what an update may have none of, and
-# then are NaN by right → the metric that counts it.
-_COUNTS = {"episode_": "episodes", "first_visit_": "first_visits"}
 
 
 class NonFiniteError(RuntimeError):
@@ -24,35 +25,26 @@ class NonFiniteError(RuntimeError):
     self.update, self.seed, self.position = update, seed, position
 
 
-def count_of(name: str) -> str | None:
-  """The metric that says how much a metric is the mean of.
-
-  None for metrics that are known of every update.
-  """
-  return next(
-    (count for begin, count in _COUNTS.items() if name.startswith(begin)), None
-  )
-
-
-def always_finite(metrics: Mapping[str, Any]) -> dict[str, Any]:
+def always_finite(
+  metrics: Mapping[str, Any], counts: Mapping[str, str]
+) -> dict[str, Any]:
   """Those metrics that must be finite for an update to be applied."""
-  return {
-    name: values for name, values in metrics.items() if count_of(name) is None
-  }
+  return {k: values for k, values in metrics.items() if k not in counts}
 
 
 def first_nonfinite(
-  metrics: dict[str, np.ndarray],
+  metrics: dict[str, np.ndarray], counts: Mapping[str, str]
 ) -> tuple[int, int, list[str]] | None:
   """The first update of a chunk in which a metric is not finite.
 
   Args:
     metrics: {name: float[updates, seeds]}.
+    counts: names those that may be NaN.
 
   Returns:
     (update within the chunk, seed's position, names of the metrics), or None.
   """
-  finite = _finite(metrics)
+  finite = _finite(metrics, counts)
   if finite.all():
     return None
   update, seed = np.argwhere(~finite)[0]
@@ -61,31 +53,33 @@ def first_nonfinite(
     int(seed),
     [
       name
-      for name, values in always_finite(metrics).items()
+      for name, values in always_finite(metrics, counts).items()
       if not np.isfinite(values[update, seed])
     ],
   )
 
 
 def without_faults(
-  metrics: dict[str, np.ndarray], gone: np.ndarray
+  metrics: dict[str, np.ndarray], gone: np.ndarray, counts: Mapping[str, str]
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
   """Metrics of a chunk; NaN from a seed's first update that is not finite on.
 
   Args:
     metrics: {name: float[updates, seeds]}.
     gone: bool[seeds], those that had such an update before.
+    counts: names those metrics that may be NaN.
 
   Returns:
     (metrics, the seeds that have had one by now).
   """
-  going = np.logical_and.accumulate(_finite(metrics) & ~gone, axis=0)
+  going = np.logical_and.accumulate(_finite(metrics, counts) & ~gone, axis=0)
   metrics = {name: np.where(going, v, np.nan) for name, v in metrics.items()}
   return metrics, ~going[-1]
 
 
-def _finite(metrics: Mapping[str, np.ndarray]) -> np.ndarray:
+def _finite(
+  metrics: Mapping[str, np.ndarray], counts: Mapping[str, str]
+) -> np.ndarray:
   """Whether all metrics that must be finite are, bool[updates, seeds]."""
-  return np.all(
-    [np.isfinite(values) for values in always_finite(metrics).values()], axis=0
-  )
+  required = always_finite(metrics, counts)
+  return np.all([np.isfinite(v) for v in required.values()], axis=0)

@@ -6,78 +6,73 @@ from typing import Any, Protocol
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from lco_jax import types
-from lco_jax.training import finiteness, program
-from lco_jax.training import placement as placement_lib
+from lco_jax.training import finiteness, placement, program
 
 
 class Collector(Protocol):
-  """What collects on the host.
-
-  Attributes:
-    rollout: the last one, [devices, seeds, T, N, ...].
-  """
-
-  rollout: Any
+  """Collects rollouts on the host."""
 
   def collect(self, state: types.LearnerState) -> Any:
-    """The rollout of the update that follows a state [devices, seeds, ...]."""
-    ...
-
-  def close(self) -> None:
-    """Ends what runs beside."""
+    """Collects the rollout [seeds, T, N, ...] that follows a learner state."""
     ...
 
 
 def make_programs(
   collector: Collector,
-  task: program.Training,
-  placement: placement_lib.Placement,
+  training: program.Training,
+  mesh: Mesh,
   lengths: Sequence[int],
 ) -> dict[int, Callable]:
-  """The programs of `program.compile_chunks`, with a host that collects.
+  """Makes the programs of `program.compile_chunks`, with a host that collects.
 
   Args:
     collector: of the run.
-    task: what to train.
-    placement: of the state.
+    training: what to train.
+    mesh: that of the state.
     lengths: numbers of updates in a chunk.
 
   Returns:
     {length: program}; a program takes and consumes a state and returns (state,
-    metrics [length, seeds] on the host). It ends with the first update that is
-    not finite, the collector's rollout being that update's.
+    metrics [length, seeds] on the host, None). It ends with the first update
+    that is not finite, and returns the rollout of that in place of None.
   """
 
-  def learn_one(state, rollout):
-    actor = task.follow(state.actor, rollout, state.update)
-    return program.learn_step(task, state, actor, rollout)
-
   def learn(state, rollout):
-    state, metrics = placement_lib.each_seed(learn_one)(state, rollout)
-    return state, placement.all_seeds(metrics, axis=0)
+    actor = training.follow(state.actor, rollout, state.update)
+    return program.learn_step(training, state, actor, rollout)
+
+  def learn_seeds(state, rollout):
+    state, metrics = placement.each_seed(learn)(state, rollout)
+    return state, placement.gather_seeds(metrics, axis=0)
 
   steps = {}  # By the rollout's shapes.
 
   def run(length, state):
-    chunk = []
+    chunk, faulty = [], None
     for _ in range(length):
       rollout = collector.collect(state)
       shapes = tuple(leaf.shape for leaf in jax.tree.leaves(rollout))
       if shapes not in steps:
         steps[shapes] = placement.compile(
-          learn,
+          learn_seeds,
+          mesh,
+          (placement.STATE, placement.ROLLOUTS),
+          (placement.STATE, placement.EVERYWHERE),
           state,
           rollout,
-          donate_argnums=0,
-          long_reductions=task.long_reductions,
+          donate_argnums=(0,),
+          long_reductions=training.long_reductions,
         )
       state, metrics = steps[shapes](state, rollout)
-      chunk.append(placement.common(metrics))
-      required = finiteness.always_finite(chunk[-1])
+      chunk.append(placement.to_host(metrics))
+      required = finiteness.always_finite(chunk[-1], training.counts)
       if not all(np.isfinite(values).all() for values in required.values()):
+        faulty = rollout
         break
-    return state, jax.tree.map(lambda *x: np.stack(x), *chunk)
+      del rollout  # Or two would be in memory while the next is collected.
+    return state, jax.tree.map(lambda *x: np.stack(x), *chunk), faulty
 
   return {length: functools.partial(run, length) for length in set(lengths)}

@@ -2,7 +2,6 @@
 
 import inspect
 import math
-from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -92,43 +91,20 @@ def make_optimizer(
   return optax.chain(optax.clip_by_global_norm(max_gradient_norm), optimizer)
 
 
-class OwnRateState(NamedTuple):
-  """A learning rate as a part of the optimizer's state.
+def make_own_rate(
+  relative: optax.GradientTransformation,
+) -> optax.GradientTransformation:
+  """Adds a learning rate that is a part of the optimizer's state.
 
-  Attributes:
-    own_learning_rate: float32[].
-  """
-
-  own_learning_rate: jax.Array
-
-
-def scale_by_own_rate() -> optax.GradientTransformation:
-  """Scales updates by a learning rate that the state holds.
-
-  As the last link of a chain whose schedule is relative, it lets the learners
-  that one program is vmapped over have a rate each; see `with_own_rate`.
-  """
-
-  def update(updates, state, params=None):
-    del params
-    return optax.tree.scale(state.own_learning_rate, updates), state
-
-  return optax.GradientTransformation(
-    lambda params: OwnRateState(jnp.float32(1.0)), update
-  )
-
-
-def with_own_rate(opt_state: Any, learning_rate: jax.Array) -> Any:
-  """The state of an optimizer with the learning rate of `scale_by_own_rate`.
+  Learners that one program is vmapped over can then have a rate each, set by
+  `optax.tree.set(state, step_size=rate)`.
 
   Args:
-    opt_state: of a chain that ends with it.
-    learning_rate: float32[].
-
-  Raises:
-    KeyError: if the chain has no such link.
+    relative: an optimizer whose schedule is relative to the rate.
   """
-  return optax.tree.set(opt_state, own_learning_rate=learning_rate)
+  return optax.chain(
+    relative, optax.inject_hyperparams(optax.scale)(step_size=1.0)
+  )
 
 
 def _takes_learning_rate(factory) -> bool:

@@ -1,14 +1,17 @@
-"""Where a run lives: how seeds and streams are dealt to devices.
+"""Where a run lives: a mesh of devices, and the arrays on it.
 
-Devices divide the seeds if they can, for seeds have nothing to tell each other.
-Otherwise every device holds all seeds and a share of each seed's streams, and
-gradients are summed over devices. Neither changes what is computed.
+A mesh has two axes, SEED_AXIS and DEVICE_AXIS, of which one has size 1. Devices
+divide the seeds if they can, for seeds have nothing to tell each other.
+Otherwise they divide each seed's streams, and gradients are summed over
+devices. Neither changes what is computed.
 
-The devices may be those of several processes. All processes then run the same
-program: whatever is dealt, compiled, called or collected here is so by all.
+The specs below say which axis of an array each mesh axis divides. A further
+mesh axis, one that shards parameters, needs a line here and in `make_mesh`.
+
+The devices may be those of several processes. Every process must then make the
+same calls in the same order.
 """
 
-import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -17,198 +20,109 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 
-from lco_jax import numerics
+from lco_jax import numerics, types
 from lco_jax.training import cpu_backend
 
-Array = jax.Array
+SEED_AXIS = "seeds"
 DEVICE_AXIS = numerics.DEVICE_AXIS
-# Names the devices where they divide the seeds, and DEVICE_AXIS has size 1.
-_SEED_AXIS = "seed_shards"
+
+EVERYWHERE = P()  # The same on all devices.
+SEEDS = P(SEED_AXIS)  # [seeds, ...]
+STREAMS = P(SEED_AXIS, DEVICE_AXIS)  # [seeds, N, ...]
+ROLLOUTS = P(SEED_AXIS, None, DEVICE_AXIS)  # [seeds, T, N, ...]
+STATE = types.LearnerState(
+  params=SEEDS, opt_state=SEEDS, actor=STREAMS, key=SEEDS, update=SEEDS
+)
 
 
-@dataclasses.dataclass(frozen=True)
-class Placement:
-  """What each device holds; from `place`.
+def make_mesh(
+  num_seeds: int, num_streams: int, devices: Sequence[jax.Device]
+) -> Mesh:
+  """Builds a mesh whose devices divide the seeds, or else the streams.
 
-  Attributes:
-    devices: all that take part, those of a process side by side.
-    num_shards: how many devices divide one seed's streams: all, or 1 where
-      devices divide the seeds.
+  Args:
+    num_seeds: seeds of the run.
+    num_streams: streams of each seed.
+    devices: to use, of all processes; each has as many.
+
+  Returns:
+    A mesh with axes (SEED_AXIS, DEVICE_AXIS), a process' devices side by side.
+
+  Raises:
+    ValueError: if neither seeds nor streams divide over the devices.
   """
-
-  devices: tuple[jax.Device, ...]
-  num_shards: int
-
-  @property
-  def divides_seeds(self) -> bool:
-    """Whether devices hold different seeds."""
-    return self.num_shards < len(self.devices)
-
-  @property
-  def local_devices(self) -> slice:
-    """Which of the devices are this process' own."""
-    own = [
-      index
-      for index, device in enumerate(self.devices)
-      if device.process_index == jax.process_index()
-    ]
-    return slice(own[0], own[-1] + 1)
-
-  def compile(
-    self,
-    function: Callable,
-    *like: Any,
-    donate_argnums=(),
-    once: bool = False,
-    long_reductions: bool = False,
-  ) -> Callable:
-    """Maps a function of one device's share over the devices, and compiles it.
-
-    Args:
-      function: of pytrees; runs under an axis DEVICE_AXIS of size num_shards.
-      *like: its arguments [devices, ...], read for shapes and dtypes.
-      donate_argnums: as in `jax.pmap`.
-      once: whether it will be called only once.
-      long_reductions: whether it sums over thousands of rows.
-
-    Returns:
-      The function of pytrees of arrays [devices, ...] placed by `put` or `like`
-      the results of others.
-    """
-    mapped = jax.pmap(
-      alone(function) if self.divides_seeds else function,
-      axis_name=self._axis,
-      devices=self.devices,
-      donate_argnums=donate_argnums,
+  if num_seeds % len(devices) == 0:
+    shape = (len(devices), 1)
+  elif num_streams % len(devices) == 0:
+    shape = (1, len(devices))
+  else:
+    raise ValueError(
+      f"num_envs or num_prompts {num_streams} does not divide over"
+      f" {len(devices)} devices, nor does the number of learners, num_seeds"
+      f" (times rates) {num_seeds}"
     )
-    # Called by itself, it would want and return each process' devices alone.
-    return mapped.lower(*like).compile(
-      cpu_backend.compiler_options(once, long_reductions)
-    )
+  ordered = sorted(devices, key=lambda d: (d.process_index, d.id))
+  return Mesh(np.reshape(ordered, shape), (SEED_AXIS, DEVICE_AXIS))
 
-  def all_seeds(self, tree: Any, axis: int) -> Any:
-    """Inside a mapped function: tells all devices what each seed came to.
 
-    Args:
-      tree: arrays with the seeds of this device at `axis`.
-      axis: of the seeds.
+def compile(
+  function: Callable,
+  mesh: Mesh,
+  in_specs: Any,
+  out_specs: Any,
+  *like: Any,
+  donate_argnums: Sequence[int] = (),
+  once: bool = False,
+  long_reductions: bool = False,
+) -> Callable:
+  """Compiles a function of one device's share to run on all of a mesh.
 
-    Returns:
-      The arrays with all seeds at `axis`, the same on every device.
-    """
-    if not self.divides_seeds:
-      return tree
-    return jax.lax.all_gather(tree, _SEED_AXIS, axis=axis, tiled=True)
+  Args:
+    function: of pytrees; runs under the mesh's axes.
+    mesh: the devices.
+    in_specs: a tuple with a spec, or pytree of specs, for each argument.
+    out_specs: likewise for the result.
+    *like: its arguments, whole, read for shapes and dtypes.
+    donate_argnums: the arguments that it consumes.
+    once: whether it will be called only once.
+    long_reductions: whether it sums over thousands of rows.
 
-  def deal(self, array: np.ndarray) -> np.ndarray:
-    """[seeds, ...] → [devices, seeds per device, ...]."""
-    num_devices = len(self.devices)
-    if self.divides_seeds:
-      return np.reshape(array, (num_devices, -1, *array.shape[1:]))
-    return np.broadcast_to(array, (num_devices, *array.shape))
+  Returns:
+    The function of whole arrays that are placed as the specs say.
+  """
+  mapped = jax.shard_map(
+    function, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False
+  )
+  program = jax.jit(
+    mapped,
+    in_shardings=_shardings(mesh, in_specs),
+    out_shardings=_shardings(mesh, out_specs),
+    donate_argnums=donate_argnums,
+  )
+  options = cpu_backend.compiler_options(once, long_reductions)
+  return program.lower(*like).compile(options)
 
-  def deal_streams(self, array: np.ndarray) -> np.ndarray:
-    """[seeds, streams, ...] → [devices, seeds here, streams here, ...]."""
-    if self.divides_seeds:
-      return self.deal(array)
-    return np.stack(np.split(array, len(self.devices), axis=1))
 
-  def put(self, tree: Any) -> Any:
-    """Puts on devices what all processes dealt alike, [devices, ...]."""
-    return jax.tree.map(
-      lambda whole: jax.make_array_from_callback(
-        whole.shape, self._sharding, lambda index: whole[index]
-      ),
-      tree,
-    )
+def gather_seeds(tree: Any, axis: int) -> Any:
+  """Inside a compiled function: tells all devices what each seed came to.
 
-  def put_local(self, tree: Any) -> Any:
-    """Puts on this process' devices what is theirs.
+  Args:
+    tree: arrays with the seeds of this device at `axis`.
+    axis: of the seeds.
 
-    Args:
-      tree: arrays [local devices, ...].
-
-    Returns:
-      Arrays [devices, ...] with what all processes put.
-    """
-    return jax.tree.map(
-      lambda own: jax.make_array_from_process_local_data(
-        self._sharding, own, (len(self.devices), *own.shape[1:])
-      ),
-      tree,
-    )
-
-  def local(self, tree: Any) -> Any:
-    """Reads what is on this process' devices: undoes `put_local`."""
-
-    def read(leaf):
-      shards = sorted(leaf.addressable_shards, key=lambda s: s.index[0].start)
-      return np.concatenate([shard.data for shard in shards])
-
-    return jax.tree.map(read, tree)
-
-  def common(self, tree: Any) -> Any:
-    """Reads what all devices agree on: [devices, ...] → NumPy [...]."""
-    return jax.tree.map(
-      lambda leaf: np.asarray(leaf.addressable_data(0))[0], tree
-    )
-
-  def collect_seeds(self, tree: Any) -> Any:
-    """Brings what all devices of a seed agree on to every process' host.
-
-    Args:
-      tree: arrays [devices, seeds here, ...].
-
-    Returns:
-      NumPy arrays [seeds, ...].
-    """
-    if not self.divides_seeds:
-      return self.common(tree)
-    return jax.tree.map(np.concatenate, self._gather(tree))
-
-  def collect_streams(self, tree: Any, axis: int = 1) -> Any:
-    """Brings what is a stream's own to every process' host.
-
-    Args:
-      tree: arrays [devices, seeds here, ..., streams here, ...].
-      axis: of the streams in the result.
-
-    Returns:
-      NumPy arrays [seeds, ..., streams, ...].
-    """
-    axis = 0 if self.divides_seeds else axis
-    return jax.tree.map(
-      lambda shards: np.concatenate(shards, axis), self._gather(tree)
-    )
-
-  def _gather(self, tree: Any) -> Any:
-    """Arrays [devices, ...] as NumPy arrays, whole in every process."""
-    if jax.process_count() == 1:
-      return jax.tree.map(np.asarray, tree)
-    everywhere = NamedSharding(self._sharding.mesh, PartitionSpec())
-    return jax.tree.map(
-      lambda leaf: np.asarray(leaf.addressable_data(0)),
-      _resharded(tree, everywhere),
-    )
-
-  @property
-  def _axis(self) -> str:
-    return _SEED_AXIS if self.divides_seeds else DEVICE_AXIS
-
-  @functools.cached_property
-  def _sharding(self) -> NamedSharding:
-    """Of arrays [devices, ...]."""
-    mesh = Mesh(np.array(self.devices), (self._axis,))
-    return NamedSharding(mesh, PartitionSpec(self._axis))
+  Returns:
+    The arrays with all seeds at `axis`, placed EVERYWHERE.
+  """
+  return jax.lax.all_gather(tree, SEED_AXIS, axis=axis, tiled=True)
 
 
 def each_seed(function: Callable) -> Callable:
   """`jax.vmap` over the seeds of a device, cheaper where there is only one.
 
-  An axis of size one is not free: to move it, XLA copies a whole model. (Where
-  devices divide several seeds, `alone` keeps such an axis.)
+  An axis of size one is not free: to move it, XLA copies a whole model.
 
   Args:
     function: of pytrees of one seed.
@@ -226,8 +140,8 @@ def each_seed(function: Callable) -> Callable:
   return mapped
 
 
-def alone(function: Callable) -> Callable:
-  """Makes one device's share all there is: binds DEVICE_AXIS with size 1.
+def bind_device_axis(function: Callable) -> Callable:
+  """Binds DEVICE_AXIS with size 1: one device's share is all there is.
 
   Args:
     function: of pytrees, written to run under an axis DEVICE_AXIS.
@@ -244,29 +158,61 @@ def alone(function: Callable) -> Callable:
   return run
 
 
-def place(
-  num_seeds: int, num_streams: int, devices: Sequence[jax.Device]
-) -> Placement:
-  """Chooses what the devices divide.
+def to_devices(tree: Any, mesh: Mesh, specs: Any) -> Any:
+  """Puts NumPy arrays that all processes have whole on devices.
 
   Args:
-    num_seeds: seeds of the run.
-    num_streams: streams of each seed.
-    devices: to use, of all processes; each has as many.
-
-  Raises:
-    ValueError: if neither seeds nor streams divide over the devices.
+    tree: NumPy arrays.
+    mesh: the devices.
+    specs: a spec, or pytree of specs, that says where each goes.
   """
-  ordered = tuple(sorted(devices, key=lambda d: (d.process_index, d.id)))
-  if num_seeds % len(devices) == 0:
-    return Placement(ordered, num_shards=1)
-  if num_streams % len(devices) == 0:
-    return Placement(ordered, num_shards=len(devices))
-  raise ValueError(
-    f"num_envs or num_prompts {num_streams} does not divide over"
-    f" {len(devices)} devices, nor does the number of learners, num_seeds"
-    f" (times rates) {num_seeds}"
+  return jax.tree.map(
+    lambda leaf, sharding: jax.make_array_from_callback(
+      leaf.shape, sharding, lambda index: leaf[index]
+    ),
+    tree,
+    jax.tree.broadcast(_shardings(mesh, specs), tree),
   )
+
+
+def to_host(tree: Any) -> Any:
+  """Brings arrays from devices to every process' host, whole, as NumPy's."""
+
+  def read(leaf):
+    if leaf.is_fully_addressable or leaf.is_fully_replicated:
+      return np.asarray(leaf)
+    return multihost_utils.process_allgather(leaf, tiled=True)
+
+  return jax.tree.map(read, tree)
+
+
+def put_local(tree: Any, mesh: Mesh, spec: P) -> Any:
+  """Puts on this process' devices their block of arrays.
+
+  Args:
+    tree: NumPy arrays, as `read_local` returns them.
+    mesh: the devices.
+    spec: says where the whole arrays go.
+
+  Returns:
+    The whole arrays, of what all processes put.
+  """
+  sharding = NamedSharding(mesh, spec)
+  return jax.tree.map(
+    functools.partial(jax.make_array_from_process_local_data, sharding), tree
+  )
+
+
+def read_local(tree: Any) -> Any:
+  """Reads the block of arrays that is on this process' devices, as NumPy's."""
+
+  def read(leaf):
+    block = multihost_utils.global_array_to_host_local_array(
+      leaf, leaf.sharding.mesh, leaf.sharding.spec
+    )
+    return np.asarray(block)
+
+  return jax.tree.map(read, tree)
 
 
 def any_process(*questions: bool) -> tuple[bool, ...]:
@@ -299,6 +245,10 @@ def from_first_process(tree: Any) -> Any:
   )
 
 
-@functools.partial(jax.jit, static_argnums=1)
-def _resharded(tree: Any, sharding: NamedSharding) -> Any:
-  return jax.lax.with_sharding_constraint(tree, sharding)
+def _shardings(mesh: Mesh, specs: Any) -> Any:
+  """A pytree of specs as one of shardings."""
+  return jax.tree.map(
+    lambda spec: NamedSharding(mesh, spec),
+    specs,
+    is_leaf=lambda node: isinstance(node, P),
+  )

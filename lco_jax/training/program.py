@@ -2,10 +2,11 @@
 
     collect → prepare (advantages, targets; once) → epochs × minibatches
 
-What differs between tasks comes in as the functions of a `Training`. A chunk
-of steps is one compiled program: scanned over updates, vmapped over seeds,
-pmapped over devices. Axes of the learner state: [devices, seeds, ...], the
-seeds being those of one device.
+What differs between tasks comes in as the functions of a `Training`. A step is
+written for one device's share of one seed, under an axis DEVICE_AXIS. A chunk
+of steps is one compiled program: scanned over updates, vmapped over a device's
+seeds, sharded over a mesh. Axes of the learner state: [seeds, ...], the
+actor's [seeds, N, ...].
 """
 
 import dataclasses
@@ -17,10 +18,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import Mesh
 
 from lco_jax import numerics, types
-from lco_jax.training import finiteness, optimizers
-from lco_jax.training import placement as placement_lib
+from lco_jax.training import finiteness, placement
 from lco_jax.training import update as update_lib
 
 Array = jax.Array
@@ -61,6 +62,8 @@ class Training:
     samples_per_step: samples that a step of a stream consists of.
     long_reductions: whether an update sums over thousands of rows, as that of a
       transformer does.
+    counts: {metric that may be NaN: metric that counts the values it is a mean
+      of}. All other metrics must be finite for an update to be applied.
   """
 
   init_params: Callable[..., dict[str, types.Params]]
@@ -83,6 +86,7 @@ class Training:
   max_kl: float | None = None
   samples_per_step: int = 1
   long_reductions: bool = False
+  counts: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
   def __post_init__(self):
     for name in ("num_streams", "num_steps", "num_epochs", "num_minibatches"):
@@ -123,7 +127,7 @@ class Record(NamedTuple):
 
 
 def train_step(
-  training: Training, num_shards: int, state: types.LearnerState
+  training: Training, state: types.LearnerState
 ) -> tuple[types.LearnerState, types.Metrics]:
   """One update of one seed on one device's share of the streams.
 
@@ -133,40 +137,38 @@ def train_step(
 
   Args:
     training: what to train.
-    num_shards: size of the axis named DEVICE_AXIS that this runs under.
-    state: of one seed on one device.
+    state: of one seed on one device, under an axis DEVICE_AXIS.
 
   Returns:
     The next state, and metrics that are the same on every device.
   """
-  actor, rollout = collect_step(training, num_shards, state)
+  actor, rollout = collect_step(training, state)
   return learn_step(training, state, actor, rollout)
 
 
 def collect_step(
-  training: Training, num_shards: int, state: types.LearnerState
+  training: Training, state: types.LearnerState
 ) -> tuple[Any, Any]:
   """Collects the rollout of the update that follows a state.
 
   Args:
     training: what to train.
-    num_shards: size of the axis named DEVICE_AXIS that this runs under.
     state: of one seed on one device.
 
   Returns:
     (the collector's state after it, rollout [T, N, ...]).
   """
   return training.collect(
-    state.params, state.actor, collection_keys(training, num_shards, state)
+    state.params, state.actor, collection_keys(training, state)
   )
 
 
 def collection_keys(
-  training: Training, num_shards: int, state: types.LearnerState
+  training: Training, state: types.LearnerState
 ) -> types.PRNGKey:
   """Keys [N] of this device's streams for the rollout that follows a state."""
   collect_key, _ = _update_keys(state)
-  return _stream_keys(collect_key, training.num_streams // num_shards)
+  return _stream_keys(collect_key, _own_streams(training))
 
 
 def learn_step(
@@ -200,9 +202,8 @@ def learn_step(
     actor=actor,
     update=state.update + 1,
   )
-  healthy = jnp.all(
-    jnp.isfinite(jnp.stack(list(finiteness.always_finite(metrics).values())))
-  )
+  required = finiteness.always_finite(metrics, training.counts)
+  healthy = jnp.all(jnp.isfinite(jnp.stack(list(required.values()))))
   state = jax.tree.map(
     lambda new, old: jnp.where(healthy, new, old), following, state
   )
@@ -250,11 +251,11 @@ def learn(
 def initial_state(
   training: Training,
   seeds: Sequence[int],
-  placement: placement_lib.Placement,
+  mesh: Mesh,
   given: Mapping[str, types.Params] | None = None,
   learning_rates: Sequence[float] | None = None,
 ) -> types.LearnerState:
-  """The learner state before the first update, [devices, seeds, ...].
+  """Builds the learner state before the first update.
 
   Parameters are initialised seed by seed: a vmapped orthogonal initialiser can
   deadlock the CPU backend on two cores.
@@ -262,12 +263,15 @@ def initial_state(
   Args:
     training: what to train.
     seeds: one run each; the same one again for another learning rate.
-    placement: of seeds and streams on devices.
+    mesh: that seeds and streams are divided over.
     given: {part: parameters [seeds, ...]} on the host to begin with.
-    learning_rates: of the policy, for each of the seeds, if its optimizer ends
-      with `optimizers.scale_by_own_rate`.
+    learning_rates: of the policy, for each of the seeds, if its optimizer is
+      from `optimizers.make_own_rate`.
+
+  Returns:
+    The state with axes [seeds, ...], the actor's with [seeds, N, ...], on the
+    mesh.
   """
-  num_streams = training.num_streams // placement.num_shards
 
   def init(params, actor_key, run_key, rate):
     opt_state = {
@@ -275,11 +279,13 @@ def initial_state(
       for part, optimizer in training.optimizers.items()
     }
     if rate is not None:
-      opt_state["policy"] = optimizers.with_own_rate(opt_state["policy"], rate)
+      opt_state["policy"] = optax.tree.set(opt_state["policy"], step_size=rate)
     return types.LearnerState(
       params=params,
       opt_state=opt_state,
-      actor=training.init_actor(_stream_keys(actor_key, num_streams)),
+      actor=training.init_actor(
+        _stream_keys(actor_key, _own_streams(training))
+      ),
       key=jax.random.key_data(run_key),
       update=jnp.int32(0),
     )
@@ -296,13 +302,21 @@ def initial_state(
     None if learning_rates is None else np.asarray(learning_rates, np.float32),
     dict(given) if given else None,
   )
-  dealt = placement.put(jax.tree.map(placement.deal, starts))
-  return placement.compile(init_seeds, *dealt, once=True)(*dealt)
+  starts = placement.to_devices(starts, mesh, placement.SEEDS)
+  program = placement.compile(
+    init_seeds,
+    mesh,
+    (placement.SEEDS,) * len(starts),
+    placement.STATE,
+    *starts,
+    once=True,
+  )
+  return program(*starts)
 
 
 def compile_chunks(
   training: Training,
-  placement: placement_lib.Placement,
+  mesh: Mesh,
   state: types.LearnerState,
   lengths: Sequence[int],
 ) -> dict[int, Callable]:
@@ -310,28 +324,30 @@ def compile_chunks(
 
   Args:
     training: what to train.
-    placement: that of the state.
-    state: a learner state [devices, seeds, ...], read for its shapes only.
+    mesh: that of the state.
+    state: a learner state, read for its shapes only.
     lengths: numbers of updates in a chunk.
 
   Returns:
     {length: program}; a program takes and consumes a state and returns
-    (state, metrics [devices, length, all seeds]).
+    (state, metrics [length, seeds]).
   """
+  step = placement.each_seed(functools.partial(train_step, training))
 
   def run(length, state):
-    def seeds_step(state, _):
-      step = functools.partial(train_step, training, placement.num_shards)
-      return placement_lib.each_seed(step)(state)
-
-    state, metrics = jax.lax.scan(seeds_step, state, length=length)
-    return state, placement.all_seeds(metrics, axis=1)
+    state, metrics = jax.lax.scan(
+      lambda state, _: step(state), state, length=length
+    )
+    return state, placement.gather_seeds(metrics, axis=1)
 
   return {
     length: placement.compile(
       functools.partial(run, length),
+      mesh,
+      (placement.STATE,),
+      (placement.STATE, placement.EVERYWHERE),
       state,
-      donate_argnums=0,
+      donate_argnums=(0,),
       long_reductions=training.long_reductions,
     )
     for length in sorted(set(lengths))
@@ -360,6 +376,11 @@ def _update_keys(state: types.LearnerState) -> types.PRNGKey:
   """Keys of the update under way: [collecting, shuffling]."""
   key = jax.random.wrap_key_data(state.key)
   return jax.random.split(jax.random.fold_in(key, state.update))
+
+
+def _own_streams(training: Training) -> int:
+  """How many of a seed's streams are this device's."""
+  return training.num_streams // jax.lax.axis_size(DEVICE_AXIS)
 
 
 def _stream_keys(key: types.PRNGKey, num_streams: int) -> types.PRNGKey:

@@ -38,18 +38,18 @@ def _make(name="gymnasium:CliffWalking-v1", num_devices=1, num_steps=8):
     training.Setup(environment, net, row, row.policy_loss(), options),
     {"policy": chain, "value": chain},
   )
-  where = placement.place(2, 4, jax.devices()[:num_devices])
-  start = runner.begin(task, _SEEDS, where)
+  mesh = placement.make_mesh(2, 4, jax.devices()[:num_devices])
+  start = runner.begin(task, _SEEDS, mesh)
   collector = host_rollout.HostCollector(
-    environment, net.policy, task, where, _SEEDS, 0
+    environment, net.policy, task, mesh, _SEEDS, 0
   )
-  return task, where, start, collector
+  return task, start, collector
 
 
 def test_a_trajectory_is_what_the_environments_did():
   """Against single environments, stepped with the recorded actions."""
-  task, where, start, collector = _make("gymnasium:Acrobot-v1", num_steps=600)
-  trajectory = where.collect_streams(collector.collect(start.state), axis=2)
+  task, start, collector = _make("gymnasium:Acrobot-v1", num_steps=600)
+  trajectory = placement.to_host(collector.collect(start.state))
   assert trajectory.observation.shape == (2, 600, 4, 6)
   assert trajectory.done.any(axis=1).all()  # The limit is 500 steps.
   single = gymnasium.make("Acrobot-v1").unwrapped
@@ -80,26 +80,26 @@ def test_devices_do_not_matter(num_devices):
   """Two devices divide the seeds, four the environments."""
   runs = []
   for count in (1, num_devices):
-    task, where, start, collector = _make(num_devices=count)
-    programs = host_loop.make_programs(collector, task, where, [3])
-    state, metrics = programs[3](start.state)
-    runs.append(
-      (
-        where.collect_seeds(state.params),
-        metrics,
-        where.collect_streams(collector.rollout, axis=2),
-      )
+    task, start, collector = _make(num_devices=count)
+    rollouts, collect = [], collector.collect
+    collector.collect = lambda state, collect=collect, rollouts=rollouts: (
+      rollouts.append(collect(state)) or rollouts[-1]
     )
+    programs = host_loop.make_programs(collector, task, start.mesh, [3])
+    state, metrics, faulty = programs[3](start.state)
+    assert faulty is None and len(rollouts) == 3
+    runs.append(placement.to_host((state.params, rollouts)) + (metrics,))
     collector.close()
   one, other = runs
-  np.testing.assert_array_equal(one[2].action, other[2].action)
+  for a, b in zip(one[1], other[1], strict=True):
+    np.testing.assert_array_equal(a.action, b.action)
   for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
     np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
 
 
 def test_actions_follow_the_policy():
   """A policy that is nearly certain is followed, and sampled from otherwise."""
-  task, where, start, collector = _make(num_steps=200)
+  task, start, collector = _make(num_steps=200)
   actions = np.ravel(collector.collect(start.state).action)
   shares = np.bincount(actions, minlength=4) / actions.size
   np.testing.assert_allclose(shares, 0.25, atol=0.05)
@@ -111,7 +111,7 @@ def test_actions_follow_the_policy():
 
 def test_a_fault_on_the_host_can_be_replayed(tmp_path):
   """The reward of the third update is NaN; its rollout is what is saved."""
-  task, where, start, collector = _make()
+  task, start, collector = _make()
   collect, calls = collector.collect, []
 
   def broken(state):
@@ -119,9 +119,8 @@ def test_a_fault_on_the_host_can_be_replayed(tmp_path):
     calls.append(rollout)
     if len(calls) == 3:
       rollout = dataclasses.replace(
-        rollout, reward=rollout.reward.at[0, 1, 4, 2].set(np.nan)
+        rollout, reward=rollout.reward.at[1, 4, 2].set(np.nan)
       )
-      collector.rollout = rollout
     return rollout
 
   collector.collect = broken
@@ -144,11 +143,10 @@ def test_a_fault_on_the_host_can_be_replayed(tmp_path):
   )
   for field in dataclasses.fields(blank):
     expected, found = (getattr(x, field.name) for x in (calls[0], blank))
-    assert found.shape == expected.shape[2:] and found.dtype == expected.dtype
-  one = placement.place(1, 4, jax.devices()[:1])
+    assert found.shape == expected.shape[1:] and found.dtype == expected.dtype
+  one = placement.make_mesh(1, 4, jax.devices()[:1])
   seed, state, rollout, what = runner.load_fault(faults, task, one, blank)
   assert seed == 9 and state.update == 2
-  assert (
-    str(fault_replay.find(fault_replay.replay(task, state, rollout))) == what
-  )
+  record = fault_replay.replay(task, state, rollout)
+  assert str(fault_replay.find(record, task.counts)) == what
   collector.close()

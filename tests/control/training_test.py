@@ -1,5 +1,8 @@
 """Training for control: probes are solved, devices do not matter."""
 
+import dataclasses
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -52,15 +55,12 @@ def _make(
 def _train(task, num_updates, seeds=(0,), devices=None):
   """Trains, on one device if not told: (parameters, metrics, state)."""
   devices = devices or jax.devices()[:1]
-  where = placement.place(len(seeds), task.num_streams, devices)
-  state = program.initial_state(task, seeds, where)
-  programs = program.compile_chunks(task, where, state, [num_updates])
+  mesh = placement.make_mesh(len(seeds), task.num_streams, devices)
+  state = program.initial_state(task, seeds, mesh)
+  programs = program.compile_chunks(task, mesh, state, [num_updates])
   state, metrics = programs[num_updates](state)
-  return (
-    where.collect_seeds(state.params),
-    where.common(metrics),
-    state,
-  )
+  params, metrics = placement.to_host((state.params, metrics))
+  return params, metrics, state
 
 
 # Values are learned in the same way, whatever the policy is trained by; and the
@@ -150,9 +150,10 @@ def test_eight_devices_match_one(algorithm):
     metrics_one["episodes"], metrics_eight["episodes"]
   )
   for leaf in jax.tree.leaves((state.params, state.opt_state)):
-    replicas = np.asarray(leaf)
-    for replica in replicas[1:]:
-      np.testing.assert_array_equal(replica, replicas[0])
+    first, *rest = (shard.data for shard in leaf.addressable_shards)
+    assert len(rest) == 7 and first.shape == leaf.shape
+    for replica in rest:
+      np.testing.assert_array_equal(replica, first)
 
 
 def test_seeds_dealt_to_devices_are_the_same_seeds():
@@ -162,7 +163,7 @@ def test_seeds_dealt_to_devices_are_the_same_seeds():
   dealt, metrics_dealt, state = _train(
     task, 3, seeds=(3, 1, 4, 5), devices=jax.devices()[:2]
   )
-  assert state.update.shape == (2, 2)
+  assert [s.data.shape for s in state.update.addressable_shards] == [(2,)] * 2
   for a, b in zip(
     jax.tree.leaves((alone, metrics)),
     jax.tree.leaves((dealt, metrics_dealt)),
@@ -171,37 +172,60 @@ def test_seeds_dealt_to_devices_are_the_same_seeds():
     np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
-def test_the_same_step_runs_under_vmap():
-  """pmap over 4 devices and vmap(axis_name) over 4 shards: the same update."""
-  environment = environments.make("CartPole-v1")
-  _, task = _make(environment, num_envs=8)
-  devices = jax.devices()[:4]
-  where = placement.place(1, task.num_streams, devices)
-  state = program.initial_state(task, (0,), where)
-  step = lambda s: program.train_step(task, 4, s)
-  on_shards = jax.jit(jax.vmap(jax.vmap(step), axis_name=numerics.DEVICE_AXIS))
-  on_devices = jax.pmap(
-    jax.vmap(step), axis_name=numerics.DEVICE_AXIS, devices=devices
+def test_the_same_step_runs_under_pmap_and_vmap():
+  """8 devices, or 8 shards on one, as on one device alone: the same update."""
+  devices = jax.devices()
+  assert len(devices) == 8
+  _, task = _make(environments.make("CartPole-v1"), num_envs=16)
+  mesh = placement.make_mesh(1, task.num_streams, devices[:1])
+  state = placement.to_host(program.initial_state(task, (0,), mesh))
+  state = jax.tree.map(lambda leaf: leaf[0], state)
+  step = functools.partial(program.train_step, task)
+  expected, metrics = jax.jit(placement.bind_device_axis(step))(state)
+  # A copy of the learner for each device, and a share of its environments.
+  shards = dataclasses.replace(
+    jax.tree.map(lambda leaf: np.stack([leaf] * 8), state),
+    actor=jax.tree.map(
+      lambda leaf: leaf.reshape(8, 2, *leaf.shape[1:]), state.actor
+    ),
   )
-  host = jax.tree.map(lambda x: jax.device_put(x, devices[0]), state)
-  (a, _), (b, _) = on_shards(host), on_devices(state)
-  for x, y in zip(
-    jax.tree.leaves(a.params), jax.tree.leaves(b.params), strict=True
+  axis = numerics.DEVICE_AXIS
+  for run in (
+    jax.pmap(step, axis_name=axis, devices=devices),
+    jax.jit(jax.vmap(step, axis_name=axis)),
   ):
-    np.testing.assert_allclose(np.asarray(x), np.asarray(y), atol=1e-5)
+    after, own_metrics = jax.tree.map(np.asarray, run(shards))
+    assert (after.update == 1).all()
+    for name, value in own_metrics.items():
+      np.testing.assert_allclose(
+        value, np.repeat(metrics[name], 8), rtol=1e-3, atol=1e-5, err_msg=name
+      )
+    for found, want in zip(
+      jax.tree.leaves((after.params, after.opt_state)),
+      jax.tree.leaves((expected.params, expected.opt_state)),
+      strict=True,
+    ):
+      for replica in found:
+        np.testing.assert_allclose(replica, want, atol=1e-5)
+    for found, want in zip(
+      jax.tree.leaves(after.actor), jax.tree.leaves(expected.actor), strict=True
+    ):
+      np.testing.assert_allclose(
+        found.reshape(np.shape(want)), want, rtol=1e-5, atol=1e-6
+      )
 
 
 def test_training_is_reproducible_and_chunks_do_not_matter():
   environment = environments.make("CartPole-v1")
   _, task = _make(environment, num_envs=4)
-  where = placement.place(1, task.num_streams, jax.devices()[:1])
+  mesh = placement.make_mesh(1, task.num_streams, jax.devices()[:1])
   whole, _, _ = _train(task, 6)
-  state = program.initial_state(task, (0,), where)
-  programs = program.compile_chunks(task, where, state, [2, 4])
+  state = program.initial_state(task, (0,), mesh)
+  programs = program.compile_chunks(task, mesh, state, [2, 4])
   state, _ = programs[4](state)
   state, _ = programs[2](state)
-  assert int(state.update[0, 0]) == 6
-  chunked = where.collect_seeds(state.params)
+  assert int(state.update[0]) == 6
+  chunked = placement.to_host(state.params)
   for a, b in zip(
     jax.tree.leaves(whole), jax.tree.leaves(chunked), strict=True
   ):
@@ -247,7 +271,9 @@ def test_vmpo_takes_weights_in_place_of_advantages():
     keys = jax.random.split(jax.random.key(1), task.num_streams)
     _, trajectory = task.collect(params, task.init_actor(keys), keys)
     batches.append(
-      placement.alone(task.prepare)(params, trajectory, jnp.int32(0))[0]
+      placement.bind_device_axis(task.prepare)(
+        params, trajectory, jnp.int32(0)
+      )[0]
     )
   plain, weighted = batches
   expected = losses.vmpo_weights(plain.advantage, 0.05)
@@ -261,7 +287,7 @@ def test_updates_without_a_finished_episode_have_no_return():
   _, metrics, _ = _train(task, 1)
   assert metrics["episodes"][0, 0] == 0
   assert np.isnan(metrics["episode_return_mean"][0, 0])
-  assert finiteness.first_nonfinite(metrics) is None
+  assert finiteness.first_nonfinite(metrics, task.counts) is None
 
 
 def test_no_policy_gradient_leaks_into_the_values():

@@ -49,7 +49,7 @@ def _collector(
   more=0,
   **options,
 ):
-  """(what collects, state at the start, where, task)."""
+  """(what collects, state at the start, mesh, task)."""
   words = _Words(tuple(end), more)
   model = networks.make_language_model(
     networks.TransformerConfig(
@@ -72,10 +72,10 @@ def _collector(
   )
   optimizer = optimizers.make_optimizer("sgd", lambda count: 1.0, None)
   task = training.make_training(setup, {"policy": optimizer})
-  where = placement.place(1, _PROMPTS, jax.local_devices()[:1])
+  mesh = placement.make_mesh(1, _PROMPTS, jax.local_devices()[:1])
   params = jax.jit(model.init)(jax.random.key(0))
   given = {"policy": jax.tree.map(lambda leaf: np.asarray(leaf)[None], params)}
-  state = program_lib.initial_state(task, (0,), where, given)
+  state = program_lib.initial_state(task, (0,), mesh, given)
   asking = host_sampler.Asking(
     task=words,
     tokenizer=words,
@@ -86,21 +86,29 @@ def _collector(
     **{"sampling": generation.Sampling()} | options,
   )
   collector = host_sampler.TextCollector(
-    asking, model, task, where, (0,), words, setup.policy_params, show=show
+    asking, model, task, mesh, (0,), words, setup.policy_params, show=show
   )
-  return collector, state, where, task
+  return collector, state, mesh, task
 
 
 def _collected(end, algorithm="dr_grpo"):
   """(samples, parameters after an update on them)."""
-  collector, state, where, task = _collector(end, algorithm)
+  collector, state, mesh, task = _collector(end, algorithm)
   samples = collector.collect(state)
 
   def learn(state, samples):
     step = functools.partial(program_lib.learn_step, task)
     return jax.vmap(step)(state, state.actor, samples)
 
-  after, _ = where.compile(learn, state, samples)(state, samples)
+  program = placement.compile(
+    learn,
+    mesh,
+    (placement.STATE, placement.ROLLOUTS),
+    (placement.STATE, placement.SEEDS),
+    state,
+    samples,
+  )
+  after, _ = program(state, samples)
   return jax.tree.map(np.asarray, (samples, after.params))
 
 
@@ -121,7 +129,7 @@ def test_slots_behind_the_longest_completion_change_nothing(
       assert kept is None
       continue
     if own.shape != kept.shape:
-      own = own[:, :, :, :, :8]
+      own = own[:, :, :, :8]
     np.testing.assert_array_equal(own, kept, field.name)
   jax.tree.map(
     lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-6),
@@ -157,7 +165,7 @@ def test_what_is_worth_a_part_is_not_correct(exact, more):
   assert rewards == ({0.0, 1.0} if exact else {0.0, 0.5, 1.0})
   np.testing.assert_array_equal(samples.correct, samples.reward == 1)
   # What is shown is what is learned from.
-  first = samples.reward[0, 0, :, 0]
+  first = samples.reward[0, :, 0]
   assert [example.reward for example in shown] == first.tolist()
   # What could not be scored is known; here it is what is worth a half.
   assert samples.failed.any() and not (samples.failed & samples.correct).any()
@@ -183,8 +191,8 @@ def test_log_probabilities_are_the_policys_at_any_temperature():
   """Not those of the distribution that was sampled from."""
   sampling = generation.Sampling(temperature=0.3)
   collector, state, _, _ = _collector([1], sampling=sampling)
-  samples = jax.tree.map(lambda leaf: leaf[0, 0], collector.collect(state))
-  params = jax.tree.map(lambda leaf: leaf[0, 0], state.params["policy"])
+  samples = jax.tree.map(lambda leaf: leaf[0], collector.collect(state))
+  params = jax.tree.map(lambda leaf: leaf[0], state.params["policy"])
   logits = collector._model.head(params, samples.hidden)
   expected = numerics.action_log_prob(logits, samples.action)
   mask = np.asarray(samples.mask)
@@ -197,13 +205,17 @@ def test_log_probabilities_are_the_policys_at_any_temperature():
 
 def test_prompts_that_are_not_solved_are_met_again():
   """They are those of the update in which they were drawn."""
-  collector, state, where, task = _collector([1], max_visits=3)
-  program = host_loop.make_programs(collector, task, where, [1])[1]
+  collector, state, mesh, task = _collector([1], max_visits=3)
+  rollouts, collect = [], collector.collect
+  collector.collect = lambda state: (
+    rollouts.append(collect(state)) or rollouts[-1]
+  )
+  program = host_loop.make_programs(collector, task, mesh, [1])[1]
   kept = 0
   for update in range(6):
-    drawn = np.array(state.actor)[0, 0]  # The program consumes the state.
-    state, _ = program(state)
-    asked = jax.tree.map(lambda leaf: np.asarray(leaf)[0, 0], collector.rollout)
+    drawn = np.array(state.actor)[0]  # The program consumes the state.
+    state, _, _ = program(state)
+    asked = jax.tree.map(lambda leaf: np.asarray(leaf)[0], rollouts[-1])
     for stream in range(_PROMPTS):
       _, tokens = collector._asking.draw(0, stream, drawn[stream])
       padding = asked.padding[0, stream]
@@ -213,7 +225,7 @@ def test_prompts_that_are_not_solved_are_met_again():
     )
     again = ~asked.correct.all(axis=0) & (update + 1 - drawn < 3)
     np.testing.assert_array_equal(
-      np.asarray(state.actor)[0, 0], np.where(again, drawn, update + 1)
+      np.asarray(state.actor)[0], np.where(again, drawn, update + 1)
     )
     kept += again.sum()
   assert 0 < kept < 6 * _PROMPTS

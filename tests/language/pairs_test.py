@@ -56,18 +56,18 @@ def _make(
 def test_preferences_are_learned_and_the_reference_stays():
   """Endings that are never right (20 of 25) are told from those that are."""
   _, task = _make(num_prompts=64)
-  where = placement.place(1, task.num_streams, jax.devices()[:1])
-  start = runner.begin(task, (0,), where)
-  reference = where.collect_seeds(start.state.params["reference"])
-  programs = program.compile_chunks(task, where, start.state, [40])
+  mesh = placement.make_mesh(1, task.num_streams, jax.devices()[:1])
+  start = runner.begin(task, (0,), mesh)
+  reference = placement.to_host(start.state.params["reference"])
+  programs = program.compile_chunks(task, mesh, start.state, [40])
   state, metrics = programs[40](start.state)
-  metrics = where.common(metrics)
+  metrics = placement.to_host(metrics)
   assert metrics["preference_accuracy"][-10:].mean() > 0.9
   assert metrics["preference_margin"][-1] > 1
   assert 0 < metrics["correct"].mean() < 0.3
   for a, b in zip(
     jax.tree.leaves(reference),
-    jax.tree.leaves(where.collect_seeds(state.params["reference"])),
+    jax.tree.leaves(placement.to_host(state.params["reference"])),
     strict=True,
   ):
     np.testing.assert_array_equal(a, b)
@@ -80,7 +80,9 @@ def test_the_loss_against_a_loop():
   keys = jax.random.split(jax.random.key(1), 32)
   _, samples = jax.jit(lambda p, k: task.collect(p, (), k))(params, keys)
   assert samples.reward.shape == (8, 32)
-  batch, metrics = jax.jit(placement.alone(task.prepare))(params, samples, 0)
+  batch, metrics = jax.jit(placement.bind_device_axis(task.prepare))(
+    params, samples, 0
+  )
   assert batch.reward.shape == (4, 32, 2)
   np.testing.assert_array_equal(
     batch.prompt,
@@ -105,7 +107,7 @@ def test_the_loss_against_a_loop():
   )
   flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), batch)
   opt_state = {"policy": task.optimizers["policy"].init(params["policy"])}
-  step = jax.jit(placement.alone(task.update))
+  step = jax.jit(placement.bind_device_axis(task.update))
   _, _, found = step(params, opt_state, flat)
   np.testing.assert_allclose(found["policy_loss"].mean, np.log(2), rtol=1e-5)
   assert found["policy_loss"].count == spread.sum()
@@ -118,11 +120,13 @@ def test_minibatches_are_read_with_their_prompts():
   other = jax.jit(model.init)(jax.random.key(5))
   keys = jax.random.split(jax.random.key(1), 4)
   _, samples = jax.jit(lambda p, k: task.collect(p, (), k))(params, keys)
-  batch, _ = jax.jit(placement.alone(task.prepare))(params, samples, 0)
+  batch, _ = jax.jit(placement.bind_device_axis(task.prepare))(
+    params, samples, 0
+  )
   times = np.array([[3, 0, 1, 2], [1, 2, 3, 0]])  # Of each prompt, others.
   rows = update.take_steps(batch, jnp.asarray(times))
   opt_state = {"policy": task.optimizers["policy"].init(other)}
-  step = jax.jit(placement.alone(task.update))
+  step = jax.jit(placement.bind_device_axis(task.update))
   _, _, found = step(params | {"policy": other}, opt_state, rows)
   logits = generation.completion_logits(
     model, other, rows.prompt, rows.padding, rows.action
@@ -144,11 +148,11 @@ def test_minibatches_are_read_with_their_prompts():
 def test_differences_of_reward_are_learned_from():
   """REBEL: right endings (1 in 25 at first) come to be half of all."""
   _, task = _make(num_prompts=32, algorithm="rebel")
-  where = placement.place(1, task.num_streams, jax.devices()[:1])
-  start = runner.begin(task, (0,), where)
-  programs = program.compile_chunks(task, where, start.state, [60])
+  mesh = placement.make_mesh(1, task.num_streams, jax.devices()[:1])
+  start = runner.begin(task, (0,), mesh)
+  programs = program.compile_chunks(task, mesh, start.state, [60])
   _, metrics = programs[60](start.state)
-  metrics = where.common(metrics)
+  metrics = placement.to_host(metrics)
   assert metrics["correct"][:3].mean() < 0.2
   assert metrics["correct"][-10:].mean() > 0.4
   assert np.isfinite(metrics["kl_old_new"]).all()
@@ -237,7 +241,7 @@ def _step(model, algorithm, optimizer):
   def step(state, samples):
     return program.learn_step(task, state, (), samples)
 
-  return jax.jit(placement.alone(step)), state
+  return jax.jit(placement.bind_device_axis(step)), state
 
 
 @pytest.mark.parametrize("algorithm", pairs.VERIFIERS)

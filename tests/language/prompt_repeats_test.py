@@ -57,7 +57,7 @@ def test_only_what_is_new_tells_how_good_a_policy_is(new, correct):
   def metrics(correct, first_visit):
     return prompt_repeats.summarize_first_visits(_Samples(correct, first_visit))
 
-  measured = jax.jit(placement.alone(metrics))
+  measured = jax.jit(placement.bind_device_axis(metrics))
   first_visit = np.tile(np.array(new, bool), (3, 1))
   found = measured(_CORRECT, first_visit)
   assert float(found["first_visits"]) == sum(new)

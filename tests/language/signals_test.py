@@ -144,7 +144,7 @@ def test_an_oracle_has_no_error_and_rewards_have():
   parts = {"policy": params}
 
   @jax.jit
-  @placement.alone
+  @placement.bind_device_axis
   def errors(parts, samples):
     truth = signals.exact_signal(model, parts["policy"], samples)
     return [
@@ -192,7 +192,7 @@ def test_learned_advantages_against_a_loop(float64):
     truncated=None,
   )
   dirty = jnp.asarray(np.where(mask, values, np.nan))
-  found = placement.alone(
+  found = placement.bind_device_axis(
     lambda samples, values: signals.generalized_advantages(
       samples, values, discount, lambda_
     )

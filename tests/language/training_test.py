@@ -96,11 +96,13 @@ def _make(algorithm="lco_mse", rate=3e-3, **changes):
 
 
 def _run(task, num_updates, seeds=(0,), devices=1):
-  where = placement.place(len(seeds), task.num_streams, jax.devices()[:devices])
-  start = runner.begin(task, seeds, where)
-  programs = program_lib.compile_chunks(task, where, start.state, [num_updates])
+  mesh = placement.make_mesh(
+    len(seeds), task.num_streams, jax.devices()[:devices]
+  )
+  start = runner.begin(task, seeds, mesh)
+  programs = program_lib.compile_chunks(task, mesh, start.state, [num_updates])
   state, metrics = programs[num_updates](start.state)
-  return where, state, where.common(metrics)
+  return state, placement.to_host(metrics)
 
 
 def _sampled(task):
@@ -117,9 +119,9 @@ def test_rewards_rise_and_the_reference_stays(caplog):
   Nothing is compiled once training has begun.
   """
   task = _make(num_prompts=32, num_samples=8)
-  where = placement.place(1, task.num_streams, jax.devices()[:1])
-  state = runner.begin(task, (0,), where).state
-  program = program_lib.compile_chunks(task, where, state, [20])[20]
+  mesh = placement.make_mesh(1, task.num_streams, jax.devices()[:1])
+  state = runner.begin(task, (0,), mesh).state
+  program = program_lib.compile_chunks(task, mesh, state, [20])[20]
   chunks = []
   caplog.set_level("WARNING")
   with jax.log_compiles():
@@ -127,7 +129,7 @@ def test_rewards_rise_and_the_reference_stays(caplog):
       state, metrics = jax.block_until_ready(program(state))
       chunks.append(metrics)
   assert not caplog.messages
-  chunks = [where.common(metrics) for metrics in chunks]
+  chunks = [placement.to_host(metrics) for metrics in chunks]
   metrics = {k: np.concatenate([c[k] for c in chunks]) for k in chunks[0]}
   assert metrics["correct"][:2].mean() < 0.2
   assert metrics["correct"][-10:].mean() > 0.4
@@ -136,14 +138,14 @@ def test_rewards_rise_and_the_reference_stays(caplog):
   assert metrics["completion_length_max"].max() <= 2
   for when in ("before", "after"):
     assert metrics[f"target_residual_{when}"].mean() > 0
-  assert state.update[0, 0] == 60
+  assert state.update[0] == 60
   assert metrics["kl_reference"][0] < 1e-6 < metrics["kl_reference"][-1]
   assert set(state.opt_state) == {"policy"}
-  begun = runner.begin(task, (0,), where).state
+  begun = runner.begin(task, (0,), mesh).state
   for name, same in (("reference", True), ("policy", False)):
     pairs = zip(
       *(
-        jax.tree.leaves(where.collect_seeds(x.params[name]))
+        jax.tree.leaves(placement.to_host(x.params[name]))
         for x in (begun, state)
       ),
       strict=True,
@@ -156,7 +158,7 @@ def test_a_warm_start_learns_the_answers():
   warm = warm_start.make_training(
     task, _model(task), _chain(1e-2), num_prompts=64
   )
-  _, _, metrics = _run(warm, 120)
+  _, metrics = _run(warm, 120)
   assert metrics["correct"][0].mean() < 0.1
   assert metrics["correct"][-10:].mean() > 0.5
   assert metrics["policy_loss"][-1] < 0.3 * metrics["policy_loss"][0]
@@ -198,15 +200,15 @@ def test_eight_devices_match_one():
   """REINFORCE's baseline is a mean over all devices."""
   runs = []
   for devices in (1, 8):
-    where, state, metrics = _run(_make("reinforce"), 3, devices=devices)
-    runs.append((where.collect_seeds(state.params), metrics))
+    state, metrics = _run(_make("reinforce"), 3, devices=devices)
+    runs.append((placement.to_host(state.params), metrics))
   for one, eight in zip(*map(jax.tree.leaves, runs), strict=True):
     np.testing.assert_allclose(one, eight, rtol=2e-3, atol=2e-4)
 
 
 def test_a_resumed_run_is_bit_for_bit_the_same(tmp_path):
   task, seeds = _make(), (0,)
-  where = placement.place(1, _PROMPTS, jax.devices()[:2])
+  mesh = placement.make_mesh(1, _PROMPTS, jax.devices()[:2])
 
   def run(start, num_updates, saved):
     return runner.run(
@@ -214,15 +216,15 @@ def test_a_resumed_run_is_bit_for_bit_the_same(tmp_path):
       start,
       num_updates,
       [],
-      checkpoints=saved,
+      saver=runner.Saver(saved),
       updates_per_chunk=2,
       show_progress=False,
     ).params
 
-  whole = run(runner.begin(task, seeds, where), 6, None)
+  whole = run(runner.begin(task, seeds, mesh), 6, None)
   saved = checkpointing.Checkpoints(tmp_path / "checkpoints", "f", 3)
-  run(runner.begin(task, seeds, where), 4, saved)
-  start = runner.resume(task, seeds, where, saved)
+  run(runner.begin(task, seeds, mesh), 4, saved)
+  start = runner.resume(task, seeds, mesh, saved)
   assert start.update == 4
   for a, b in zip(
     jax.tree.leaves(whole), jax.tree.leaves(run(start, 6, None)), strict=True
@@ -237,7 +239,7 @@ def test_dropped_groups_ask_for_nothing():
     params, samples = _sampled(task)
     even = np.ptp(np.asarray(samples.reward), axis=0) == 0
     assert 0 < even.sum() < _PROMPTS
-    prepare = jax.jit(placement.alone(task.prepare))
+    prepare = jax.jit(placement.bind_device_axis(task.prepare))
     batch, metrics = prepare(params, samples, 0)
     counted = np.asarray(batch.mask).any(axis=(0, 2))
     np.testing.assert_array_equal(counted, ~even if dropped else counted | True)
@@ -250,7 +252,7 @@ def test_vmpo_weighs_the_better_half():
   plain, weighted = _make("mdpo"), _make("vmpo", dual_bound=0.05)
   params, samples = _sampled(plain)
   (batch, _), (own, _) = (
-    jax.jit(placement.alone(task.prepare))(params, samples, 0)
+    jax.jit(placement.bind_device_axis(task.prepare))(params, samples, 0)
     for task in (plain, weighted)
   )
   mask = np.asarray(batch.mask)
@@ -264,7 +266,7 @@ def test_vmpo_weighs_the_better_half():
 def test_advantages_of_groups(name):
   """Rewards [G, N]: estimates are over the samples of a prompt, or over all."""
   reward = jnp.array([[1.0, 0.0], [0.0, 0.0], [1.0, 0.0], [0.0, 0.0]])
-  found = placement.alone(signals.FROM_REWARDS[name])(reward)
+  found = placement.bind_device_axis(signals.FROM_REWARDS[name])(reward)
   first = {
     "group_relative": 1.0,
     "group_centred": 0.5,
@@ -319,7 +321,7 @@ def test_one_sample_is_enough_without_groups():
 def test_learned_advantages_fit_their_returns():
   """PPO's value network explains some of what comes, and nothing at first."""
   task = _make("ppo", num_prompts=32, num_samples=8)
-  where, state, metrics = _run(task, 60, seeds=(0, 1))
+  state, metrics = _run(task, 60, seeds=(0, 1))
   assert metrics["correct"][-10:].mean() > 0.4
   loss = metrics["value_loss"].mean(axis=1)
   assert loss[-10:].mean() < loss[0]
@@ -332,7 +334,7 @@ def test_learned_advantages_fit_their_returns():
 
 def test_exact_advantages_are_learned_from():
   task = _make("lco_kld", advantage="oracle", num_prompts=32, diagnostics=True)
-  _, _, metrics = _run(task, 60)
+  _, metrics = _run(task, 60)
   assert metrics["correct"][-10:].mean() > 0.4
   np.testing.assert_array_equal(metrics["advantage_rms_error"], 0)
   # Every token is spoken of.
@@ -357,7 +359,7 @@ def test_the_kl_from_the_reference_is_of_the_same_completions(num_samples):
     )
     params, samples = _sampled(task)
     other = task.init_params(jax.random.key(2))["policy"]
-    prepare = jax.jit(placement.alone(task.prepare))
+    prepare = jax.jit(placement.bind_device_axis(task.prepare))
     _, metrics = prepare(params | {"reference": other}, samples, 0)
     found.append(float(metrics["kl_reference"]))
   assert found[0] > 1e-3
@@ -367,7 +369,7 @@ def test_the_kl_from_the_reference_is_of_the_same_completions(num_samples):
 def test_a_reference_is_kept_near():
   """The KL to it stays smaller where it costs."""
   far, near = (
-    _run(_make("grpo", reference_coefficient=c, num_prompts=16), 30)[2]
+    _run(_make("grpo", reference_coefficient=c, num_prompts=16), 30)[1]
     for c in (0.0, 3.0)
   )
   assert (
@@ -400,7 +402,7 @@ _ADVANTAGE = jnp.arange(12.0).reshape(2, 2, 3) - 4.0
 
 def _counted(algorithm):
   row = algorithms.ALGORITHMS[algorithm]
-  return placement.alone(
+  return placement.bind_device_axis(
     lambda advantage: training.count_tokens(row, _REWARDED, advantage, 0.1)
   )(_ADVANTAGE)
 
@@ -457,7 +459,7 @@ def test_beta_is_multiplied_where_it_is_told_to(monkeypatch):
 
   monkeypatch.setattr(signals, "make_signal", agreeing)
   prepare = functools.partial(training.prepare, setup)
-  found, _ = placement.alone(prepare)(params, samples, jnp.int32(0))
+  found, _ = placement.bind_device_axis(prepare)(params, samples, jnp.int32(0))
   expected = 2.0 * np.where(found.advantage > 0, 1.0, 3.0)
   expected *= np.where(agreed, 5.0, 1.0)
   np.testing.assert_allclose(found.beta, expected)
@@ -481,12 +483,14 @@ def test_a_quarter_of_completions_is_assessed(shape, used):
   params = made.init_params(jax.random.key(0))
   keys = jax.random.split(jax.random.key(1), num_prompts)
   _, samples = jax.jit(lambda p, k: made.collect(p, (), k))(params, keys)
-  batch, _ = placement.alone(made.prepare)(params, samples, jnp.int32(0))
+  batch, _ = placement.bind_device_axis(made.prepare)(
+    params, samples, jnp.int32(0)
+  )
 
   def kl(unknown):
     """With old states that are not known of the completions [G, N]."""
     old = jnp.where(unknown[..., None, None], jnp.nan, batch.old_hidden)
-    found = placement.alone(made.assess)(
+    found = placement.bind_device_axis(made.assess)(
       params, params, dataclasses.replace(batch, old_hidden=old)
     )
     return found["kl_old_new"]
@@ -504,7 +508,7 @@ def test_chunks_of_logits_change_nothing():
   found = []
   for chunk in (0, 7):
     made = _make("lco_kld", chunk_tokens=chunk, advantage="verifier")
-    _, state, metrics = _run(made, 2)
+    state, metrics = _run(made, 2)
     found.append((state.params["policy"], metrics))
   for a, b in zip(*map(jax.tree.leaves, found), strict=True):
     np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-4)

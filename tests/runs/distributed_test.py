@@ -281,21 +281,6 @@ def test_a_job_that_cannot_be(job, name):
     distributed.Job(*job)
 
 
-def test_slurm_is_detected(monkeypatch):
-  """Two nodes of four GPUs, a process each; SLURM's list of nodes is folded."""
-  for name, value in {
-    "SLURM_JOB_ID": "4096",
-    "SLURM_STEP_NODELIST": "gpu[07-08]",
-    "SLURM_NTASKS": "8",
-    "SLURM_PROCID": "5",
-    "SLURM_LOCALID": "1",
-    "SLURM_STEP_NUM_NODES": "2",
-  }.items():
-    monkeypatch.setenv(name, value)
-  job = distributed.detect()
-  assert job == distributed.Job("gpu07:61440", 8, 5, [1])
-
-
 def test_one_process_needs_no_agreement():
   tree = {"x": np.float32([-0.0, np.nan])}
   assert placement.from_first_process(tree) is tree

@@ -3,19 +3,12 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
 from lco_jax import algorithms, environments, networks
 from lco_jax.control import training
 from lco_jax.runs import checkpointing, fault_replay, metric_writers, runner
-from lco_jax.training import (
-  finiteness,
-  learner_state,
-  optimizers,
-  placement,
-  program,
-)
+from lco_jax.training import finiteness, optimizers, placement, program
 
 pytestmark = pytest.mark.third_party
 
@@ -47,9 +40,7 @@ def _task(environment, algorithm="lco_mse", learning_rate=1e-3, own_rate=False):
   return training.make_training(
     training.Setup(environment, net, row, row.policy_loss(), options),
     {
-      "policy": optax.chain(chain, optimizers.scale_by_own_rate())
-      if own_rate
-      else chain,
+      "policy": optimizers.make_own_rate(chain) if own_rate else chain,
       "value": chain,
     },
   )
@@ -59,7 +50,7 @@ _SEEDS = (4, 5)
 
 
 def _place(num_devices=1):
-  return placement.place(2, 2, jax.devices()[:num_devices])
+  return placement.make_mesh(2, 2, jax.devices()[:num_devices])
 
 
 def _run(task, recorder, num_updates, start=None, **options):
@@ -121,7 +112,7 @@ def test_a_stopped_run_goes_on_bit_for_bit(tmp_path):
         cut,
         9,
         _resume(task, checkpoints),
-        checkpoints=checkpoints,
+        saver=runner.Saver(checkpoints),
         should_stop=_StopAfter(questions),
       )
     assert checkpoints.steps()[-1] == update
@@ -135,7 +126,7 @@ def test_a_stopped_run_goes_on_bit_for_bit(tmp_path):
     np.testing.assert_allclose(a, b, atol=1e-5)
   start = _resume(task, checkpoints)
   assert start.update == 6 and start.train_seconds > 0
-  result = _run(task, cut, 9, start, checkpoints=checkpoints)
+  result = _run(task, cut, 9, start, saver=runner.Saver(checkpoints))
   assert cut.updates == whole.updates and checkpoints.steps() == [6, 9]
   _assert_same(result.params, expected.params)
   for name in whole.metrics[0]:
@@ -150,9 +141,7 @@ def test_a_stopped_run_goes_on_bit_for_bit(tmp_path):
 def test_checkpoints_are_saved_as_time_goes_by(tmp_path, seconds, steps):
   task = _task(environments.make("probe:action"))
   checkpoints = _checkpoints(tmp_path / "checkpoints")
-  _run(
-    task, _Recorder(), 9, checkpoints=checkpoints, checkpoint_seconds=seconds
-  )
+  _run(task, _Recorder(), 9, saver=runner.Saver(checkpoints, seconds))
   assert checkpoints.steps() == steps
 
 
@@ -160,21 +149,22 @@ def test_a_state_can_move_to_other_devices():
   """Seeds on devices, environments on devices, one device: the same state."""
   task = _task(environments.make("CartPole-v1"))
   one, seeds = _place(), _place(2)
-  streams = placement.Placement(tuple(jax.devices()[:2]), num_shards=2)
+  streams = placement.make_mesh(1, 2, jax.devices()[:2])
   states = {
-    where: program.initial_state(task, _SEEDS, where)
-    for where in (one, seeds, streams)
+    mesh: program.initial_state(task, _SEEDS, mesh)
+    for mesh in (one, seeds, streams)
   }
-  expected = learner_state.host_state(one, states[one])
+  assert [mesh.shape[placement.DEVICE_AXIS] for mesh in states] == [1, 1, 2]
+  expected = placement.to_host(states[one])
   assert expected.actor.observation.shape == (2, 2, 4)
-  for where, state in states.items():
-    _assert_same(learner_state.host_state(where, state), expected)
-    placed = learner_state.placed_state(where, expected)
+  for mesh, state in states.items():
+    _assert_same(placement.to_host(state), expected)
+    placed = placement.to_devices(expected, mesh, placement.STATE)
     for a, b in zip(
       jax.tree.leaves(placed), jax.tree.leaves(state), strict=True
     ):
       assert a.sharding == b.sharding and a.dtype == b.dtype
-    _assert_same(learner_state.host_state(where, placed), expected)
+    _assert_same(placement.to_host(placed), expected)
 
 
 # What turns bad, in the fifth update: rollouts take 8 steps of an episode that
@@ -259,23 +249,21 @@ def test_what_is_not_finite_is_not_applied(tmp_path, make, bad, what):
       recorder,
       12,
       updates_per_chunk=4,
-      checkpoints=checkpoints,
-      checkpoint_seconds=0.0,
+      saver=runner.Saver(checkpoints, every_seconds=0.0),
       faults=faults,
     )
   assert str(error.value) == f"update 5, seed 4: {what}"
   assert recorder.updates == [1, 2, 3, 4] and recorder.closed
   seed, state, rollout, recorded = runner.load_fault(
-    faults, task, placement.place(1, 2, jax.devices()[:1])
+    faults, task, placement.make_mesh(1, 2, jax.devices()[:1])
   )
   assert seed == 4 and recorded == what and state.update == 4
-  assert (
-    str(fault_replay.find(fault_replay.replay(task, state, rollout))) == what
-  )
+  record = fault_replay.replay(task, state, rollout)
+  assert str(fault_replay.find(record, task.counts)) == what
   # The fifth update is the first of the second chunk.
   assert checkpoints.steps()[-1] == 4
   saved = _resume(task, checkpoints)
-  host = learner_state.host_state(saved.where, saved.state)
+  host = placement.to_host(saved.state)
   _assert_same(state, jax.tree.map(lambda leaf: leaf[0], host))
 
 
@@ -295,7 +283,7 @@ def test_learners_with_rates_of_their_own():
   start = runner.begin(
     task, (4, 5, 4), _place(), learning_rates=(1.0, 3.0, 1e38)
   )
-  before = learner_state.host_state(start.where, start.state).params
+  before = placement.to_host(start.state.params)
   result = _run(task, recorder, 6, start, past_faults=True)
   for position, (seed, rate) in enumerate([(4, 1e-3), (5, 3e-3)]):
     alone = _task(environment, learning_rate=rate)
@@ -330,7 +318,7 @@ def test_a_learner_left_behind_does_not_move_where_a_run_goes_on(tmp_path):
       6,
       runner.begin(task, _SEEDS, _place(), **begin),
       past_faults=True,
-      checkpoints=checkpoints,
+      saver=runner.Saver(checkpoints),
       should_stop=_StopAfter(1),
     )
   start = runner.resume(task, _SEEDS, _place(), checkpoints, **begin)

@@ -1,3 +1,4 @@
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -94,8 +95,17 @@ def test_a_rate_of_its_own_is_as_that_of_a_schedule():
     )
 
   expected = steps(make(0.03), make(0.03).init(params))
-  own = optax.chain(make(1.0), optimizers.scale_by_own_rate())
-  state = optimizers.with_own_rate(own.init(params), jnp.float32(0.03))
+  own = optimizers.make_own_rate(make(1.0))
+  state = optax.tree.set(own.init(params), step_size=jnp.float32(0.03))
   np.testing.assert_allclose(steps(own, state), expected, rtol=1e-6)
   with pytest.raises(KeyError):
-    optimizers.with_own_rate(make(1.0).init(params), jnp.float32(0.03))
+    optax.tree.set(make(1.0).init(params), step_size=jnp.float32(0.03))
+
+  # Learners with a rate each, in one program.
+  def learn(rate):
+    return steps(own, optax.tree.set(own.init(params), step_size=rate))
+
+  found = jax.vmap(learn)(jnp.float32([0.01, 0.03]))
+  for position, rate in enumerate((0.01, 0.03)):
+    expected = steps(make(rate), make(rate).init(params))
+    np.testing.assert_allclose(found[position], expected, rtol=1e-6)

@@ -9,33 +9,46 @@ from lco_jax import numerics
 from lco_jax.training import placement
 
 
+def _compiled(function, mesh, array, out_specs=placement.SEEDS):
+  return placement.compile(function, mesh, (placement.SEEDS,), out_specs, array)
+
+
 def test_seeds_are_divided_if_they_can_be():
-  where = placement.place(16, 3, jax.devices())
-  assert where.divides_seeds and where.num_shards == 1
-  dealt = where.put(where.deal(np.arange(16)))
-  np.testing.assert_array_equal(dealt[1], [2, 3])
-  doubled = where.compile(lambda seeds: seeds * 2, dealt)(dealt)
-  np.testing.assert_array_equal(where.collect_seeds(doubled), 2 * np.arange(16))
+  mesh = placement.make_mesh(16, 3, jax.devices())
+  assert dict(mesh.shape) == {"seeds": 8, numerics.DEVICE_AXIS: 1}
+  seeds = placement.to_devices(np.arange(16), mesh, placement.SEEDS)
+  np.testing.assert_array_equal(seeds.addressable_shards[1].data, [2, 3])
+  doubled = _compiled(lambda own: own * 2, mesh, seeds)(seeds)
+  np.testing.assert_array_equal(placement.to_host(doubled), 2 * np.arange(16))
 
 
 def test_streams_are_divided_otherwise():
   """All devices hold all seeds; the axis spans them."""
-  where = placement.place(2, 16, jax.devices())
-  assert not where.divides_seeds and where.num_shards == 8
-  dealt = where.put(where.deal(np.array([5, 7])))
-  total = where.compile(
-    lambda seeds: jax.lax.psum(seeds, numerics.DEVICE_AXIS), dealt
+  mesh = placement.make_mesh(2, 16, jax.devices())
+  assert dict(mesh.shape) == {"seeds": 1, numerics.DEVICE_AXIS: 8}
+  seeds = placement.to_devices(np.array([5, 7]), mesh, placement.SEEDS)
+  total = _compiled(
+    lambda own: jax.lax.psum(own, numerics.DEVICE_AXIS), mesh, seeds
   )
-  np.testing.assert_array_equal(where.collect_seeds(total(dealt)), [40, 56])
+  np.testing.assert_array_equal(placement.to_host(total(seeds)), [40, 56])
 
 
 def test_the_axis_is_bound_where_seeds_are_divided():
-  where = placement.place(8, 16, jax.devices())
-  dealt = where.put(where.deal(np.arange(8)))
-  size = where.compile(
-    lambda seeds: seeds * 0 + jax.lax.psum(1, numerics.DEVICE_AXIS), dealt
+  mesh = placement.make_mesh(8, 16, jax.devices())
+  seeds = placement.to_devices(np.arange(8), mesh, placement.SEEDS)
+  size = _compiled(
+    lambda own: own * 0 + jax.lax.axis_size(numerics.DEVICE_AXIS), mesh, seeds
   )
-  np.testing.assert_array_equal(size(dealt), np.ones((8, 1)))
+  np.testing.assert_array_equal(size(seeds), np.ones(8))
+
+
+def test_the_axis_can_be_bound_without_a_mesh():
+  size = placement.bind_device_axis(
+    lambda x: (x + jax.lax.psum(1, numerics.DEVICE_AXIS), x[0])
+  )
+  grown, first = size(jnp.arange(3))
+  np.testing.assert_array_equal(grown, [1, 2, 3])
+  assert first.shape == () and first == 0
 
 
 @pytest.mark.parametrize("num_seeds", [1, 2])
@@ -57,30 +70,46 @@ def test_each_seed_has_its_own(num_seeds):
 
 @pytest.mark.parametrize("num_seeds", [2, 16])
 def test_all_devices_are_told_what_each_seed_came_to(num_seeds):
-  where = placement.place(num_seeds, 24, jax.devices())
-  dealt = where.put(where.deal(np.arange(num_seeds)))
-  told = where.compile(
-    lambda seeds: where.all_seeds(jnp.stack([seeds, -seeds]), axis=1), dealt
-  )(dealt)
+  mesh = placement.make_mesh(num_seeds, 24, jax.devices())
+  seeds = placement.to_devices(np.arange(num_seeds), mesh, placement.SEEDS)
+  told = _compiled(
+    lambda own: placement.gather_seeds(jnp.stack([own, -own]), axis=1),
+    mesh,
+    seeds,
+    placement.EVERYWHERE,
+  )(seeds)
   expected = np.stack([np.arange(num_seeds), -np.arange(num_seeds)])
-  np.testing.assert_array_equal(told, np.broadcast_to(expected, told.shape))
-  np.testing.assert_array_equal(where.common(told), expected)
+  assert told.is_fully_replicated and len(told.addressable_shards) == 8
+  for shard in told.addressable_shards:
+    np.testing.assert_array_equal(shard.data, expected)
+  np.testing.assert_array_equal(placement.to_host(told), expected)
 
 
 @pytest.mark.parametrize("num_seeds", [2, 16])
-def test_what_is_dealt_can_be_collected(num_seeds):
-  where = placement.place(num_seeds, 24, jax.devices())
-  own = np.random.default_rng(0).normal(size=(num_seeds, 24, 3))
-  own = own.astype(np.float32)
-  common = own[:, 0]
-  dealt = where.deal_streams(own)
-  np.testing.assert_array_equal(where.collect_streams(where.put(dealt)), own)
-  np.testing.assert_array_equal(where.local(where.put_local(dealt)), dealt)
-  np.testing.assert_array_equal(
-    where.collect_seeds(where.put(where.deal(common))), common
-  )
+@pytest.mark.parametrize(
+  "spec",
+  [
+    placement.EVERYWHERE,
+    placement.SEEDS,
+    placement.STREAMS,
+    placement.ROLLOUTS,
+  ],
+  ids=str,
+)
+def test_arrays_come_back_from_devices(num_seeds, spec):
+  mesh = placement.make_mesh(num_seeds, 24, jax.devices())
+  rng = np.random.default_rng(0)
+  whole = rng.normal(size=(num_seeds, 24, 24)).astype(np.float32)
+  tree = {"a": whole, "b": (whole > 0, None)}
+  placed = placement.to_devices(tree, mesh, spec)
+  put = placement.put_local(tree, mesh, spec)  # One process: all is local.
+  for found in (placed, put):
+    assert jax.tree.structure(found) == jax.tree.structure(tree)
+    assert found["a"].sharding.spec == spec
+    for read in (placement.to_host, placement.read_local):
+      jax.tree.map(np.testing.assert_array_equal, read(found), tree)
 
 
 def test_one_of_the_two_must_divide():
   with pytest.raises(ValueError, match="num_prompts 12 does not divide over 8"):
-    placement.place(1, 12, jax.devices())
+    placement.make_mesh(1, 12, jax.devices())

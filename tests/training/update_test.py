@@ -225,7 +225,7 @@ def test_objectives_are_given_the_parameters_before_the_epochs():
   )
   batch, indices = jnp.ones((3, 1)), jnp.arange(3)[:, None, None]
 
-  @placement.alone
+  @placement.bind_device_axis
   def run(params, state, batch):
     _, _, metrics = update.run_epochs(step, params, state, batch, indices)
     _, _, single = step(params, state, batch)
