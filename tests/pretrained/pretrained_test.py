@@ -1,4 +1,4 @@
-"""Model files: reading returns what was written, and rejects everything else."""
+"""Model files: round trips, and errors for unsupported or broken files."""
 
 import dataclasses
 import json
