@@ -25,7 +25,7 @@ class LearnerState:
   Attributes:
     params: {part: parameters}: "policy", "value" and others that a run needs.
     opt_state: {part: optax state}.
-    actor: the collector's state, different on every device.
+    actor: the collector's state; streams on its leading axis.
     key: uint32[2], the run's PRNG key as a plain array, which can be copied to
       devices and saved. It never changes: randomness derives from it, the
       update number and the environment's global index.

@@ -334,7 +334,7 @@ def completion_hidden(
 
 def _count_samples(number: int, num_prompts: int, what: str) -> int:
   if number % num_prompts:
-    raise ValueError(f"{number} {what} for {num_prompts} prompts: no multiple")
+    raise ValueError(f"{number} {what}: no multiple of {num_prompts} prompts")
   return number // num_prompts
 
 
