@@ -68,14 +68,8 @@ def evaluate(
   return backend, returns.mean(axis=1)
 
 
-def main() -> None:
-  """Trains, evaluates, and writes the run directory."""
-  with contextlib.ExitStack() as stack:
-    _train(stack)
-
-
-def _train(stack: contextlib.ExitStack) -> None:
-  """Runs the script; what it holds of the run directory is on the stack."""
+def main(stack: contextlib.ExitStack) -> None:
+  """Trains, evaluates, and writes the run directory, locked on the stack."""
   workdir = pathlib.Path(flags.FLAGS.workdir)
   with training_run.explained(workdir):
     settings = command_line.read_settings(_CONFIG.value)
@@ -188,4 +182,4 @@ def _report_cell(
 
 
 if __name__ == "__main__":
-  command_line.run(main)
+  command_line.run_with_stack(main)

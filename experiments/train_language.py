@@ -30,14 +30,8 @@ command_line.define_distributed()
 _PASSES = (1, 8, 32)
 
 
-def main() -> None:
-  """Trains, evaluates, and writes the run directory."""
-  with contextlib.ExitStack() as stack:
-    _train(stack)
-
-
-def _train(stack: contextlib.ExitStack) -> None:
-  """Runs the script; what it holds of the run directory is on the stack."""
+def main(stack: contextlib.ExitStack) -> None:
+  """Trains, evaluates, and writes the run directory, locked on the stack."""
   workdir = pathlib.Path(flags.FLAGS.workdir)
   warm_dir = workdir / "warm_start"
   with training_run.explained(workdir):
@@ -232,4 +226,4 @@ def _report_cell(
 
 
 if __name__ == "__main__":
-  command_line.run(main)
+  command_line.run_with_stack(main)

@@ -30,14 +30,8 @@ _CONFIG = command_line.define_config(or_else="dry_run")
 command_line.define_distributed()
 
 
-def main() -> None:
-  """Trains, evaluates, and writes the run directory."""
-  with contextlib.ExitStack() as stack:
-    _train(stack)
-
-
-def _train(stack: contextlib.ExitStack) -> None:
-  """Runs the script; what it holds of the run directory is on the stack."""
+def main(stack: contextlib.ExitStack) -> None:
+  """Trains, evaluates, and writes the run directory, locked on the stack."""
   workdir = pathlib.Path(flags.FLAGS.workdir or "")
   with training_run.explained(workdir):
     settings = command_line.read_settings(_CONFIG.value)
@@ -47,17 +41,15 @@ def _train(stack: contextlib.ExitStack) -> None:
     if not _DRY_RUN.value:
       stack.enter_context(command_line.job(settings))
     run = llm.build(settings)
-    # Raises before anything is written.
-    mesh = training_run.make_mesh(settings, run.training)
-    llm.check_placement(settings, mesh)
     if _DRY_RUN.value:
+      llm.check_placement(
+        settings, training_run.make_mesh(settings, run.training)
+      )
       print(llm_estimate.estimate(settings, run))
       return
-    validation, test = (
-      llm_training.make_examination(run, settings, split)
-      for split in ("validation", "test")
+    examinations = llm_training.open_run(
+      stack, workdir, settings, run, flags.FLAGS.resume
     )
-    training_run.open_directory(stack, workdir, settings, flags.FLAGS.resume)
   stop = command_line.StopSignal()
   scorer = stack.enter_context(llm_training.make_scorer(run, settings))
   with training_run.explained(workdir):
@@ -66,7 +58,7 @@ def _train(stack: contextlib.ExitStack) -> None:
     saved = training_run.checkpoints(workdir, settings).steps()
     (trained,) = placement.any_process(bool(saved))
     if not trained:
-      before = _summarize(test, [run.pretrained.params], scorer)
+      before = _summarize(examinations[1], [run.pretrained.params], scorer)
       if jax.process_index() == 0:
         run_directory.write_json(workdir / "before.json", before)
         print(f"before: {_accuracy(before)}", flush=True)
@@ -84,7 +76,7 @@ def _train(stack: contextlib.ExitStack) -> None:
   if jax.process_index() == 0:
     with training_run.explained(workdir):
       for cell in training_run.cells(workdir, settings):
-        _report(cell, run, result, (validation, test), scorer)
+        _report(cell, run, result, examinations, scorer)
 
 
 def _summarize(
@@ -184,4 +176,4 @@ def _report(
 
 
 if __name__ == "__main__":
-  command_line.run(main)
+  command_line.run_with_stack(main)

@@ -28,14 +28,8 @@ _CONFIG = command_line.define_config()
 command_line.define_distributed()
 
 
-def main() -> None:
-  """Trains, evaluates, and writes the run directory."""
-  with contextlib.ExitStack() as stack:
-    _train(stack)
-
-
-def _train(stack: contextlib.ExitStack) -> None:
-  """Runs the script; what it holds of the run directory is on the stack."""
+def main(stack: contextlib.ExitStack) -> None:
+  """Trains, evaluates, and writes the run directory, locked on the stack."""
   workdir = pathlib.Path(flags.FLAGS.workdir)
   with training_run.explained(workdir):
     settings = command_line.read_settings(_CONFIG.value)
@@ -44,13 +38,9 @@ def _train(stack: contextlib.ExitStack) -> None:
       cpu_backend.divide_cores(1)
     stack.enter_context(command_line.job(settings))
     run = llm.build_verifier(settings)
-    # Raise before anything is written.
-    training_run.make_mesh(settings, run.training)
-    examinations = [
-      llm_training.make_examination(run, settings, split)
-      for split in ("validation", "test")
-    ]
-    training_run.open_directory(stack, workdir, settings, flags.FLAGS.resume)
+    examinations = llm_training.open_run(
+      stack, workdir, settings, run, flags.FLAGS.resume
+    )
   stop = command_line.StopSignal()
   scorer = stack.enter_context(llm_training.make_scorer(run, settings))
   result = llm_training.train(
@@ -151,4 +141,4 @@ def _accuracies(
 
 
 if __name__ == "__main__":
-  command_line.run(main)
+  command_line.run_with_stack(main)

@@ -17,10 +17,9 @@ dtypes do not match.
 import chex
 import jax
 import jax.numpy as jnp
+from jax import Array
 
 from lco_jax import numerics
-
-Array = jax.Array
 
 # Floor on the probability mass of the unknown actions, as in the authors' code:
 # without it, their advantage could grow without bound.

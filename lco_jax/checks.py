@@ -1,7 +1,8 @@
 """Settings: their names, defaults, meanings and ranges, and what checks them.
 
 Options are frozen dataclasses whose fields are made by `setting`. Every check
-raises a ValueError of one line that begins with the setting's name.
+raises a ValueError of one line that begins with the setting's name; options
+check themselves when they are made.
 """
 
 import dataclasses

@@ -6,11 +6,10 @@ import chex
 import jax
 import jax.numpy as jnp
 import optax
+from jax import Array
 
 from lco_jax import numerics, types
 from lco_jax.losses import regularizers
-
-Array = jax.Array
 
 
 def logit_hessian(loss: Callable[[Array], Array], logits: Array) -> Array:

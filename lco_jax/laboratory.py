@@ -8,11 +8,10 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 
 from lco_jax import advantages, diagnostics, numerics, targets
 from lco_jax.algorithms import policy_losses
-
-Array = jax.Array
 
 
 class Draws(NamedTuple):

@@ -5,8 +5,7 @@ from typing import NamedTuple
 import chex
 import jax
 import jax.numpy as jnp
-
-Array = jax.Array
+from jax import Array
 
 # Name of the mapped axis that divides the data over devices.
 DEVICE_AXIS = "devices"

@@ -23,10 +23,9 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
 from lco_jax import numerics
-
-Array = jax.Array
 
 
 def _check_beta(beta: Array | float) -> None:

@@ -203,17 +203,19 @@ def _step(num_prompts, num_samples, own, row, repeats) -> dict:
 
 def _loss(case: Loss, row, repeats) -> dict:
   """Value and gradient of an objective from given hidden states."""
-  chunk_tokens = case.chunk_tokens
-  if chunk_tokens is None:
-    chunk_tokens = reading.default_chunk(case.vocabulary)
+  chunk_tokens = reading.resolve_chunk(case.chunk_tokens, case.vocabulary)
   sequences, length = 16, case.tokens // 16
-  objective = objectives.make_objective(
+  setup = language.Setup(
     _states_alone(case.vocabulary),
-    objectives.Terms(row.policy_loss()),
-    num_samples=1,
-    chunk_tokens=chunk_tokens,
-    of_sequences=row.of_sequences,
+    row,
+    row.policy_loss(),
+    samplers.Sampler(length),
+    # Two epochs, as the last states are not those that sampled.
+    language.Options(
+      num_epochs=2, chunk_tokens=chunk_tokens, advantage="reward"
+    ),
   )
+  objective = objectives.make_objective(setup, num_samples=1)
   keys = jax.random.split(jax.random.key(0), 4)
   output = jax.random.normal(keys[0], (case.vocabulary, case.width))
   output *= case.width**-0.5

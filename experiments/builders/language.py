@@ -207,56 +207,54 @@ def params_of(
       network or number of seeds.
     CheckpointError: if its checkpoint cannot be read.
   """
-  directory = own[setting]
-  path = pathlib.Path(directory)
+  path = pathlib.Path(own[setting])
+
+  def check(fits: bool, reason: str):
+    if not fits:
+      raise ValueError(f"{setting} {own[setting]}: {reason}")
+
   try:
     theirs = run_directory.read_config(path)
   except ValueError as error:
     raise ValueError(f"{setting}: {error}") from None
   for name in own:
-    if name not in theirs:
-      raise ValueError(
-        f"{setting} {directory}: not a language run of this version, its"
-        f" config.json has no {name}"
-      )
-  if theirs["policy_learning_rates"]:
-    raise ValueError(
-      f"{setting} {directory}: it has several policy_learning_rates; train it"
-      " at one"
+    check(
+      name in theirs,
+      f"not a language run of this version, its config.json has no {name}",
     )
-  asks = setting == "verifier_from" and own["advantage"] == "preference"
-  if asks and theirs["algorithm"] != "dpo":
-    raise ValueError(
-      f"{setting} {directory}: its algorithm is {theirs['algorithm']}, but"
-      " preferences are of dpo"
+  check(
+    not theirs["policy_learning_rates"],
+    "it has several policy_learning_rates; train it at one",
+  )
+  if setting == "verifier_from" and own["advantage"] == "preference":
+    check(
+      theirs["algorithm"] == "dpo",
+      f"its algorithm is {theirs['algorithm']}, but preferences are of dpo",
     )
   other = build(theirs)
-  if other.task.characters != task.characters:
-    raise ValueError(
-      f"{setting} {directory}: its vocabulary is {other.task.characters!r},"
-      f" not {task.characters!r}"
-    )
+  check(
+    other.task.characters == task.characters,
+    f"its vocabulary is {other.task.characters!r}, not {task.characters!r}",
+  )
   for name in _NETWORK:
-    if theirs[name] != own[name]:
-      raise ValueError(
-        f"{setting} {directory}: its {name} is {theirs[name]}, not {own[name]}"
-      )
-  if theirs["num_seeds"] not in (1, own["num_seeds"]):
-    raise ValueError(
-      f"{setting} {directory}: it has {theirs['num_seeds']} seeds, not"
-      f" {own['num_seeds']} or 1"
+    check(
+      theirs[name] == own[name],
+      f"its {name} is {theirs[name]}, not {own[name]}",
     )
+  check(
+    theirs["num_seeds"] in (1, own["num_seeds"]),
+    f"it has {theirs['num_seeds']} seeds, not {own['num_seeds']} or 1",
+  )
   here = placement.make_mesh(
     theirs["num_seeds"], other.training.num_streams, jax.local_devices()[:1]
   )
   start = runner.begin(other.training, training_run.seeds_of(theirs), here)
   like = placement.to_host(start.state)
   update, state, _ = training_run.checkpoints(path, theirs).restore(like)
-  if update != other.num_updates:
-    raise ValueError(
-      f"{setting} {directory}: not finished, at update {update} of"
-      f" {other.num_updates}"
-    )
+  check(
+    update == other.num_updates,
+    f"not finished, at update {update} of {other.num_updates}",
+  )
   return jax.tree.map(
     lambda leaf: np.broadcast_to(leaf, (own["num_seeds"], *leaf.shape[1:])),
     state.params,

@@ -99,7 +99,7 @@ def check_placement(settings: Mapping, mesh: Mesh) -> None:
     ValueError: if a device's prompts do not divide into microbatches.
   """
   prompts = settings["num_prompts"] // mesh.shape[numerics.DEVICE_AXIS]
-  if prompts % settings["num_microbatches"]:
+  if prompts % settings.get("num_microbatches", 1):
     raise ValueError(
       f"num_microbatches {settings['num_microbatches']} does not divide the"
       f" {prompts} prompts of a device"

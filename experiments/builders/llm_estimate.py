@@ -160,9 +160,7 @@ def _memory(
   if not config.rematerialize:
     kept = 6 * config.width + 4 * width + 4 * config.mlp_width
     attending = config.num_layers
-  chunk = settings["chunk_tokens"]
-  if chunk is None:
-    chunk = reading.default_chunk(config.vocab_size)
+  chunk = reading.resolve_chunk(settings["chunk_tokens"], config.vocab_size)
   chunk = min(chunk or answers, answers)
   return {
     f"parameters ({', '.join(sorted(parts))})": held,

@@ -222,6 +222,16 @@ def run(
   app.run(guarded, flags_parser=parse)
 
 
+def run_with_stack(main: Callable[[contextlib.ExitStack], None]) -> None:
+  """Runs a script that gets a stack, which ends with it."""
+
+  def with_stack():
+    with contextlib.ExitStack() as stack:
+      main(stack)
+
+  run(with_stack)
+
+
 def fail(error: Exception | str, status: int = WRONG_INPUT) -> None:
   """Prints one line on standard error and exits."""
   message = str(error.args[0] if isinstance(error, KeyError) else error)

@@ -84,6 +84,26 @@ def train(
   )
 
 
+def open_run(
+  stack: contextlib.ExitStack,
+  workdir: pathlib.Path,
+  settings: Mapping,
+  run: llm.Run,
+  resume: bool,
+) -> list[text_evaluation.Examination]:
+  """Checks a run, draws its validation and test problems, opens its directory.
+
+  Raises:
+    ValueError: if anything is wrong, before anything is written.
+  """
+  llm.check_placement(settings, training_run.make_mesh(settings, run.training))
+  examinations = [
+    make_examination(run, settings, split) for split in ("validation", "test")
+  ]
+  training_run.open_directory(stack, workdir, settings, resume)
+  return examinations
+
+
 def make_scorer(run: llm.Run, settings: Mapping) -> scoring.Scorer:
   """Starts the processes that score a run's completions."""
   return scoring.Scorer(

@@ -11,59 +11,83 @@ from typing import TypeVar
 import optax
 
 from lco_jax import checks
+from lco_jax.checks import setting
 from lco_jax.training import optimizers
 
-_COUNTS = (
-  "num_seeds",
-  "num_epochs",
-  "num_minibatches",
-  "keep_checkpoints",
-)
 _RATES = "policy_learning_rates"
 _Options = TypeVar("_Options")
 
 
+@dataclasses.dataclass(frozen=True)
+class RunOptions:
+  """Settings of every run: its seeds, its optimizers, and the host's side."""
+
+  seed: int = setting(0, "first seed", at_least=0, below=2**31)
+  num_seeds: int = setting(8, "seeds, side by side", at_least=1)
+  optimizer: str = setting("adam", "name of any optax optimizer")
+  optimizer_options: str = setting(
+    "", 'options of the optimizer, e.g. "b1=0.8,eps=1e-5"'
+  )
+  learning_rate_schedule: str = setting(
+    "linear", "decay to 0, or constant", choices=optimizers.SCHEDULES
+  )
+  learning_rate_warmup: int = setting(
+    0, "optimizer steps of a linear rise", at_least=0
+  )
+  policy_learning_rate: float | None = setting(
+    None, "largest rate; None for the tuned one", above=0.0
+  )
+  policy_learning_rates: tuple = setting(
+    (), "several: every seed at each of them, side by side in one program"
+  )
+  value_learning_rate: float = setting(
+    1e-3, "largest rate of the value network", above=0.0
+  )
+  policy_max_gradient_norm: float = setting(
+    0.5, "global norm to clip at; 0 for no clipping", at_least=0.0
+  )
+  value_max_gradient_norm: float = setting(
+    0.5, "the same of the value network", at_least=0.0
+  )
+  updates_per_chunk: int | None = setting(
+    None, "updates between looks at the clock; None chooses", at_least=1
+  )
+  checkpoint_seconds: float = setting(
+    30.0, "seconds between checkpoints", at_least=0.0
+  )
+  keep_checkpoints: int = setting(
+    3, "number of newest checkpoints to keep", at_least=1
+  )
+  wandb_project: str | None = setting(
+    None, "Weights & Biases project to log to, too"
+  )
+
+  def __post_init__(self):
+    checks.check_settings(self)
+    rates = self.policy_learning_rates
+    for rate in rates:
+      if not (isinstance(rate, int | float) and 0 < rate < math.inf):
+        raise ValueError(f"{_RATES} must be positive and finite, got {rate!r}")
+    # As directories are named.
+    if len({f"{rate:g}" for rate in rates}) < len(rates):
+      raise ValueError(f"{_RATES} has one twice: {list(rates)}")
+    if rates and self.wandb_project:
+      raise ValueError("wandb_project takes a run at one policy_learning_rate")
+
+
 def check(settings: Mapping, counts: Sequence[str]) -> None:
-  """Checks what every run has.
+  """Checks the settings of every run, and some that must be ≥ 1.
 
   Args:
     settings: of the run.
-    counts: names of settings beside the common ones that must be ≥ 1.
+    counts: names of the latter.
 
   Raises:
     ValueError: naming the setting that is out of range.
   """
-  for name in (*_COUNTS, *counts):
-    if settings.get(name, 1) < 1:
-      raise ValueError(f"{name} must be ≥ 1, got {settings[name]}")
-  if not settings["checkpoint_seconds"] >= 0:
-    raise ValueError(
-      f"checkpoint_seconds must be ≥ 0, got {settings['checkpoint_seconds']}"
-    )
-  updates_per_chunk = settings["updates_per_chunk"]
-  if updates_per_chunk is not None and updates_per_chunk < 1:
-    raise ValueError(f"updates_per_chunk must be ≥ 1, got {updates_per_chunk}")
-  if not 0 <= settings["seed"] < 2**31:
-    raise ValueError(f"seed must be in [0, 2³¹), got {settings['seed']}")
-  for part in ("policy", "value"):
-    name = f"{part}_learning_rate"
-    if name not in settings:
-      continue
-    if not 0 < settings[name] < math.inf:
-      raise ValueError(
-        f"{name} must be positive and finite, got {settings[name]}"
-      )
-    name = f"{part}_max_gradient_norm"
-    if not 0 <= settings[name] < math.inf:
-      raise ValueError(f"{name} must be ≥ 0 and finite, got {settings[name]}")
-  rates = settings[_RATES]
-  for rate in rates:
-    if not (isinstance(rate, int | float) and 0 < rate < math.inf):
-      raise ValueError(f"{_RATES} must be positive and finite, got {rate!r}")
-  if len({f"{rate:g}" for rate in rates}) < len(rates):  # As directories are.
-    raise ValueError(f"{_RATES} has one twice: {rates}")
-  if rates and settings["wandb_project"]:
-    raise ValueError("wandb_project takes a run at one policy_learning_rate")
+  take(settings, RunOptions)
+  for name in counts:
+    checks.check_number(name, settings[name], at_least=1)
 
 
 def take(settings: Mapping, options: type[_Options], **changes) -> _Options:

@@ -95,8 +95,18 @@ def fault_checkpoints(
 
 
 @contextlib.contextmanager
-def explained(workdir: pathlib.Path) -> Iterator[None]:
-  """Turns what is known to go wrong into one line.
+def explained(
+  workdir: pathlib.Path,
+  wrong_input: tuple[type[Exception], ...] = (
+    ValueError,
+    checkpointing.CheckpointError,
+  ),
+) -> Iterator[None]:
+  """Turns known errors into one line.
+
+  Args:
+    workdir: of the run.
+    wrong_input: errors that the user's input causes.
 
   Raises:
     ScriptError: for wrong input, a damaged checkpoint, a full disk, or
@@ -104,9 +114,9 @@ def explained(workdir: pathlib.Path) -> Iterator[None]:
   """
   try:
     yield
-  except (ValueError, checkpointing.CheckpointError) as error:
+  except wrong_input as error:
     raise command_line.ScriptError(error) from error
-  except scoring.ScoringError as error:
+  except (checkpointing.CheckpointError, scoring.ScoringError) as error:
     raise command_line.ScriptError(error, command_line.FAILED) from error
   except OSError as error:
     raise command_line.ScriptError(
@@ -196,23 +206,24 @@ def train(
       resumed = start.update if resume else None
       writers = _writers(workdir, settings, resumed, training.steps_per_update)
   try:
-    return runner.run(
-      training,
-      start,
-      num_updates,
-      writers,
-      collector=collector,
-      saver=runner.Saver(saved, settings["checkpoint_seconds"]),
-      # What nothing reads is not written; it may be gigabytes.
-      faults=fault_checkpoints(workdir, settings)
-      if can_replay(settings)
-      else None,
-      # Other rates need not end with one that was too high.
-      past_faults=bool(rates),
-      should_stop=should_stop,
-      updates_per_chunk=settings["updates_per_chunk"],
-      profile=workdir / "profile" if first and profile else None,
-    )
+    with explained(workdir, wrong_input=()):
+      return runner.run(
+        training,
+        start,
+        num_updates,
+        writers,
+        collector=collector,
+        saver=runner.Saver(saved, settings["checkpoint_seconds"]),
+        # What nothing reads is not written; it may be gigabytes.
+        faults=fault_checkpoints(workdir, settings)
+        if can_replay(settings)
+        else None,
+        # Other rates need not end with one that was too high.
+        past_faults=bool(rates),
+        should_stop=should_stop,
+        updates_per_chunk=settings["updates_per_chunk"],
+        profile=workdir / "profile" if first and profile else None,
+      )
   except runner.StoppedError as stopped:
     raise command_line.ScriptError(
       f"{stopped}; go on with --resume --workdir={script_workdir or workdir}",
@@ -224,12 +235,6 @@ def train(
       _describe_fault(error, workdir, settings, saved.steps()),
       command_line.FAILED,
       everywhere=True,
-    ) from error
-  except (checkpointing.CheckpointError, scoring.ScoringError) as error:
-    raise command_line.ScriptError(error, command_line.FAILED) from error
-  except OSError as error:
-    raise command_line.ScriptError(
-      f"workdir {workdir} cannot be written to: {error}", command_line.FAILED
     ) from error
 
 

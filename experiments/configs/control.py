@@ -7,6 +7,7 @@ None stands for the value tuned for this environment and algorithm
 import ml_collections
 from ml_collections import config_dict
 
+from experiments.common import settings
 from experiments.configs import defaults
 from lco_jax import algorithms
 from lco_jax.control import training
@@ -52,9 +53,8 @@ def get_config(environment: str = "CartPole-v1") -> ml_collections.ConfigDict:
   config.environment = environment
   config.algorithm = "lco_mse"
 
+  defaults.add_options(config, settings.RunOptions)
   # Amount: every seed takes total_steps environment steps.
-  config.seed = 0
-  config.num_seeds = 8
   config.total_steps = _TOTAL_STEPS.get(environment, 200_000)
   config.eval_episodes = 100
 
@@ -66,24 +66,6 @@ def get_config(environment: str = "CartPole-v1") -> ml_collections.ConfigDict:
   # Networks.
   config.hidden_sizes = (64, 64)
   config.activation = "tanh"
-
-  # Optimization: any optax optimizer, separate for policy and value.
-  config.optimizer = "adam"
-  config.optimizer_options = ""  # For the optimizer, e.g. "b1=0.8,eps=1e-5".
-  config.learning_rate_schedule = "linear"
-  config.learning_rate_warmup = 0  # Optimizer steps of linear warmup.
-  config.policy_learning_rate = config_dict.placeholder(float)
-  # If given, one program trains every seed at each of these rates.
-  config.policy_learning_rates = ()
-  config.value_learning_rate = 1e-3
-  config.policy_max_gradient_norm = 0.5  # Global norm; 0 for no clipping.
-  config.value_max_gradient_norm = 0.5
-
-  # Host side.
-  config.updates_per_chunk = config_dict.placeholder(int)
-  config.checkpoint_seconds = 30.0  # Between checkpoints.
-  config.keep_checkpoints = 3  # Number of newest checkpoints to keep.
-  config.wandb_project = config_dict.placeholder(str)
 
   config.tuned = {"chosen": ("environment", environment)} | {
     algorithm: _DEFAULT

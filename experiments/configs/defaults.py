@@ -1,7 +1,6 @@
 """Settings that configs take from the options of the library."""
 
 import dataclasses
-import inspect
 import typing
 from collections.abc import Collection
 from typing import Any
@@ -23,19 +22,38 @@ def add_options(
     config: to add them to.
     options: a dataclass whose fields are made by `checks.setting`.
     without: names of those that are not settings of this config.
+
+  Raises:
+    ValueError: naming a setting that the config has already.
   """
   hints = typing.get_type_hints(options)
   for field in dataclasses.fields(options):
     if field.name not in without:
+      _check_new(config, field.name)
       config[field.name] = _default(field.default, hints[field.name])
 
 
 def add_algorithm_options(config: ml_collections.ConfigDict) -> None:
-  """Adds the options of all policy losses, unset: their own defaults hold."""
+  """Adds the options of all policy losses, unset: their own defaults hold.
+
+  Algorithms may share an option.
+
+  Raises:
+    ValueError: naming an option that is called like another setting.
+  """
+  hints = {}
   for row in algorithms.ALGORITHMS.values():
-    hints = typing.get_type_hints(row.policy_loss)
-    for name in inspect.signature(row.policy_loss).parameters:
-      config[name] = _default(None, hints[name])
+    hints |= typing.get_type_hints(row.policy_loss)
+  hints.pop("return")
+  for name, hint in hints.items():
+    _check_new(config, name)
+    config[name] = _default(None, hint)
+
+
+def _check_new(config: ml_collections.ConfigDict, name: str) -> None:
+  """All settings of a config share one space of names."""
+  if name in config:
+    raise ValueError(f"{name}: two settings have this name")
 
 
 def _default(value: Any, hint: Any) -> Any:

@@ -8,6 +8,7 @@ import ml_collections
 from ml_collections import config_dict
 
 from experiments.builders import language as build
+from experiments.common import settings
 from experiments.configs import defaults
 from lco_jax.language import generation, samplers, training
 
@@ -43,9 +44,12 @@ def get_config(task: str = "addition") -> ml_collections.ConfigDict:
   # "sft" trains only the supervised warm start; "dpo", "rebel" use pairs.
   config.algorithm = "lco_kld"
 
-  # Amount: each seed takes num_updates × num_prompts × num_samples samples.
-  config.seed = 0
+  defaults.add_options(config, settings.RunOptions)
   config.num_seeds = 4
+  config.learning_rate_warmup = 20
+  config.policy_max_gradient_norm = config.value_max_gradient_norm = 1.0
+
+  # Amount: each seed takes num_updates × num_prompts × num_samples samples.
   config.num_updates = 900
   config.eval_problems = 512
   config.eval_samples = 32
@@ -82,24 +86,6 @@ def get_config(task: str = "addition") -> ml_collections.ConfigDict:
   config.tied_embeddings = True
   config.dtype = "float32"
   config.rematerialize = False
-
-  # Optimization: any optax optimizer, separate for policy and value.
-  config.optimizer = "adam"
-  config.optimizer_options = ""  # For the optimizer, e.g. "b1=0.8,eps=1e-5".
-  config.learning_rate_schedule = "linear"
-  config.learning_rate_warmup = 20  # Optimizer steps of linear warmup.
-  config.policy_learning_rate = config_dict.placeholder(float)
-  # If given, one program trains every seed at each of these rates.
-  config.policy_learning_rates = ()
-  config.value_learning_rate = 1e-3
-  config.policy_max_gradient_norm = 1.0  # Global norm; 0 for no clipping.
-  config.value_max_gradient_norm = 1.0
-
-  # Host side.
-  config.updates_per_chunk = config_dict.placeholder(int)
-  config.checkpoint_seconds = 30.0  # Between checkpoints.
-  config.keep_checkpoints = 3  # Number of newest checkpoints to keep.
-  config.wandb_project = config_dict.placeholder(str)
 
   own = _TUNED_ADDITION if exact else {}
   config.tuned = {"chosen": ("task", task)} | {

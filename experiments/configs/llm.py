@@ -7,6 +7,7 @@ for the algorithm's default.
 import ml_collections
 from ml_collections import config_dict
 
+from experiments.common import settings
 from experiments.configs import defaults
 from lco_jax import algorithms
 from lco_jax.language import generation, training
@@ -52,9 +53,20 @@ def make_common(task: str) -> ml_collections.ConfigDict:
   config.scoring_workers = 1  # Processes.
   config.scoring_seconds = 10.0  # Time limit per completion.
 
-  # Amount: each seed takes num_updates × num_prompts × num_samples samples.
-  config.seed = 0
+  defaults.add_options(
+    config,
+    settings.RunOptions,
+    without=("value_learning_rate", "value_max_gradient_norm"),
+  )
   config.num_seeds = 1
+  config.optimizer_options = "b2=0.99"  # Runs are short.
+  config.learning_rate_warmup = 5
+  config.policy_max_gradient_norm = 1.0
+  config.updates_per_chunk = 1
+  # A checkpoint of a model and its optimizer takes seconds.
+  config.checkpoint_seconds, config.keep_checkpoints = 600.0, 1
+
+  # Amount: each seed takes num_updates × num_prompts × num_samples samples.
   config.num_updates = 100
   config.eval_problems = 64
   config.eval_samples = 4
@@ -73,22 +85,9 @@ def make_common(task: str) -> ml_collections.ConfigDict:
   # logits, or 1 GiB on accelerators.
   config.chunk_tokens = config_dict.placeholder(int)
 
-  # Optimization: any optax optimizer.
-  config.optimizer = "adam"
-  config.optimizer_options = "b2=0.99"  # Runs are short.
-  config.learning_rate_schedule = "linear"
-  config.learning_rate_warmup = 5  # Optimizer steps of linear warmup.
-  config.policy_learning_rate = config_dict.placeholder(float)
-  config.policy_learning_rates = ()
-  config.policy_max_gradient_norm = 1.0  # Global norm; 0 for no clipping.
+  # A value of None is filled in by `tuned`.
   config.beta = config_dict.placeholder(float)
-
-  # Host side. A checkpoint of a model and its optimizer takes seconds.
   config.export = False  # Whether to write the model for transformers.
-  config.updates_per_chunk = 1
-  config.checkpoint_seconds = 600.0  # Between checkpoints.
-  config.keep_checkpoints = 1
-  config.wandb_project = config_dict.placeholder(str)
   return config
 
 

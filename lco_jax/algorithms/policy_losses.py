@@ -9,10 +9,9 @@ from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 
 from lco_jax import checks, diagnostics, losses, numerics, types
-
-Array = jax.Array
 
 ANCHORS = ("old", "current")
 SUPPORTS = ("full", "sampled")

@@ -38,7 +38,6 @@ class Algorithm:
   policy_loss: Callable[..., policy_losses.PolicyLoss]
   advantage: str
   weighting: str
-  for_control: bool = True
   drops_even_groups: bool = False
   takes_weights: bool = False
   of_sequences: bool = False
@@ -50,28 +49,14 @@ ALGORITHMS = {
   "lco_kld": Algorithm(policy_losses.lco_kld, "group_relative", "token"),
   "ppo": Algorithm(policy_losses.ppo, "learned", "token"),
   "reinforce": Algorithm(policy_losses.reinforce, "batch_centred", "token"),
-  "rloo": Algorithm(
-    policy_losses.reinforce, "leave_one_out", "token", for_control=False
-  ),
-  "grpo": Algorithm(
-    policy_losses.ppo, "group_relative", "sequence", for_control=False
-  ),
-  "dr_grpo": Algorithm(
-    policy_losses.ppo, "group_centred", "constant", for_control=False
-  ),
+  "rloo": Algorithm(policy_losses.reinforce, "leave_one_out", "token"),
+  "grpo": Algorithm(policy_losses.ppo, "group_relative", "sequence"),
+  "dr_grpo": Algorithm(policy_losses.ppo, "group_centred", "constant"),
   "dapo": Algorithm(
-    policy_losses.dapo,
-    "group_relative",
-    "token",
-    for_control=False,
-    drops_even_groups=True,
+    policy_losses.dapo, "group_relative", "token", drops_even_groups=True
   ),
   "gspo": Algorithm(
-    policy_losses.gspo,
-    "group_relative",
-    "sequence",
-    for_control=False,
-    of_sequences=True,
+    policy_losses.gspo, "group_relative", "sequence", of_sequences=True
   ),
   "cispo": Algorithm(policy_losses.cispo, "group_relative", "token"),
   "mdpo": Algorithm(policy_losses.mdpo, "group_relative", "token"),
@@ -83,8 +68,10 @@ ALGORITHMS = {
   ),
 }
 
-# The algorithms that control offers.
-CONTROL = {name: row for name, row in ALGORITHMS.items() if row.for_control}
+# Those that differ from others by what they do in language alone.
+_FOR_LANGUAGE = ("rloo", "grpo", "dr_grpo", "dapo", "gspo")
+# The algorithms that control trains with.
+CONTROL = {k: row for k, row in ALGORITHMS.items() if k not in _FOR_LANGUAGE}
 
 
 def list_options(algorithm: str) -> tuple[str, ...]:

@@ -6,11 +6,9 @@ observation's own axes. Control is time-major.
 
 from typing import Any
 
-import jax
+from jax import Array
 
 from lco_jax import types
-
-Array = jax.Array
 
 
 @types.pytree_dataclass

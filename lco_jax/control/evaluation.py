@@ -8,10 +8,9 @@ training seeds are evaluated side by side; parameters have a leading axis S.
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
 from lco_jax import environments, types
-
-Array = jax.Array
 
 
 def in_graph(
@@ -77,13 +76,8 @@ def on_host(
 ) -> np.ndarray:
   """Undiscounted returns in a host environment.
 
-  Args:
-    environment: the environment.
-    policy: (parameters, observation [E, O]) → logits [E, A].
-    params: policies' parameters [S, ...].
-    seed: of the environments and of the sampled actions.
-    num_episodes: E, episodes of each policy.
-    greedy: whether to take the likeliest action, or to sample.
+  Arguments are those of `in_graph`, but for the seed of the environments and
+  sampled actions in place of a key.
 
   Returns:
     float[S, E].

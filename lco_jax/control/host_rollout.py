@@ -17,8 +17,6 @@ from lco_jax import environments, types
 from lco_jax.control import data
 from lco_jax.training import placement, program
 
-Array = jax.Array
-
 
 class HostCollector:
   """Steps the environments of this process, and remembers where they are.

@@ -2,13 +2,9 @@
 
 import math
 
-import jax
-
 from lco_jax import checks, losses, numerics, types
 from lco_jax.algorithms import policy_losses
 from lco_jax.training import update
-
-Array = jax.Array
 
 
 def make_objective(

@@ -10,11 +10,10 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 
 from lco_jax import environments, types
 from lco_jax.control import data
-
-Array = jax.Array
 
 Collect = Callable[
   [types.Params, data.ActorState, types.PRNGKey],

@@ -11,11 +11,11 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 import optax
+from jax import Array
 
 from lco_jax import (
   advantages,
   algorithms,
-  checks,
   diagnostics,
   environments,
   losses,
@@ -25,10 +25,11 @@ from lco_jax import (
   types,
 )
 from lco_jax.algorithms import policy_losses
+from lco_jax.checks import setting
 from lco_jax.control import data, objectives, rollout
 from lco_jax.training import loss_geometry, program, update
+from lco_jax.training import options as options_lib
 
-Array = jax.Array
 DEVICE_AXIS = numerics.DEVICE_AXIS
 
 # Metrics of episodes are NaN where none ended: `Training.counts`.
@@ -46,65 +47,30 @@ COUNTS = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Options:
-  """Settings of learning in environments.
+class Options(options_lib.PolicyOptions):
+  """Settings of learning in environments."""
 
-  Raises:
-    ValueError: naming the setting that is out of range.
-  """
-
-  num_envs: int = checks.setting(
-    16, "environments, N, over all devices", at_least=1
-  )
-  num_steps: int = checks.setting(
+  num_envs: int = setting(16, "environments, N, over all devices", at_least=1)
+  num_steps: int = setting(
     128, "steps that a rollout takes in each environment, T", at_least=1
   )
-  num_epochs: int = checks.setting(4, "passes over each rollout", at_least=1)
-  num_minibatches: int = checks.setting(
+  num_epochs: int = setting(4, "passes over each rollout", at_least=1)
+  num_minibatches: int = setting(
     4, "minibatches of a pass, a divisor of num_steps", at_least=1
   )
-  discount: float = checks.setting(0.99, "γ", at_least=0.0, at_most=1.0)
-  gae_lambda: float = checks.setting(
+  discount: float = setting(0.99, "γ", at_least=0.0, at_most=1.0)
+  gae_lambda: float = setting(
     0.95, "λ of the advantage estimate", at_least=0.0, at_most=1.0
   )
-  beta: float = checks.setting(
-    1.0, "KL strength of the optimal target", above=0.0
-  )
-  nonpositive_beta_multiple: float = checks.setting(
-    1.0, "factor on β where the advantage is ≤ 0", above=0.0
-  )
-  normalize_advantages: bool = checks.setting(
+  normalize_advantages: bool = setting(
     True, "whether a rollout's advantages get mean 0 and variance 1"
   )
-  dual_bound: float = checks.setting(
-    0.1, "vmpo: KL of its weights from equal ones, nats", above=0.0
+  reward_noise: float = setting(
+    0.0, "standard deviation of noise on rewards; not on the host", at_least=0.0
   )
-  reward_noise: float = checks.setting(
-    0.0,
-    "standard deviation of noise on every reward that is learned from; for"
-    " environments in the graph",
-    at_least=0.0,
+  value_clip: float | None = setting(
+    None, "largest move of a value, in units of return; None for any", above=0.0
   )
-  entropy_coefficient: float = checks.setting(
-    0.0, "weight of the entropy bonus", at_least=0.0
-  )
-  value_clip: float | None = checks.setting(
-    None,
-    "distance that a value may move from its old one before its loss is"
-    " clipped, in units of return; None for the plain squared error",
-    above=0.0,
-  )
-  max_kl: float | None = checks.setting(
-    None,
-    "KL of a minibatch, nats, at which the policy's epochs stop; None for none",
-    above=0.0,
-  )
-  diagnostics: bool = checks.setting(
-    False, "whether curvature, direction and noise of the loss are logged"
-  )
-
-  def __post_init__(self):
-    checks.check_settings(self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -186,13 +152,13 @@ def prepare(
   trajectory: data.Trajectory,
   completed: Array,
 ) -> tuple[data.Batch, types.Metrics]:
-  """Makes a batch of a rollout: values, advantages, targets.
+  """Makes the batch that the objective reads from a rollout.
 
   Args:
     setup: of the training.
     params: by part, of the policy that acted.
     trajectory: [T, N], this device's share.
-    completed: int32[], completed updates.
+    completed: int32[], completed updates; not used.
 
   Returns:
     (Batch [T, N], metrics over all devices).

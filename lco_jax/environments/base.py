@@ -4,12 +4,10 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
+from jax import Array
 
 from lco_jax import types
-
-Array = jax.Array
 
 
 class Transition(NamedTuple):

@@ -4,11 +4,9 @@ Shapes name their axes: G samples, N prompts, P slots of a prompt, C slots of a
 completion, W width of the model, K known tokens. Language is batch-major.
 """
 
-import jax
+from jax import Array
 
 from lco_jax import types
-
-Array = jax.Array
 
 
 @types.pytree_dataclass

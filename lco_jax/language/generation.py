@@ -15,10 +15,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 
 from lco_jax import checks, networks, numerics, types
-
-Array = jax.Array
+from lco_jax.checks import setting
 
 # Size of the vocabulary blocks whose sums are sampled first.
 _BLOCK = 256
@@ -28,19 +28,15 @@ _BELOW_ONE = 1 - 2**-23
 
 @dataclasses.dataclass(frozen=True)
 class Sampling:
-  """Options of the sampling distribution.
+  """Options of the sampling distribution."""
 
-  Raises:
-    ValueError: naming the setting that is out of range.
-  """
-
-  temperature: float = checks.setting(
+  temperature: float = setting(
     1.0, "divisor of the logits; 0 selects the likeliest token", at_least=0.0
   )
-  top_k: int = checks.setting(
+  top_k: int = setting(
     0, "number of likeliest tokens to keep; 0 keeps all", at_least=0
   )
-  top_p: float = checks.setting(
+  top_p: float = setting(
     1.0,
     "keeps the fewest likeliest tokens with at least this probability",
     above=0.0,
@@ -257,36 +253,6 @@ def generate(
     is_running, step, (jnp.int32(1), token, cache, completion)
   )
   return completion
-
-
-def completion_logits(
-  model: networks.LanguageModel,
-  params: types.Params,
-  prompt: Array,
-  padding: Array,
-  completion: Array,
-) -> Array:
-  """Logits that predict each token of given completions.
-
-  Args:
-    model: language model.
-    params: parameters of the model.
-    prompt: int32[..., P], padded on the left.
-    padding: int32[...].
-    completion: int32[..., C].
-
-  Returns:
-    float32[..., C, V].
-  """
-  hidden = completion_hidden(
-    model,
-    params,
-    prompt.reshape(-1, prompt.shape[-1]),
-    padding.reshape(-1),
-    completion.reshape(-1, completion.shape[-1]),
-  )
-  logits = model.head(params, hidden)
-  return logits.reshape(*completion.shape, -1)
 
 
 def completion_hidden(

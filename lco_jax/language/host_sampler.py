@@ -27,8 +27,6 @@ from lco_jax.language import (
 )
 from lco_jax.training import placement, program
 
-Array = jax.Array
-
 # Times that a problem is drawn again because it leaves no room for an answer.
 _REDRAWS = 100
 # Completions are cut off behind the longest: at 8, 12, 16, 24, ... tokens.

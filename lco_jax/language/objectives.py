@@ -8,11 +8,11 @@ Axes: B completions (samples · prompts), tokens C, vocabulary V.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 
 from lco_jax import (
   algorithms,
@@ -24,36 +24,9 @@ from lco_jax import (
   targets,
   types,
 )
-from lco_jax.algorithms import policy_losses
 from lco_jax.language import data, generation, reading
+from lco_jax.language.setup import Setup
 from lco_jax.training import chunking, update
-
-Array = jax.Array
-
-
-@dataclasses.dataclass(frozen=True)
-class Terms:
-  """The terms of a token's loss.
-
-  Attributes:
-    policy_loss: the algorithm's.
-    entropy_coefficient: weight of the entropy bonus, ≥ 0.
-    reference_coefficient: weight of the k3 estimate of the KL to the reference
-      policy, ≥ 0.
-    measures_kl: whether KL(π_old ‖ π) is a metric, as early stopping needs.
-
-  Raises:
-    ValueError: if a number is out of range.
-  """
-
-  policy_loss: policy_losses.PolicyLoss
-  entropy_coefficient: float = 0.0
-  reference_coefficient: float = 0.0
-  measures_kl: bool = False
-
-  def __post_init__(self):
-    for name in ("entropy_coefficient", "reference_coefficient"):
-      checks.check_number(name, getattr(self, name), at_least=0.0)
 
 
 class DenseTokens(NamedTuple):
@@ -110,14 +83,14 @@ def token_weights(
 
 
 def token_losses(
-  logits: Array, tokens: DenseTokens, terms: Terms
+  logits: Array, tokens: DenseTokens, setup: Setup
 ) -> tuple[Array, types.Metrics]:
   """Losses of tokens.
 
   Args:
     logits: float[..., C, V], the policy's.
     tokens: [..., C]; nothing outside their mask influences anything.
-    terms: of the loss.
+    setup: of the training.
 
   Returns:
     (loss float[..., C], 0 outside the mask; metrics {name: float[..., C]}).
@@ -131,19 +104,20 @@ def token_losses(
   # Before any arithmetic: 0 · NaN is NaN.
   logits = zero_masked(logits)
   tokens = jax.tree.map(zero_masked, tokens)
-  loss, metrics = terms.policy_loss(logits, tokens)
+  loss, metrics = setup.policy_loss(logits, tokens)
   log_prob = numerics.action_log_prob(logits, tokens.action)
-  if terms.reference_coefficient:
-    loss += terms.reference_coefficient * losses.kl_estimate_k3(
+  options = setup.options
+  if options.reference_coefficient:
+    loss += options.reference_coefficient * losses.kl_estimate_k3(
       log_prob, tokens.reference_log_prob
     )
-  if terms.entropy_coefficient:
-    loss -= terms.entropy_coefficient * losses.entropy(logits)
+  if options.entropy_coefficient:
+    loss -= options.entropy_coefficient * losses.entropy(logits)
   # Where PPO at its usual clip would not learn; algorithms with a clip of
   # their own report that one.
   outside = diagnostics.clipped(log_prob, tokens.old_log_prob, 0.2, 0.2)
   metrics = {"clip_fraction": outside.astype(jnp.float32)} | metrics
-  if terms.measures_kl:
+  if options.max_kl is not None:
     metrics[update.KL] = losses.kl_divergence(tokens.old_logits, logits)
   return zero_masked(loss), metrics
 
@@ -179,61 +153,40 @@ def dense_tokens(batch: data.TokenBatch, old_logits: Array) -> DenseTokens:
   )
 
 
-def make_objective(
-  model: networks.LanguageModel,
-  terms: Terms,
-  *,
-  num_samples: int,
-  chunk_tokens: int = 0,
-  on_policy: bool = False,
-  of_sequences: bool = False,
-  knows_all_tokens: bool = False,
-  value_model: networks.LanguageModel | None = None,
-  policy_params: Callable[[Mapping[str, types.Params]], types.Params] = (
-    lambda params: params["policy"]
-  ),
-) -> update.Objective:
+def make_objective(setup: Setup, num_samples: int) -> update.Objective:
   """Builds the objective of a language model.
 
   Args:
-    model: the policy.
-    terms: of a token's loss.
+    setup: of the training.
     num_samples: completions of each prompt in a batch [samples · prompts].
-    chunk_tokens: tokens whose logits are held at a time, at most; 0 for all.
-    on_policy: whether the policy is still the one that sampled, as in the only
-      step on a batch; then its own logits are the old ones.
-    of_sequences: whether a token's loss depends on others of its sequence; then
-      no sequence is divided.
-    knows_all_tokens: whether advantages of the rest are known, too.
-    value_model: of the part "value"; None without one.
-    policy_params: parameters by part → the policy's, as the model takes them.
 
   Returns:
     (params, TokenBatch [samples · prompts, ...], params before the epochs) →
-    (losses of the parts "policy" and, with a value model, "value"; metrics).
+    (losses of the parts "policy" and, with a value network, "value"; metrics).
   """
+  model, chunk_tokens = setup.model, setup.chunk_tokens
 
   def chunk_sums(head, old_head, hidden, batch):
     """Sums over some of the tokens: loss, (share, metrics)."""
     logits = model.head(head, hidden)
-    if on_policy:
+    if setup.on_policy:
       old_logits = jax.lax.stop_gradient(logits)
     else:
       old_logits = model.head(old_head, batch.old_hidden)
     tokens = dense_tokens(batch, old_logits)
-    loss, values = token_losses(logits, tokens, terms)
+    loss, values = token_losses(logits, tokens, setup)
     metrics = {k: numerics.average(v, batch.mask) for k, v in values.items()}
-    metrics |= _target_metrics(tokens, batch, knows_all_tokens)
+    metrics |= _target_metrics(tokens, batch, setup.advantage == "oracle")
     return jnp.sum(batch.weight * loss), (jnp.sum(batch.share), metrics)
 
   def objective(params, batch, before):
-    policy = policy_params(params)
+    policy = setup.policy_params(params)
     hidden = _read_rows(model, policy, batch, num_samples)
     parts = {}
-    if value_model is not None:
-      values = value_model.head(
+    if setup.uses_value:
+      values = setup.value_model.head(
         params["value"],
-        _read_rows(value_model, params["value"], batch, num_samples),
+        _read_rows(setup.value_model, params["value"], batch, num_samples),
       )[..., 0]
       parts["value"] = numerics.average(
         losses.squared_value_loss(
@@ -248,7 +201,7 @@ def make_objective(
     size = len(hidden)
     if chunk_tokens:
       length = batch.action.shape[1]
-      if not of_sequences:
+      if not setup.algorithm.of_sequences:
         hidden, batch = _split_sequences(hidden, batch)
         length = 1
       (hidden, batch), size = reading.pad_rows(
@@ -257,7 +210,9 @@ def make_objective(
     total, (count, metrics) = chunking.chunked_sum(
       chunk_sums,
       networks.select_head(policy),
-      None if on_policy else networks.select_head(policy_params(before)),
+      None
+      if setup.on_policy
+      else networks.select_head(setup.policy_params(before)),
       hidden,
       batch,
       size,

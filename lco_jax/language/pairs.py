@@ -19,12 +19,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jax import Array
 
 from lco_jax import checks, losses, networks, numerics, types
+from lco_jax.checks import setting
 from lco_jax.language import data, reading, sample_metrics, samplers
+from lco_jax.language.setup import BatchOptions
 from lco_jax.training import program, update
-
-Array = jax.Array
 
 # Algorithm → options of its own.
 ALGORITHMS = {
@@ -47,40 +48,25 @@ def source_of(algorithm: str) -> str:
 
 
 @dataclasses.dataclass(frozen=True)
-class Options:
-  """Settings of training by pairs.
+class Options(BatchOptions):
+  """Settings of DPO, QRM and REBEL, which learn from pairs of completions.
 
-  Raises:
-    ValueError: naming the setting that is out of range.
+  Minibatches divide a prompt's groups.
   """
 
-  num_prompts: int = checks.setting(
-    32, "prompts of an update, N, over all devices", at_least=1
-  )
-  num_samples: int = checks.setting(8, "samples of a prompt, G", at_least=2)
-  group_size: int | None = checks.setting(
+  num_samples: int = setting(8, "samples of a prompt, G", at_least=2)
+  group_size: int | None = setting(
     None,
-    "samples that are compared with each other, K, a divisor of num_samples;"
-    " None for all of a prompt",
+    "samples compared with each other, K; None for all of a prompt",
     at_least=2,
   )
-  num_epochs: int = checks.setting(1, "passes over each batch", at_least=1)
-  num_minibatches: int = checks.setting(
-    1, "minibatches of a pass, a divisor of a prompt's groups", at_least=1
-  )
-  chunk_tokens: int | None = checks.setting(
-    None,
-    "tokens whose logits are held at a time; 0 for all, None for 32 MiB of"
-    " logits, or 1 GiB on accelerators",
-    at_least=0,
-  )
-  beta: float = checks.setting(0.1, "KL strength of dpo and rebel", above=0.0)
-  cross_entropy_coefficient: float = checks.setting(
+  beta: float = setting(0.1, "KL strength of dpo and rebel", above=0.0)
+  cross_entropy_coefficient: float = setting(
     1.0, "qrm: weight of the better completion's likelihood", at_least=0.0
   )
 
   def __post_init__(self):
-    checks.check_settings(self)
+    super().__post_init__()
     if self.num_samples % self.size:
       raise ValueError(
         f"num_samples must be a multiple of {self.size}, of which pairs are"
@@ -144,9 +130,7 @@ def make_training(
   Source: arXiv:2603.00963, dense advantages; Rafailov et al. 2023,
     arXiv:2305.18290; Gao et al. 2024, arXiv:2404.16767.
   """
-  chunk_tokens = options.chunk_tokens
-  if chunk_tokens is None:
-    chunk_tokens = reading.default_chunk(model.vocab_size)
+  chunk_tokens = reading.resolve_chunk(options.chunk_tokens, model.vocab_size)
   source = source_of(algorithm)
   objective = functools.partial(
     _objective, model, algorithm, options, chunk_tokens

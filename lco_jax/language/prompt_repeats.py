@@ -10,11 +10,10 @@ with the same prompts.
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 
 from lco_jax import numerics, types
 from lco_jax.language import data
-
-Array = jax.Array
 
 # Metrics that are NaN where no prompt is new: `Training.counts`.
 COUNTS = {"first_visit_correct": "first_visits"}

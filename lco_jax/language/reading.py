@@ -1,5 +1,9 @@
 """Reading completions with a policy, without holding all logits at once.
 
+Functions take the model of a policy and its parameters, completions [G, N], of
+which they read prompt, padding and action, and `chunk_tokens`: tokens whose
+logits are held at a time, 0 for all.
+
 Axes: samples G, prompts N, tokens C, known tokens K.
 """
 
@@ -8,11 +12,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 
 from lco_jax import networks, numerics, types
 from lco_jax.language import data, generation
-
-Array = jax.Array
 
 # Bytes of logits at a time, if the number of tokens is not set: on CPU, logits
 # that stay near its cores; elsewhere, enough to be worth a pass over the output
@@ -20,8 +23,16 @@ Array = jax.Array
 _CPU_BYTES, _ACCELERATOR_BYTES = 2**25, 2**30
 
 
-def default_chunk(vocab_size: int) -> int:
-  """Tokens whose logits take about 32 MiB, or on accelerators 1 GiB."""
+def resolve_chunk(chunk_tokens: int | None, vocab_size: int) -> int:
+  """Tokens whose logits are held at a time; 0 for all.
+
+  Args:
+    chunk_tokens: the setting; None for as many as take about 32 MiB, or 1 GiB
+      on accelerators.
+    vocab_size: entries of a token's logits.
+  """
+  if chunk_tokens is not None:
+    return chunk_tokens
   on_cpu = jax.default_backend() == "cpu"
   size = _CPU_BYTES if on_cpu else _ACCELERATOR_BYTES
   return max(1, size // (4 * vocab_size))
@@ -35,11 +46,6 @@ def read_hidden(
   """Final hidden states from which a model chooses each token.
 
   A prompt is read once for all of its samples.
-
-  Args:
-    model: to read with.
-    params: of the model.
-    completions: [G, N]; prompt, padding and action are read.
 
   Returns:
     float[G, N, C, W].
@@ -116,12 +122,6 @@ def read_log_prob(
 
   Its gradient computes the logits of each chunk again.
 
-  Args:
-    model: the policy's.
-    params: the policy's.
-    completions: [G, N]; prompt, padding and action are read.
-    chunk_tokens: tokens whose logits are held at a time; 0 for all.
-
   Returns:
     float[G, N, C], in nats.
   """
@@ -145,12 +145,7 @@ def read_known_log_probs(
 ) -> Array:
   """log π of some tokens in each place of completions.
 
-  Args:
-    model: the policy's.
-    params: the policy's.
-    completions: [G, N]; prompt, padding and action are read.
-    known: int32[G, N, C, K].
-    chunk_tokens: tokens whose logits are held at a time; 0 for all.
+  The tokens are `known` int32[G, N, C, K].
 
   Returns:
     float[G, N, C, K], in nats.
@@ -187,12 +182,8 @@ def find_likely_tokens(
 ) -> LikelyTokens:
   """Finds the K likeliest tokens of the policy that sampled.
 
-  Args:
-    model: the policy's.
-    params: the policy's.
-    samples: completions [G, N].
-    count: K.
-    chunk_tokens: tokens whose logits are held at a time; 0 for all.
+  There are K = `count` in each place of `samples`, of which the hidden states
+  are read.
   """
 
   def find(rows):

@@ -7,11 +7,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 
 from lco_jax import diagnostics, numerics, types
 from lco_jax.language import data
-
-Array = jax.Array
 
 # Metrics that need an extra forward pass use one completion in so many.
 _ONE_IN = 4

@@ -11,11 +11,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 
 from lco_jax import checks, networks, numerics, tasks, types
+from lco_jax.checks import setting
 from lco_jax.language import data, generation
-
-Array = jax.Array
 
 REWARDS = ("exact", "shaped")
 
@@ -45,19 +45,14 @@ class Sampler:
 
 @dataclasses.dataclass(frozen=True)
 class RewardOptions:
-  """Settings of a task's rewards.
+  """Settings of a task's rewards."""
 
-  Raises:
-    ValueError: naming the setting that is out of range.
-  """
-
-  reward: str = checks.setting(
+  reward: str = setting(
     "exact",
-    "exact: 1 for a solution; shaped: the share of the answer's tokens that are"
-    " in place, 1 for another solution",
+    "exact: 1 for a solution; or shaped: the share of right tokens",
     choices=REWARDS,
   )
-  reward_noise: float = checks.setting(
+  reward_noise: float = setting(
     0.0,
     "probability that a reward r is turned into 1 − r",
     at_least=0.0,

@@ -1,98 +1,82 @@
 """The setup of a language training: its settings, models and sampler."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 from lco_jax import algorithms, checks, networks, types
 from lco_jax.algorithms import policy_losses
+from lco_jax.checks import setting
 from lco_jax.language import reading, samplers, signals
+from lco_jax.training import options as options_lib
 
 # The part of the parameters that adapters adapt.
 BASE = "base"
 
 
 @dataclasses.dataclass(frozen=True)
-class Options:
-  """Settings of learning from rewards.
+class BatchOptions:
+  """Settings of the batches that are learned from."""
 
-  Raises:
-    ValueError: naming the setting that is out of range.
-  """
-
-  num_prompts: int = checks.setting(
+  num_prompts: int = setting(
     32, "prompts of an update, N, over all devices", at_least=1
   )
-  num_samples: int = checks.setting(8, "samples of a prompt, G", at_least=1)
-  num_epochs: int = checks.setting(1, "passes over each batch", at_least=1)
-  num_minibatches: int = checks.setting(
+  num_samples: int = setting(8, "samples of a prompt, G", at_least=1)
+  num_epochs: int = setting(1, "passes over each batch", at_least=1)
+  num_minibatches: int = setting(
     1, "minibatches of a pass, a divisor of num_samples", at_least=1
   )
-  num_microbatches: int = checks.setting(
-    1,
-    "parts that a minibatch's gradient is added up of, a divisor of the prompts"
-    " of a device",
-    at_least=1,
-  )
-  chunk_tokens: int | None = checks.setting(
+  chunk_tokens: int | None = setting(
     None,
-    "tokens whose logits are held at a time; 0 for all, None for 32 MiB of"
-    " logits, or 1 GiB on accelerators",
+    "tokens whose logits are held at a time; 0 for all, None chooses",
     at_least=0,
-  )
-  beta: float = checks.setting(
-    1.0, "KL strength of the optimal target", above=0.0
-  )
-  nonpositive_beta_multiple: float = checks.setting(
-    1.0, "factor on β where the advantage is ≤ 0", above=0.0
-  )
-  agreement_beta_multiple: float = checks.setting(
-    1.0,
-    "factor on β where policy and verifier are both all but sure of the sampled"
-    " token",
-    above=0.0,
-  )
-  advantage: str | None = checks.setting(
-    None,
-    "advantage signal; None for the algorithm's own",
-    choices=signals.NAMES,
-  )
-  discount: float = checks.setting(
-    1.0, "γ of learned advantages, of a token", at_least=0.0, at_most=1.0
-  )
-  gae_lambda: float = checks.setting(
-    1.0, "λ of learned advantages", at_least=0.0, at_most=1.0
-  )
-  num_known: int = checks.setting(
-    5, "likeliest tokens that a verifier is asked about", at_least=1
-  )
-  dual_bound: float = checks.setting(
-    0.1, "vmpo: KL of its weights from equal ones, nats", above=0.0
-  )
-  entropy_coefficient: float = checks.setting(
-    0.0, "weight of the entropy bonus", at_least=0.0
-  )
-  reference_coefficient: float = checks.setting(
-    0.0, "weight of the KL to the policy at the start", at_least=0.0
-  )
-  max_kl: float | None = checks.setting(
-    None,
-    "KL of a minibatch, nats, at which the policy's epochs stop; None for none",
-    above=0.0,
-  )
-  lora_rank: int = checks.setting(
-    0,
-    "rank of adapters trained in place of all parameters; 0 for none",
-    at_least=0,
-  )
-  lora_alpha: float = checks.setting(
-    16.0, "α of adapters, which count α / rank", above=0.0
-  )
-  diagnostics: bool = checks.setting(
-    False, "whether curvature, direction and noise of the loss are logged"
   )
 
   def __post_init__(self):
     checks.check_settings(self)
+
+
+@dataclasses.dataclass(frozen=True)
+class Options(options_lib.PolicyOptions, BatchOptions):
+  """Settings of learning from rewards."""
+
+  num_microbatches: int = setting(
+    1,
+    "gradient accumulation steps, a divisor of a device's prompts",
+    at_least=1,
+  )
+  agreement_beta_multiple: float = setting(
+    1.0,
+    "factor on β where policy and verifier are sure of the token",
+    above=0.0,
+  )
+  advantage: str | None = setting(
+    None,
+    "advantage signal; None for the algorithm's own",
+    choices=signals.NAMES,
+  )
+  discount: float = setting(
+    1.0, "γ of learned advantages, of a token", at_least=0.0, at_most=1.0
+  )
+  gae_lambda: float = setting(
+    1.0, "λ of learned advantages", at_least=0.0, at_most=1.0
+  )
+  num_known: int = setting(
+    5, "likeliest tokens that a verifier is asked about", at_least=1
+  )
+  reference_coefficient: float = setting(
+    0.0, "weight of the KL to the policy at the start", at_least=0.0
+  )
+  lora_rank: int = setting(
+    0,
+    "rank of adapters trained in place of all parameters; 0 for none",
+    at_least=0,
+  )
+  lora_alpha: float = setting(
+    16.0, "α of adapters, which count α / rank", above=0.0
+  )
+
+  def __post_init__(self):
+    super().__post_init__()
     if self.num_prompts % self.num_microbatches:
       raise ValueError(
         f"num_microbatches {self.num_microbatches} does not divide num_prompts"
@@ -162,9 +146,17 @@ class Setup:
   @property
   def chunk_tokens(self) -> int:
     """Tokens whose logits are held at a time; 0 for all."""
-    if self.options.chunk_tokens is None:
-      return reading.default_chunk(self.model.vocab_size)
-    return self.options.chunk_tokens
+    return reading.resolve_chunk(
+      self.options.chunk_tokens, self.model.vocab_size
+    )
+
+  @property
+  def on_policy(self) -> bool:
+    """Whether every step is on samples of the policy itself.
+
+    So is the only step on a batch: the policy's own logits are the old ones.
+    """
+    return self.options.num_epochs * self.options.num_minibatches == 1
 
   @property
   def uses_value(self) -> bool:
@@ -173,7 +165,10 @@ class Setup:
 
   def policy_params(self, params: Mapping[str, types.Params]) -> types.Params:
     """The policy's parameters as its model takes them."""
-    return policy_of(self.options.lora_rank, self.options.lora_alpha)(params)
+    if not self.options.lora_rank:
+      return params["policy"]
+    scale = self.options.lora_alpha / self.options.lora_rank
+    return networks.adapt(params[BASE], params["policy"], scale)
 
   def model_params(
     self, params: Mapping[str, types.Params]
@@ -183,18 +178,3 @@ class Setup:
     if self.options.lora_rank:
       parts["reference"] = params[BASE]
     return parts
-
-
-def policy_of(
-  lora_rank: int, lora_alpha: float
-) -> Callable[[Mapping[str, types.Params]], types.Params]:
-  """Parts of the parameters → the policy's, as its model takes them.
-
-  Args:
-    lora_rank: as of Options.
-    lora_alpha: as of Options.
-  """
-  if not lora_rank:
-    return lambda params: params["policy"]
-  scale = lora_alpha / lora_rank
-  return lambda params: networks.adapt(params[BASE], params["policy"], scale)

@@ -11,13 +11,11 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
+from jax import Array
 
 from lco_jax import advantages, checks, diagnostics, networks, numerics, types
 from lco_jax.language import data, reading
-
-Array = jax.Array
 
 # Log-probability above which a policy is all but sure of a token.
 _SURE = -0.02
@@ -115,11 +113,19 @@ def make_signal(
   """
   checks.check_choice("advantage", name, NAMES)
   if name in FROM_REWARDS:
-    return from_rewards(name)
+    return lambda params, samples: sampled_signal(
+      samples, FROM_REWARDS[name](samples.reward)[..., None]
+    )
   if name == "learned":
     if value_model is None:
       raise ValueError("value_model must be given for learned advantages")
-    return from_values(value_model, discount, gae_lambda)
+
+    def estimate(params, samples):
+      hidden = reading.read_hidden(value_model, params["value"], samples)
+      values = value_model.head(params["value"], hidden)[..., 0]
+      return generalized_advantages(samples, values, discount, gae_lambda)
+
+    return estimate
   if name == "oracle":
     return lambda params, samples: exact_signal(
       model, params["policy"], samples, chunk_tokens
@@ -158,40 +164,10 @@ def sampled_signal(
   )
 
 
-def from_rewards(name: str) -> Estimate:
-  """A key of FROM_REWARDS as a signal."""
-
-  def estimate(params, samples):
-    del params
-    advantage = FROM_REWARDS[name](samples.reward)
-    return sampled_signal(samples, advantage[..., None])
-
-  return estimate
-
-
-def from_values(
-  value_model: networks.LanguageModel, discount: float, gae_lambda: float
-) -> Estimate:
-  """Generalised advantage estimation over tokens; the reward comes at the end.
-
-  Args:
-    value_model: of the part "value" of the parameters.
-    discount: γ in [0, 1], of a token.
-    gae_lambda: λ in [0, 1].
-  """
-
-  def estimate(params, samples):
-    hidden = reading.read_hidden(value_model, params["value"], samples)
-    values = value_model.head(params["value"], hidden)[..., 0]
-    return generalized_advantages(samples, values, discount, gae_lambda)
-
-  return estimate
-
-
 def generalized_advantages(
   samples: data.Samples, values: Array, discount: float, gae_lambda: float
 ) -> Signal:
-  """The signal of a network's values.
+  """Generalised advantage estimation over tokens; the reward comes at the end.
 
   Args:
     samples: [G, N], this device's share.

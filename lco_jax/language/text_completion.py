@@ -16,8 +16,6 @@ import numpy as np
 from lco_jax import networks, numerics, types
 from lco_jax.language import generation
 
-Array = jax.Array
-
 
 class Reading(NamedTuple):
   """A model's predictions for a text.

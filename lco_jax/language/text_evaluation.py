@@ -46,9 +46,6 @@ class Answers(NamedTuple):
 class Examination:
   """The problems of a split, for policies to complete.
 
-  They are drawn before a run begins, which finds a problem that leaves no room
-  for an answer.
-
   Attributes:
     asking: how policies are asked.
     split: a key of `tasks.SPLITS`.

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax import Array
 
 from lco_jax import (
   algorithms,
@@ -31,12 +32,10 @@ from lco_jax.language import (
   sample_metrics,
   signals,
 )
-from lco_jax.language.setup import BASE, Options, Setup, policy_of
+from lco_jax.language.setup import BASE, Options, Setup
 from lco_jax.training import loss_geometry, program, update
 
-__all__ = ["Options", "Setup", "make_training", "policy_of"]
-
-Array = jax.Array
+__all__ = ["Options", "Setup", "make_training"]
 
 
 def make_training(
@@ -61,7 +60,7 @@ def make_training(
     collect=setup.sampler.collect,
     prepare=functools.partial(prepare, setup),
     update=update.make_update(
-      make_objective(setup, num_samples),
+      objectives.make_objective(setup, num_samples),
       dict(optimizers),
       watch,
       split=_split_prompts(num_samples, options.num_microbatches),
@@ -77,32 +76,6 @@ def make_training(
     max_kl=options.max_kl,
     counts=prompt_repeats.COUNTS,
     long_reductions=True,
-  )
-
-
-def make_objective(setup: Setup, num_samples: int) -> update.Objective:
-  """Builds the objective of a training.
-
-  Args:
-    setup: of the training.
-    num_samples: completions of each prompt in a batch [samples · prompts].
-  """
-  options = setup.options
-  return objectives.make_objective(
-    setup.model,
-    objectives.Terms(
-      setup.policy_loss,
-      options.entropy_coefficient,
-      options.reference_coefficient,
-      measures_kl=options.max_kl is not None,
-    ),
-    num_samples=num_samples,
-    chunk_tokens=setup.chunk_tokens,
-    on_policy=options.num_epochs * options.num_minibatches == 1,
-    of_sequences=setup.algorithm.of_sequences,
-    knows_all_tokens=setup.advantage == "oracle",
-    value_model=setup.value_model if setup.uses_value else None,
-    policy_params=setup.policy_params,
   )
 
 
@@ -229,13 +202,13 @@ def prepare(
   samples: data.Samples,
   completed: Array,
 ) -> tuple[data.TokenBatch, types.Metrics]:
-  """Makes a batch of samples: advantages, targets' strength, weights.
+  """Makes the batch that the objective reads from samples.
 
   Args:
     setup: of the training.
     params: by part, of the policy that sampled.
     samples: [G, N], this device's share.
-    completed: int32[], completed updates.
+    completed: int32[], completed updates; not used.
 
   Returns:
     (TokenBatch [G, N], metrics over all devices).
@@ -381,7 +354,7 @@ def assess(
     # Parts of the batch may hold some samples of some prompts: each is read
     # with its own.
     metrics |= loss_geometry.measure_gradients(
-      make_objective(setup, num_samples=1), before, params, some
+      objectives.make_objective(setup, num_samples=1), before, params, some
     )
   return metrics
 

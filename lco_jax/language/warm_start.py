@@ -16,6 +16,7 @@ from lco_jax.language import (
   signals,
   training,
 )
+from lco_jax.language.setup import Options, Setup
 from lco_jax.training import program, update
 
 # Supervised training is REINFORCE of the answers with an advantage of 1.
@@ -39,12 +40,14 @@ def make_training(
     optimizer: of the policy.
     num_prompts: N over all devices.
   """
-  whole = objectives.make_objective(
+  setup = Setup(
     model,
-    objectives.Terms(_ALGORITHM.policy_loss()),
-    num_samples=1,
-    on_policy=True,
+    _ALGORITHM,
+    _ALGORITHM.policy_loss(),
+    samplers.Sampler(task.completion_length),
+    Options(num_prompts=num_prompts, num_samples=1, chunk_tokens=0),
   )
+  whole = objectives.make_objective(setup, num_samples=1)
 
   def objective(params, batch, before):
     parts, metrics = whole(params, batch, before)

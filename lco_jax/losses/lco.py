@@ -14,10 +14,9 @@ Source: arXiv:2603.00963.
 import chex
 import jax
 import jax.numpy as jnp
+from jax import Array
 
 from lco_jax import numerics
-
-Array = jax.Array
 
 
 def lco_mse_loss(

@@ -11,11 +11,10 @@ APA is not convex in the logits; see its tests.
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 
 from lco_jax import numerics
 from lco_jax.losses import lco
-
-Array = jax.Array
 
 
 def mdpo_loss(

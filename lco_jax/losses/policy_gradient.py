@@ -11,10 +11,9 @@ Hessians in the logits, with r = π(a)/π_old(a) and C(π) = diag π − π π�
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 
 from lco_jax import numerics
-
-Array = jax.Array
 
 
 def reinforce_loss(

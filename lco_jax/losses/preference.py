@@ -3,10 +3,9 @@
 import chex
 import jax
 import jax.numpy as jnp
+from jax import Array
 
 from lco_jax import numerics
-
-Array = jax.Array
 
 
 def dpo_loss(

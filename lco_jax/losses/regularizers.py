@@ -10,12 +10,10 @@ Source: Schulman 2020, "Approximating KL divergence".
 """
 
 import chex
-import jax
 import jax.numpy as jnp
+from jax import Array
 
 from lco_jax import numerics
-
-Array = jax.Array
 
 
 def entropy(logits: Array, where: Array | None = None) -> Array:

@@ -6,11 +6,10 @@ from collections.abc import Callable, Sequence
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax import Array
 
 from lco_jax import types
 from lco_jax.networks import convolutional, mlp
-
-Array = jax.Array
 
 ACTIVATIONS = {"tanh": nn.tanh, "relu": nn.relu, "gelu": nn.gelu}
 

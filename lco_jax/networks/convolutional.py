@@ -3,12 +3,10 @@
 from collections.abc import Callable, Sequence
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
+from jax import Array
 
 from lco_jax.networks import mlp
-
-Array = jax.Array
 
 
 class ConvolutionalNetwork(nn.Module):

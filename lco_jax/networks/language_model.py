@@ -5,13 +5,11 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-import jax
 import jax.numpy as jnp
+from jax import Array
 
 from lco_jax import types
 from lco_jax.networks import transformer
-
-Array = jax.Array
 
 
 @dataclasses.dataclass(frozen=True)

@@ -19,10 +19,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
 from lco_jax.networks import products
-
-Array = jax.Array
 
 # Score of masked slots: gives attention weight 0 and, unlike −inf, no NaN.
 _MASKED_SCORE = -1e30

@@ -121,7 +121,7 @@ def load(path: pathlib.Path) -> Run | None:
 
 
 def _evaluated(path: pathlib.Path) -> dict[str, np.ndarray]:
-  """Scores of each seed's policy from summary.json, as each script has it."""
+  """Reads each seed's evaluation scores from summary.json; {} without any."""
   try:
     summary = json.loads((path / "summary.json").read_text())
   except FileNotFoundError:
@@ -183,7 +183,7 @@ def _join(runs: Sequence[Run]) -> Run:
   seeds = np.concatenate([run.seeds for run in runs])
   order = np.argsort(seeds)
 
-  def of_all(parts):
+  def join(parts):
     return np.concatenate(list(parts), axis=-1)[..., order]
 
   return Run(
@@ -193,11 +193,11 @@ def _join(runs: Sequence[Run]) -> Run:
     score=first.score,
     steps=first.steps,
     metrics={
-      name: of_all(run.metrics[name] for run in runs) for name in first.metrics
+      name: join(run.metrics[name] for run in runs) for name in first.metrics
     },
-    final=of_all(run.final for run in runs),
+    final=join(run.final for run in runs),
     evaluated={
-      name: of_all(run.evaluated[name] for run in runs)
+      name: join(run.evaluated[name] for run in runs)
       for name in first.evaluated
     },
   )

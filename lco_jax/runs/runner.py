@@ -75,12 +75,7 @@ class Saver:
     checkpoints: checkpointing.Checkpoints | None = None,
     every_seconds: float = 30.0,
   ):
-    """Prepares to save.
-
-    Args:
-      checkpoints: where states are saved; None, in all processes, for nowhere.
-      every_seconds: from one save to the next, at least.
-    """
+    """Takes the place of states, None for nowhere, and the time between."""
     self._checkpoints, self._every_seconds = checkpoints, every_seconds
     self.start_clock(0.0)
 
@@ -100,11 +95,7 @@ class Saver:
     return time.perf_counter() - self._saved >= self._every_seconds
 
   def save(self, update: int, state: types.LearnerState) -> None:
-    """Saves the state after an update.
-
-    Raises:
-      CheckpointError: if it cannot be written.
-    """
+    """Saves the state after an update; raises CheckpointError if it cannot."""
     if self._checkpoints is not None:
       host = placement.to_host(state)
       if jax.process_index() == 0:
@@ -146,15 +137,9 @@ def resume(
 ) -> Start:
   """Makes the start of a run that goes on from a checkpoint.
 
-  Args:
-    training: what it trains.
-    seeds: of the run.
-    mesh: any mesh: a run can go on on other devices.
-    checkpoints: of the run.
-    update: of the checkpoint to take, newer ones being removed; None for the
-      newest, or the beginning if the run ended before its first.
-    given: as of `begin`.
-    learning_rates: as of `begin`.
+  Arguments are those of `begin`, with any mesh, as a run may continue on other
+  devices, and the update of the checkpoint to take, which removes newer ones.
+  None takes the newest, or the beginning if the run ended before its first.
 
   Raises:
     CheckpointError: if the checkpoint cannot be used.
@@ -331,21 +316,8 @@ def _train(
 ) -> Iterator[_Chunk]:
   """Trains chunk by chunk, and saves the state from time to time.
 
-  Dispatches a chunk before it yields the metrics of the one before, so that
-  devices work while those are written. Before a save all are written.
-
-  Args:
-    start: where to begin.
-    lengths: updates of each chunk.
-    programs: of each chunk.
-    saver: of the state.
-    should_stop: asked before each chunk.
-
-  Yields:
-    Each chunk.
-
-  Raises:
-    StoppedError: if asked to stop.
+  Dispatches a chunk before it yields the metrics of the previous one: devices
+  work while they are written. All are written before a save.
   """
   state, done, waiting = start.state, start.update, None
   for length, chunk in zip(lengths, programs, strict=True):

@@ -14,10 +14,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
 from lco_jax import types
-
-Array = jax.Array
 
 PADDING = 0
 END = 1

@@ -2,10 +2,9 @@
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 
 from lco_jax.tasks import base
-
-Array = jax.Array
 
 DIGITS = "0123456789"
 

@@ -50,7 +50,7 @@ def parity(length: int = 8) -> base_lib.Task:
 
 
 def brackets(length: int = 8) -> base_lib.Task:
-  """Closes the open brackets among `length` brackets: ([{}> to ])."""
+  """The task of closing open brackets, the last one first: ([{}> has ])."""
   _check_length("brackets", length)
   characters = _BRACKETS + ">"
   first, end_of_prompt = base_lib.encode(characters, "(>")

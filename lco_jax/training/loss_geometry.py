@@ -9,10 +9,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
 from lco_jax import diagnostics, losses, numerics, types
-
-Array = jax.Array
 
 # States per device in which to measure the loss.
 _NUM_STATES = 128

@@ -1,12 +1,13 @@
 """Where a run lives: a mesh of devices, and the arrays on it.
 
 A mesh has two axes, SEED_AXIS and DEVICE_AXIS, of which one has size 1. Devices
-divide the seeds if they can, for seeds have nothing to tell each other.
+divide the seeds if they can, as seeds do not depend on each other.
 Otherwise they divide each seed's streams, and gradients are summed over
 devices. Neither changes what is computed.
 
 The specs below say which axis of an array each mesh axis divides. A further
-mesh axis, one that shards parameters, needs a line here and in `make_mesh`.
+mesh axis that shards parameters needs specs here and in `make_mesh`, and sums
+over it of gradients and norms in `program` and `update`.
 
 The devices may be those of several processes. Every process must then make the
 same calls in the same order.
@@ -107,7 +108,7 @@ def compile(
 
 
 def gather_seeds(tree: Any, axis: int) -> Any:
-  """Inside a compiled function: tells all devices what each seed came to.
+  """Gathers the results of all seeds on all devices, in a compiled function.
 
   Args:
     tree: arrays with the seeds of this device at `axis`.

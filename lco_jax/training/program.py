@@ -18,13 +18,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax import Array
 from jax.sharding import Mesh
 
 from lco_jax import numerics, types
 from lco_jax.training import finiteness, placement
 from lco_jax.training import update as update_lib
 
-Array = jax.Array
 DEVICE_AXIS = numerics.DEVICE_AXIS
 
 _MAX_CHUNK = 200
@@ -384,7 +384,7 @@ def _own_streams(training: Training) -> int:
 
 
 def _stream_keys(key: types.PRNGKey, num_streams: int) -> types.PRNGKey:
-  """Keys of this device's streams, by their global index: keys [N]."""
+  """Folds the global index of each of this device's streams into a key."""
   first = jax.lax.axis_index(DEVICE_AXIS) * num_streams
   return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(
     key, first + jnp.arange(num_streams)

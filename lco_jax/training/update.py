@@ -3,7 +3,7 @@
 Written for one shard of the data on a mapped device axis: sums and counts are
 added over the axis before they are divided, so every device takes the same
 step, the one that the whole batch asks for. The body does not know whether the
-axis comes from `jax.pmap` or from `jax.vmap(axis_name=...)`.
+axis comes from `jax.shard_map`, `jax.pmap` or `jax.vmap(axis_name=...)`.
 """
 
 from collections.abc import Callable, Mapping
@@ -12,10 +12,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jax import Array
 
 from lco_jax import numerics, types
-
-Array = jax.Array
 
 # Metric by which an update is stopped early: KL(π_old ‖ π) of a minibatch.
 KL = "minibatch_kl"

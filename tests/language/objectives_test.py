@@ -13,7 +13,7 @@ import pytest
 
 from lco_jax import algorithms, losses, networks, numerics
 from lco_jax.algorithms import policy_losses
-from lco_jax.language import data, objectives
+from lco_jax.language import data, objectives, samplers, training
 from lco_jax.training import update
 from tests import equations, oracles
 
@@ -118,16 +118,30 @@ def _reduced(tokens, mask, weighting):
   return sum(row.sum() for row in rows) / (len(rows) * mask.shape[1])
 
 
-def _mean_loss(name, **coefficients):
-  """(logits, tokens) → (mean loss of a batch, metrics) of an algorithm."""
+def _setup(name, model=None, value_model=None, **options):
+  """Of an algorithm, with advantages that need nothing."""
   row = algorithms.ALGORITHMS[name]
-  terms = objectives.Terms(row.policy_loss(), **coefficients)
+  return training.Setup(
+    model,
+    row,
+    row.policy_loss(),
+    samplers.Sampler(_SHAPE[1]),
+    training.Options(**{"advantage": "reward", "chunk_tokens": 0} | options),
+    value_model=value_model,
+  )
+
+
+def _mean_loss(name, **options):
+  """(logits, tokens) → (mean loss of a batch, metrics) of an algorithm."""
+  setup = _setup(name, **options)
 
   # Traced, as in training: there a mask without tokens is no error.
   @jax.jit
   def mean(logits, tokens):
-    weight, share = objectives.token_weights(tokens.mask, row.weighting)
-    loss, metrics = objectives.token_losses(logits, tokens, terms)
+    weight, share = objectives.token_weights(
+      tokens.mask, setup.algorithm.weighting
+    )
+    loss, metrics = objectives.token_losses(logits, tokens, setup)
     total = jnp.sum(weight.astype(loss.dtype) * loss)
     count = jnp.sum(share.astype(loss.dtype))
     return numerics.Average(total, count).mean, {
@@ -208,7 +222,7 @@ def test_a_batch_without_tokens_asks_for_nothing(name):
 
 def test_kl_is_of_what_counts():
   tokens, logits = _tokens(np.float32), _logits(np.float32)
-  _, metrics = _mean_loss("grpo", measures_kl=True)(logits, tokens)
+  _, metrics = _mean_loss("grpo", max_kl=1.0)(logits, tokens)
   kl = losses.kl_divergence(tokens.old_logits, logits)
   mask = np.asarray(tokens.mask)
   np.testing.assert_allclose(
@@ -405,7 +419,12 @@ def test_chunks_equal_whole_logits(name, algorithm):
   batch = _batch(model, old, row.weighting)
   if row.takes_weights:
     batch = dataclasses.replace(batch, advantage=jnp.abs(batch.advantage))
-  terms = objectives.Terms(row.policy_loss(), 0.1, 0.2, measures_kl=True)
+  options = {
+    "num_epochs": 2,
+    "entropy_coefficient": 0.1,
+    "reference_coefficient": 0.2,
+    "max_kl": 1.0,
+  }
 
   def whole(params):
     read = jnp.concatenate([batch.prompt, batch.action[:, :-1]], axis=1)
@@ -425,7 +444,7 @@ def test_chunks_equal_whole_logits(name, algorithm):
 
   def dense(params, batch, before):
     loss, metrics = objectives.token_losses(
-      whole(params["policy"]), tokens, terms
+      whole(params["policy"]), tokens, _setup(algorithm, **options)
     )
     total = numerics.Average(jnp.sum(batch.weight * loss), jnp.sum(batch.share))
     return {"policy": total}, {
@@ -435,13 +454,7 @@ def test_chunks_equal_whole_logits(name, algorithm):
 
   (expected, metrics), gradient = _value_and_gradient(dense, new, batch, old)
   for chunk in (0, 5):
-    objective = objectives.make_objective(
-      model,
-      terms,
-      num_samples=_SAMPLES,
-      chunk_tokens=chunk,
-      of_sequences=row.of_sequences,
-    )
+    objective = _objective(model, algorithm, chunk_tokens=chunk, **options)
     (value, found), own = _value_and_gradient(objective, new, batch, old)
     np.testing.assert_allclose(value, expected, rtol=1e-5, atol=1e-6)
     jax.tree.map(
@@ -461,12 +474,8 @@ def test_chunks_equal_whole_logits(name, algorithm):
 
 
 def _objective(model, algorithm, **options):
-  return objectives.make_objective(
-    model,
-    objectives.Terms(algorithms.ALGORITHMS[algorithm].policy_loss()),
-    num_samples=_SAMPLES,
-    **options,
-  )
+  setup = _setup(algorithm, model, **options)
+  return objectives.make_objective(setup, num_samples=_SAMPLES)
 
 
 def test_the_value_loss_is_a_mean_over_tokens():
@@ -484,7 +493,7 @@ def test_the_value_loss_is_a_mean_over_tokens():
     batch, value_target=jnp.where(mask, targets, jnp.nan)
   )
   objective = _objective(
-    model, "reinforce", on_policy=True, value_model=value_model
+    model, "reinforce", value_model=value_model, advantage="learned"
   )
 
   def loss(params):
@@ -508,7 +517,7 @@ def test_entropy_is_of_all_that_was_sampled():
   model = _bigrams()
   old, _ = _policies(model)
   batch = _batch(model, old, "token")
-  objective = _objective(model, "dapo", chunk_tokens=4, on_policy=True)
+  objective = _objective(model, "dapo", chunk_tokens=4)
   left_out = jnp.arange(len(batch.action)) % 2 == 0
   some = dataclasses.replace(batch, mask=batch.mask & ~left_out[:, None])
   found, everything = (
@@ -528,12 +537,12 @@ def test_on_policy_needs_nothing_of_the_behaviour_policy(algorithm):
   batch = _batch(model, old, "token")
   found = [
     _value_and_gradient(
-      _objective(model, algorithm, chunk_tokens=4, on_policy=on_policy),
+      _objective(model, algorithm, chunk_tokens=4, num_epochs=num_epochs),
       old,
       batch,
       before,
     )[1]
-    for on_policy, before in ((False, old), (True, other))
+    for num_epochs, before in ((2, old), (1, other))
   ]
   assert max(float(jnp.abs(x).max()) for x in jax.tree.leaves(found[0])) > 1e-3
   jax.tree.map(
@@ -549,7 +558,7 @@ def test_nothing_of_the_size_of_all_logits_is_made():
   tokens = _SAMPLES * _PROMPTS * _LENGTH
 
   def largest(chunk):
-    objective = _objective(model, "lco_kld", chunk_tokens=chunk)
+    objective = _objective(model, "lco_kld", chunk_tokens=chunk, num_epochs=2)
     jaxpr = jax.make_jaxpr(
       jax.grad(
         lambda p: objective({"policy": p}, batch, {"policy": old})[0]["policy"][

@@ -10,6 +10,7 @@ from lco_jax import networks, numerics, tasks, types
 from lco_jax.language import data, generation, host_sampler, pairs, samplers
 from lco_jax.runs import runner
 from lco_jax.training import optimizers, placement, program, update
+from tests import completions
 
 # Flax and optax mix ranks.
 pytestmark = pytest.mark.third_party
@@ -94,7 +95,7 @@ def test_the_loss_against_a_loop():
   np.testing.assert_allclose(
     metrics["even_pairs"], 1 - spread.mean(), rtol=1e-6
   )
-  logits = generation.completion_logits(
+  logits = completions.read_logits(
     model,
     params["policy"],
     batch.prompt,
@@ -128,7 +129,7 @@ def test_minibatches_are_read_with_their_prompts():
   opt_state = {"policy": task.optimizers["policy"].init(other)}
   step = jax.jit(placement.bind_device_axis(task.update))
   _, _, found = step(params | {"policy": other}, opt_state, rows)
-  logits = generation.completion_logits(
+  logits = completions.read_logits(
     model, other, rows.prompt, rows.padding, rows.action
   )
   ratio = numerics.action_log_prob(logits, rows.action) - rows.old_log_prob

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from lco_jax import networks
-from lco_jax.language import data, generation, reading
+from lco_jax.language import data, reading
+from tests import completions
 
 _SAMPLES, _PROMPTS, _PROMPT_LENGTH, _LENGTH, _VOCABULARY = 3, 2, 4, 5, 29
 
@@ -32,7 +33,7 @@ def read():
   prompt = np.broadcast_to(prompt, (*shape, _PROMPT_LENGTH)).astype(np.int32)
   action = rng.integers(0, _VOCABULARY, (*shape, _LENGTH)).astype(np.int32)
   padding = np.broadcast_to([0, 1], shape).astype(np.int32)
-  logits = generation.completion_logits(model, params, prompt, padding, action)
+  logits = completions.read_logits(model, params, prompt, padding, action)
   blank = jnp.zeros(shape, bool)
   samples = data.Samples(
     prompt=jnp.asarray(prompt),
@@ -108,5 +109,6 @@ def test_the_likeliest_tokens(read, chunk):
 
 def test_a_chunk_takes_some_megabytes():
   vocabulary = 49_152
-  assert reading.default_chunk(vocabulary) * vocabulary * 4 <= 2**25
-  assert reading.default_chunk(2**30) == 1
+  assert reading.resolve_chunk(None, vocabulary) * vocabulary * 4 <= 2**25
+  assert reading.resolve_chunk(None, 2**30) == 1
+  assert reading.resolve_chunk(0, 8) == 0

@@ -20,6 +20,7 @@ from lco_jax.language import (
 from lco_jax.runs import checkpointing, runner
 from lco_jax.training import optimizers, placement
 from lco_jax.training import program as program_lib
+from tests import completions
 
 # Flax and optax mix ranks.
 pytestmark = pytest.mark.third_party
@@ -178,7 +179,7 @@ def test_samples_are_what_the_metrics_say():
     right = said == str(asked.count("1") % 2) and not samples.truncated[g, n]
     assert samples.correct[g, n] == right
     assert samples.reward[g, n] == float(right)
-  logits = generation.completion_logits(
+  logits = completions.read_logits(
     model,
     params["policy"],
     samples.prompt,
