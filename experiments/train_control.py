@@ -72,12 +72,12 @@ def main(stack: contextlib.ExitStack) -> None:
   """Trains, evaluates, and writes the run directory, locked on the stack."""
   workdir = pathlib.Path(flags.FLAGS.workdir)
   with training_run.explained(workdir):
-    settings = command_line.read_settings(_CONFIG.value)
+    settings = command_line.read_settings(flags.FLAGS, _CONFIG.value)
     alone = not flags.FLAGS.distributed
     cpu_backend.divide_cores(
       training_run.num_learners(settings) if alone else 1
     )
-    stack.enter_context(command_line.job(settings))
+    stack.enter_context(command_line.job(flags.FLAGS, settings))
     environment, actor_critic, training, num_updates = control.build(settings)
     on_host = isinstance(environment, environments.HostEnvironment)
     if on_host and settings["policy_learning_rates"]:

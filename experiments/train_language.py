@@ -35,13 +35,13 @@ def main(stack: contextlib.ExitStack) -> None:
   workdir = pathlib.Path(flags.FLAGS.workdir)
   warm_dir = workdir / "warm_start"
   with training_run.explained(workdir):
-    settings = command_line.read_settings(_CONFIG.value)
+    settings = command_line.read_settings(flags.FLAGS, _CONFIG.value)
     alone = not flags.FLAGS.distributed
     prompts = math.gcd(settings["num_prompts"], settings["warm_start_prompts"])
     learners = training_run.num_learners(settings)
     shares = (learners, prompts) if alone else (1,)
     cpu_backend.divide_cores(*shares)
-    stack.enter_context(command_line.job(settings))
+    stack.enter_context(command_line.job(flags.FLAGS, settings))
     run = language.build(settings)
     # Raises before anything is written.
     training_run.make_mesh(settings, run.training)

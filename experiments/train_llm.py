@@ -34,12 +34,12 @@ def main(stack: contextlib.ExitStack) -> None:
   """Trains, evaluates, and writes the run directory, locked on the stack."""
   workdir = pathlib.Path(flags.FLAGS.workdir or "")
   with training_run.explained(workdir):
-    settings = command_line.read_settings(_CONFIG.value)
+    settings = command_line.read_settings(flags.FLAGS, _CONFIG.value)
     cpu_backend.keep_memory()
     if flags.FLAGS.distributed:  # A process for each core.
       cpu_backend.divide_cores(1)
     if not _DRY_RUN.value:
-      stack.enter_context(command_line.job(settings))
+      stack.enter_context(command_line.job(flags.FLAGS, settings))
     run = llm.build(settings)
     if _DRY_RUN.value:
       llm.check_placement(

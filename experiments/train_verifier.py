@@ -32,11 +32,11 @@ def main(stack: contextlib.ExitStack) -> None:
   """Trains, evaluates, and writes the run directory, locked on the stack."""
   workdir = pathlib.Path(flags.FLAGS.workdir)
   with training_run.explained(workdir):
-    settings = command_line.read_settings(_CONFIG.value)
+    settings = command_line.read_settings(flags.FLAGS, _CONFIG.value)
     cpu_backend.keep_memory()
     if flags.FLAGS.distributed:  # A process for each core.
       cpu_backend.divide_cores(1)
-    stack.enter_context(command_line.job(settings))
+    stack.enter_context(command_line.job(flags.FLAGS, settings))
     run = llm.build_verifier(settings)
     examinations = llm_training.open_run(
       stack, workdir, settings, run, flags.FLAGS.resume

@@ -7,6 +7,7 @@ check themselves when they are made.
 
 import dataclasses
 import math
+import numbers
 from collections.abc import Collection
 from typing import Any
 
@@ -62,7 +63,7 @@ def check_settings(options: Any) -> None:
       continue
     if field.metadata["choices"]:
       check_choice(field.name, value, field.metadata["choices"])
-    elif isinstance(value, int | float) and not isinstance(value, bool):
+    elif isinstance(value, numbers.Real) and not isinstance(value, bool):
       check_number(field.name, value, **field.metadata["bounds"])
 
 
@@ -82,7 +83,7 @@ def check_number(
   inside = at_least <= value <= at_most and above < value < below
   if not (math.isfinite(value) and inside):
     bounds = [
-      f"{sign} {bound:g}"
+      f"{sign} {bound:g}" if isinstance(bound, float) else f"{sign} {bound}"
       for sign, bound in (
         ("≥", at_least),
         (">", above),

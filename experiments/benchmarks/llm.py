@@ -118,10 +118,10 @@ def _step(num_prompts, num_samples, own, row, repeats) -> dict:
   optimizer = optimizers.make_optimizer(
     "adam", optax.constant_schedule(1e-6), 1.0
   )
-  task = language.make_training(setup, {"policy": optimizer})
+  training = language.make_training(setup, {"policy": optimizer})
   mesh = placement.make_mesh(1, num_prompts, jax.local_devices()[:1])
   given = {"policy": jax.tree.map(lambda leaf: leaf[None], own.params)}
-  state = program.initial_state(task, (0,), mesh, given)
+  state = program.initial_state(training, (0,), mesh, given)
   rng = np.random.default_rng(0)
   shape = (1, num_samples, num_prompts)
   prompt = rng.integers(0, own.config.vocab_size, (num_prompts, _PROMPT))
@@ -167,7 +167,7 @@ def _step(num_prompts, num_samples, own, row, repeats) -> dict:
   )
 
   def learn(state, samples):
-    step = functools.partial(program.learn_step, task)
+    step = functools.partial(program.learn_step, training)
     state, metrics = placement.each_seed(step)(state, state.actor, samples)
     return state, placement.gather_seeds(metrics, axis=0)
 

@@ -44,11 +44,11 @@ def build(settings: dict):
     environment, actor_critic, row, row.policy_loss(**policy_options), options
   )
   optimizer_steps = num_updates * options.num_epochs * options.num_minibatches
-  task = training.make_training(
+  own = training.make_training(
     setup,
     {
       part: settings_lib.make_optimizer(settings, part, optimizer_steps)
       for part in ("policy", "value")
     },
   )
-  return environment, actor_critic, task, num_updates
+  return environment, actor_critic, own, num_updates

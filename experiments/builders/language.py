@@ -21,6 +21,14 @@ from lco_jax.training import placement, program
 WARM_START = "sft"
 PAIRS = ("dpo", "rebel")
 ALGORITHMS = (*algorithms.ALGORITHMS, WARM_START, *PAIRS)
+# Settings of the library that only models of many tokens need.
+NOT_SET = (
+  "num_microbatches",
+  "chunk_tokens",
+  "agreement_beta_multiple",
+  "lora_rank",
+  "lora_alpha",
+)
 # Settings that parameters depend on.
 _NETWORK = (
   "num_layers",
@@ -121,7 +129,11 @@ def _by_pairs(
   if settings["max_kl"] is not None:
     raise ValueError(f"max_kl: {algorithm} has no KL that it could stop by")
   options = settings_lib.take(
-    settings, pairs.Options, group_size=2, chunk_tokens=0
+    settings,
+    pairs.Options,
+    without=("cross_entropy_coefficient",),
+    group_size=2,
+    chunk_tokens=0,
   )
   model = networks.make_language_model(config)
   training = pairs.make_training(
@@ -146,7 +158,9 @@ def _from_rewards(
   """A run on the rewards of what the policy samples."""
   policy_options = settings_lib.options(settings, algorithms.options_by_name())
   row = algorithms.ALGORITHMS[settings["algorithm"]]
-  options = settings_lib.take(settings, language.Options, chunk_tokens=0)
+  options = settings_lib.take(
+    settings, language.Options, without=NOT_SET, chunk_tokens=0
+  )
   model = networks.make_language_model(config)
   setup = language.Setup(
     model,

@@ -11,12 +11,30 @@ from typing import Any
 from jax.sharding import Mesh
 
 from experiments.common import settings as settings_lib
-from lco_jax import algorithms, networks, numerics, pretrained, tasks, types
+from lco_jax import (
+  algorithms,
+  checks,
+  networks,
+  numerics,
+  pretrained,
+  tasks,
+  types,
+)
 from lco_jax.language import generation, host_sampler, pairs
 from lco_jax.language import training as language
 from lco_jax.training import program
 
 REWARDS = ("exact", "score")
+# Settings of the library that need a value network, or small models.
+NOT_SET = (
+  "discount",
+  "gae_lambda",
+  "diagnostics",
+  "value_learning_rate",
+  "value_max_gradient_norm",
+)
+# Settings of earlier versions, whose runs cannot continue.
+_DELETED = ("between_coefficient", "between_begin", "between_end")
 # Parts of the parameters → those of a model.
 PolicyOf = Callable[[Mapping[str, types.Params]], types.Params]
 # Prompts whose length is looked at before a run begins.
@@ -73,7 +91,7 @@ def build(settings: Mapping) -> Run:
     host_sampler.make_sampler(
       settings["completion_length"], settings["max_visits"]
     ),
-    settings_lib.take(settings, language.Options),
+    settings_lib.take(settings, language.Options, without=NOT_SET),
     verifier_model=verifier_model,
     keeps_reference=False,
   )
@@ -116,7 +134,7 @@ def build_verifier(settings: Mapping) -> Run:
     ValueError: naming the setting, or the file, that is wrong.
   """
   algorithm = settings["algorithm"]
-  options = settings_lib.options(
+  settings_lib.options(  # Raises if one is set that it does not take.
     settings, {name: pairs.ALGORITHMS[name] for name in pairs.VERIFIERS}
   )
   common = _common(settings)
@@ -128,23 +146,22 @@ def build_verifier(settings: Mapping) -> Run:
       algorithm,
       settings_lib.make_optimizer(settings, "policy", num_steps),
       host_sampler.make_sampler(settings["completion_length"]),
-      pairs.Options(
-        **{
-          name: settings[name]
-          for name in (
-            "num_prompts",
-            "num_samples",
-            "num_epochs",
-            "chunk_tokens",
-          )
-        },
-        **options,
+      settings_lib.take(
+        settings,
+        pairs.Options,
+        without=("group_size", "num_minibatches", *_unset_options(settings)),
       ),
     ),
     given={"policy": common["pretrained"].params},
     completes=operator.itemgetter(pairs.source_of(algorithm)),
     learned=operator.itemgetter("policy"),
   )
+
+
+def _unset_options(settings: Mapping) -> list[str]:
+  """Options of the algorithms on pairs whose defaults hold."""
+  names = {name for own in pairs.ALGORITHMS.values() for name in own}
+  return [name for name in names if settings[name] is None]
 
 
 def _common(settings: Mapping) -> dict[str, Any]:
@@ -159,27 +176,22 @@ def _common(settings: Mapping) -> dict[str, Any]:
       "eval_samples",
       "eval_batch",
     ),
+    without=NOT_SET,
   )
+  for name in _DELETED:
+    if name in settings:
+      raise ValueError(f"{name}: this version has no such setting")
   if settings["policy_learning_rates"]:
     raise ValueError(
       "policy_learning_rates: pretrained models take one policy_learning_rate"
     )
-  if settings["reward"] not in REWARDS:
-    raise ValueError(
-      f"reward: unknown {settings['reward']!r}; known: {', '.join(REWARDS)}"
-    )
+  checks.check_choice("reward", settings["reward"], REWARDS)
   for name in ("scoring_seconds", "temperature"):
-    if not 0 < settings[name] < float("inf"):
-      raise ValueError(
-        f"{name} must be positive and finite, got {settings[name]}"
-      )
+    checks.check_number(name, settings[name], above=0.0)
   task = tasks.make_text_task(
     settings["task"],
     task_options(settings["task_options"]),
     settings["extraction"],
-  )
-  sampling = generation.Sampling(
-    settings["temperature"], settings["top_k"], settings["top_p"]
   )
   own = pretrained.load(settings["model"])
   asking = host_sampler.Asking(
@@ -189,7 +201,7 @@ def _common(settings: Mapping) -> dict[str, Any]:
     chat=settings["chat"],
     completion_length=settings["completion_length"],
     context_length=own.context_length,
-    sampling=sampling,
+    sampling=settings_lib.take(settings, generation.Sampling),
     exact=settings["reward"] == "exact",
   )
   config = own.config_with(

@@ -120,17 +120,17 @@ def define_distributed() -> None:
 
 
 @contextlib.contextmanager
-def job(settings: Mapping) -> Iterator[None]:
+def job(values: flags.FlagValues, settings: Mapping) -> Iterator[None]:
   """The job of several processes that the flags speak of, if they do.
 
   Args:
+    values: of the command line's flags.
     settings: of the run; must be the same in all processes.
 
   Raises:
     ValueError: if a flag is wrong, or no cluster is detected.
     ScriptError: if a process does not come.
   """
-  values = flags.FLAGS
   names = ("coordinator", "num_processes", "process_id")
   given = [name for name in names if getattr(values, name) is not None]
   if not values.distributed:
@@ -159,10 +159,13 @@ def job(settings: Mapping) -> Iterator[None]:
     raise ScriptError(error, FAILED) from error
 
 
-def read_settings(config: ml_collections.ConfigDict | None) -> dict:
+def read_settings(
+  values: flags.FlagValues, config: ml_collections.ConfigDict | None
+) -> dict:
   """The settings of the run: those of the flags, or of the run to resume.
 
   Args:
+    values: of the command line's flags.
     config: of --config; if it is given, the run directory is not read.
 
   Returns:
@@ -171,7 +174,6 @@ def read_settings(config: ml_collections.ConfigDict | None) -> dict:
   Raises:
     ValueError: if there are none.
   """
-  values = flags.FLAGS
   if values.resume_update is not None and not values.resume:
     raise ValueError("--resume_update needs --resume")
   if values.resume and values.workdir is None:

@@ -5,7 +5,7 @@ Settings are plain values, from `command_line.read_settings`.
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TypeVar
 
 import optax
@@ -50,7 +50,7 @@ class RunOptions:
     0.5, "the same of the value network", at_least=0.0
   )
   updates_per_chunk: int | None = setting(
-    None, "updates between looks at the clock; None chooses", at_least=1
+    None, "updates of a compiled chunk; None chooses", at_least=1
   )
   checkpoint_seconds: float = setting(
     30.0, "seconds between checkpoints", at_least=0.0
@@ -75,27 +75,36 @@ class RunOptions:
       raise ValueError("wandb_project takes a run at one policy_learning_rate")
 
 
-def check(settings: Mapping, counts: Sequence[str]) -> None:
+def check(
+  settings: Mapping, counts: Sequence[str], without: Collection[str] = ()
+) -> None:
   """Checks the settings of every run, and some that must be ≥ 1.
 
   Args:
     settings: of the run.
     counts: names of the latter.
+    without: those of every run that this one has not.
 
   Raises:
     ValueError: naming the setting that is out of range.
   """
-  take(settings, RunOptions)
+  take(settings, RunOptions, without)
   for name in counts:
     checks.check_number(name, settings[name], at_least=1)
 
 
-def take(settings: Mapping, options: type[_Options], **changes) -> _Options:
+def take(
+  settings: Mapping,
+  options: type[_Options],
+  without: Collection[str] = (),
+  **changes,
+) -> _Options:
   """Options of a class, from the settings of the same names.
 
   Args:
-    settings: of the run; one that is missing has the option's default.
+    settings: of the run.
     options: a dataclass whose fields are made by `checks.setting`.
+    without: fields that are no settings of the run and keep their defaults.
     **changes: fields that are not settings, or differ from them.
 
   Raises:
@@ -104,7 +113,7 @@ def take(settings: Mapping, options: type[_Options], **changes) -> _Options:
   found = {
     field.name: settings[field.name]
     for field in dataclasses.fields(options)
-    if field.name in settings
+    if field.name not in (*without, *changes)
   }
   return options(**(found | changes))
 

@@ -12,14 +12,6 @@ from experiments.common import settings
 from experiments.configs import defaults
 from lco_jax.language import generation, samplers, training
 
-# Settings of the library that only models of many tokens need.
-_OF_LARGE_MODELS = (
-  "num_microbatches",
-  "chunk_tokens",
-  "agreement_beta_multiple",
-  "lora_rank",
-  "lora_alpha",
-)
 # Default and tuned settings; docs/measurements.md has the sweeps.
 _DEFAULT = {
   "policy_learning_rate": 3e-4,
@@ -62,7 +54,7 @@ def get_config(task: str = "addition") -> ml_collections.ConfigDict:
   config.init_from = config_dict.placeholder(str)
 
   # Learning: see `Options` of lco_jax.language.training.
-  defaults.add_options(config, training.Options, without=_OF_LARGE_MODELS)
+  defaults.add_options(config, training.Options, without=build.NOT_SET)
   config.beta = config_dict.placeholder(float)  # Tuned, see below.
   if exact:
     config.num_prompts, config.num_samples = 128, 2

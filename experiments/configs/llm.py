@@ -7,6 +7,7 @@ for the algorithm's default.
 import ml_collections
 from ml_collections import config_dict
 
+from experiments.builders import llm as build
 from experiments.common import settings
 from experiments.configs import defaults
 from lco_jax import algorithms
@@ -14,8 +15,6 @@ from lco_jax.language import generation, training
 
 # For all algorithms alike; docs/measurements.md has the runs.
 _DEFAULT = {"policy_learning_rate": 1e-5, "beta": 1.0}
-# Settings of the library that need a value network, or small models.
-_OF_VALUES = ("discount", "gae_lambda", "diagnostics")
 # Options that make tasks easier than reasoning-gym's defaults.
 _TASK_OPTIONS = {
   "chain_sum": "min_terms=2,max_terms=2,min_digits=1,max_digits=1"
@@ -56,7 +55,7 @@ def make_common(task: str) -> ml_collections.ConfigDict:
   defaults.add_options(
     config,
     settings.RunOptions,
-    without=("value_learning_rate", "value_max_gradient_norm"),
+    without=build.NOT_SET,
   )
   config.num_seeds = 1
   config.optimizer_options = "b2=0.99"  # Runs are short.
@@ -101,7 +100,7 @@ def get_config(task: str = "chain_sum") -> ml_collections.ConfigDict:
   config.algorithm = "lco_mse"
   # Learning: see `Options` of lco_jax.language.training.
   defaults.add_options(
-    config, training.Options, without=(*_OF_VALUES, *config.keys())
+    config, training.Options, without=(*build.NOT_SET, *config.keys())
   )
   defaults.add_algorithm_options(config)
   config.max_visits = 1  # Maximal updates with the same unsolved prompt.

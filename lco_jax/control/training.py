@@ -11,7 +11,6 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 import optax
-from jax import Array
 
 from lco_jax import (
   advantages,
@@ -150,7 +149,6 @@ def prepare(
   setup: Setup,
   params: Mapping[str, types.Params],
   trajectory: data.Trajectory,
-  completed: Array,
 ) -> tuple[data.Batch, types.Metrics]:
   """Makes the batch that the objective reads from a rollout.
 
@@ -158,12 +156,10 @@ def prepare(
     setup: of the training.
     params: by part, of the policy that acted.
     trajectory: [T, N], this device's share.
-    completed: int32[], completed updates; not used.
 
   Returns:
     (Batch [T, N], metrics over all devices).
   """
-  del completed
   options, actions = setup.options, trajectory.action
   values, next_values = setup.actor_critic.value(
     params["value"],

@@ -138,8 +138,8 @@ def dense_tokens(batch: data.TokenBatch, old_logits: Array) -> DenseTokens:
     strict=True,
   ):
     advantage = jnp.where(places, value[..., None], advantage)
-  # β divides, also where nothing counts and rows of zeros were added.
-  beta = jnp.where(batch.mask, batch.beta, 1.0)
+  # β divides, also where there is no token and rows of zeros were added.
+  beta = jnp.where(batch.sampled, batch.beta, 1.0)
   return DenseTokens(
     action=batch.action,
     mask=batch.mask,
@@ -153,23 +153,28 @@ def dense_tokens(batch: data.TokenBatch, old_logits: Array) -> DenseTokens:
   )
 
 
-def make_objective(setup: Setup, num_samples: int) -> update.Objective:
+def make_objective(
+  setup: Setup, num_samples: int, on_policy: bool | None = None
+) -> update.Objective:
   """Builds the objective of a language model.
 
   Args:
     setup: of the training.
     num_samples: completions of each prompt in a batch [samples · prompts].
+    on_policy: whether the policy is the one that sampled, whose own logits are
+      the old ones; None for `setup.on_policy`.
 
   Returns:
     (params, TokenBatch [samples · prompts, ...], params before the epochs) →
     (losses of the parts "policy" and, with a value network, "value"; metrics).
   """
   model, chunk_tokens = setup.model, setup.chunk_tokens
+  on_policy = setup.on_policy if on_policy is None else on_policy
 
   def chunk_sums(head, old_head, hidden, batch):
     """Sums over some of the tokens: loss, (share, metrics)."""
     logits = model.head(head, hidden)
-    if setup.on_policy:
+    if on_policy:
       old_logits = jax.lax.stop_gradient(logits)
     else:
       old_logits = model.head(old_head, batch.old_hidden)
@@ -210,9 +215,7 @@ def make_objective(setup: Setup, num_samples: int) -> update.Objective:
     total, (count, metrics) = chunking.chunked_sum(
       chunk_sums,
       networks.select_head(policy),
-      None
-      if setup.on_policy
-      else networks.select_head(setup.policy_params(before)),
+      None if on_policy else networks.select_head(setup.policy_params(before)),
       hidden,
       batch,
       size,

@@ -213,7 +213,7 @@ def pair_losses(
   return numerics.average(loss, where), {
     "preference_accuracy": numerics.average(right, where),
     "preference_margin": numerics.average(first - second, where),
-    # Of all ordered pairs of a group: at most about a half.
+    # Of all ordered pairs of a group: at most (K − 1) / 2K.
     "paired": numerics.average(where.astype(jnp.float32)),
   }
 
@@ -233,10 +233,8 @@ def _prepare(
   chunk_tokens: int,
   params: Mapping[str, types.Params],
   samples: data.Samples,
-  completed: Array,
 ) -> tuple[Groups, types.Metrics]:
   """Groups samples [G, N]: Groups [T, N]."""
-  del completed
   size = options.size
 
   def group(leaf):  # [K · T, N, ...] → [T, N, K, ...]
@@ -253,9 +251,10 @@ def _prepare(
     reward=group(samples.reward),
     scored=group(~failed),
   )
+  some = sample_metrics.take_quarter((samples.hidden, samples.mask))
   entropy = reading.map_tokens(
     lambda hidden: losses.entropy(model.head(params[source], hidden)),
-    samples.hidden,
+    some[0],
     chunk_tokens,
   )
   shares = {
@@ -268,7 +267,7 @@ def _prepare(
     shares["scoring_failed"] = samples.failed
   return groups, numerics.across_devices(
     {k: numerics.average(v.astype(jnp.float32)) for k, v in shares.items()}
-    | {"entropy": numerics.average(entropy, samples.mask)}
+    | {"entropy": numerics.average(entropy, some[1])}
   )
 
 

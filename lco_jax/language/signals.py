@@ -108,8 +108,7 @@ def make_signal(
     chunk_tokens: tokens whose logits are held at a time; 0 for all.
 
   Raises:
-    ValueError: if a name is unknown, a number is out of range, or a model is
-      missing.
+    ValueError: if the name is unknown, or the value model missing.
   """
   checks.check_choice("advantage", name, NAMES)
   if name in FROM_REWARDS:
@@ -266,7 +265,6 @@ def exact_signal(
     known_advantage=jnp.stack([sampled, of_answer], axis=-1),
     rest_advantage=-value,
     value=value,
-    value_target=value,
   )
 
 

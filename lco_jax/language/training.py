@@ -95,12 +95,7 @@ def init_params(
   given, options = dict(given), setup.options
   policy_key, value_key = jax.random.split(key)
   own = given["policy"] if "policy" in given else setup.model.init(policy_key)
-  if options.lora_rank:
-    adapters = networks.init_adapters(key, own, options.lora_rank)
-    return given | {BASE: own, "policy": adapters}
   parts = {"policy": own}
-  if setup.keeps_reference or options.reference_coefficient:
-    parts["reference"] = own
   if setup.uses_value:
     value = setup.value_model.init(value_key)
     parts["value"] = networks.copy_body(value, own)
@@ -108,6 +103,11 @@ def init_params(
     parts["verifier"] = own
   if setup.advantage == "preference":
     parts["verifier_reference"] = own
+  if options.lora_rank:
+    adapters = networks.init_adapters(key, own, options.lora_rank)
+    return parts | given | {BASE: own, "policy": adapters}
+  if setup.keeps_reference or options.reference_coefficient:
+    parts["reference"] = own
   return parts | given
 
 
@@ -200,7 +200,6 @@ def prepare(
   setup: Setup,
   params: Mapping[str, types.Params],
   samples: data.Samples,
-  completed: Array,
 ) -> tuple[data.TokenBatch, types.Metrics]:
   """Makes the batch that the objective reads from samples.
 
@@ -208,12 +207,10 @@ def prepare(
     setup: of the training.
     params: by part, of the policy that sampled.
     samples: [G, N], this device's share.
-    completed: int32[], completed updates; not used.
 
   Returns:
     (TokenBatch [G, N], metrics over all devices).
   """
-  del completed
   options, algorithm = setup.options, setup.algorithm
   params = setup.model_params(params)
   signal = signals.make_signal(
@@ -354,7 +351,10 @@ def assess(
     # Parts of the batch may hold some samples of some prompts: each is read
     # with its own.
     metrics |= loss_geometry.measure_gradients(
-      objectives.make_objective(setup, num_samples=1), before, params, some
+      objectives.make_objective(setup, num_samples=1, on_policy=False),
+      before,
+      params,
+      some,
     )
   return metrics
 

@@ -51,13 +51,14 @@ def make_training(
 
   def objective(params, batch, before):
     parts, metrics = whole(params, batch, before)
-    return parts, {"entropy": metrics["entropy"]}  # There are no targets.
+    # There are no targets, of which the others speak.
+    return parts, {k: metrics[k] for k in ("entropy", "clip_fraction")}
 
   return program.Training(
     init_params=lambda key, given=(): {"policy": model.init(key)} | dict(given),
     init_actor=lambda keys: (),
     collect=functools.partial(_collect, task, model),
-    prepare=functools.partial(_prepare, model),
+    prepare=_prepare,
     update=update.make_update(objective, {"policy": optimizer}),
     assess=lambda before, params, batch: {},
     optimizers={"policy": optimizer},
@@ -102,14 +103,13 @@ def _collect(task, model, params, actor, keys):
   )
 
 
-def _prepare(model, params, samples, completed):
+def _prepare(params, samples):
   """Makes the batch in which every token of an answer has an advantage of 1."""
-  del completed
   ones = samples.mask.astype(jnp.float32)
   batch = training.make_batch(
     samples,
     signals.sampled_signal(samples, ones),
-    training.Counted(samples.mask, ones, samples.correct),
+    training.Counted(samples.mask, ones, jnp.zeros_like(samples.correct)),
     _ALGORITHM,
     samples.mask.shape[-1],
     beta=jnp.ones_like(ones),

@@ -95,8 +95,11 @@ def _tpu_pod() -> distributed.Job | None:
   except OSError:  # No such machine.
     return None
   # Machines by name, or name:id:address.
-  endpoints = _metadata("worker-network-endpoints").split(",")
-  pairs = re.findall(r"(\w+): *'?([^'\n]*)'?", _metadata("tpu-env"))
+  try:
+    endpoints = _metadata("worker-network-endpoints").split(",")
+    pairs = re.findall(r"(\w+): *'?([^'\n]*)'?", _metadata("tpu-env"))
+  except OSError as error:
+    raise ValueError(f"distributed: metadata of this TPU: {error}") from error
   values = {**dict(pairs), **os.environ}
   return _slices([own.split(":")[-1] for own in endpoints], worker, values.get)
 

@@ -43,9 +43,8 @@ class Training:
     init_actor: keys [N] → collector's state, without typed PRNG keys.
     collect: (params, collector's state, keys [N]) → (collector's state,
       rollout [T, N, ...]); None where the host collects.
-    prepare: (params, rollout, completed updates int32[]) → (batch [T, N, ...],
-      metrics over all devices).
-    update: (params, opt_state, minibatch) → (params, opt_state, metrics).
+    prepare: (params, rollout) → (batch [T, N, ...], metrics over all devices).
+    update: from `update.make_update`.
     assess: (params before the epochs, params, batch) → metrics over all
       devices, after the epochs.
     optimizers: {part: optax optimizer}, those that `update` applies. Parts of
@@ -69,9 +68,7 @@ class Training:
   init_params: Callable[..., dict[str, types.Params]]
   init_actor: Callable[[types.PRNGKey], Any]
   collect: Callable[[dict[str, types.Params], Any, types.PRNGKey], Any] | None
-  prepare: Callable[
-    [dict[str, types.Params], Any, Array], tuple[Any, types.Metrics]
-  ]
+  prepare: Callable[[dict[str, types.Params], Any], tuple[Any, types.Metrics]]
   update: update_lib.Update
   assess: Callable[
     [dict[str, types.Params], dict[str, types.Params], Any], types.Metrics
@@ -223,7 +220,7 @@ def learn(
   Returns:
     (parameters, optimizer states, what happened).
   """
-  batch, before = training.prepare(state.params, rollout, state.update)
+  batch, before = training.prepare(state.params, rollout)
   num_streams = jax.tree.leaves(rollout)[0].shape[1]
   _, shuffle_key = _update_keys(state)
   indices = update_lib.minibatch_indices(

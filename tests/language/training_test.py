@@ -241,7 +241,7 @@ def test_dropped_groups_ask_for_nothing():
     even = np.ptp(np.asarray(samples.reward), axis=0) == 0
     assert 0 < even.sum() < _PROMPTS
     prepare = jax.jit(placement.bind_device_axis(task.prepare))
-    batch, metrics = prepare(params, samples, 0)
+    batch, metrics = prepare(params, samples)
     counted = np.asarray(batch.mask).any(axis=(0, 2))
     np.testing.assert_array_equal(counted, ~even if dropped else counted | True)
     np.testing.assert_array_equal(batch.advantage[:, even], 0)
@@ -253,7 +253,7 @@ def test_vmpo_weighs_the_better_half():
   plain, weighted = _make("mdpo"), _make("vmpo", dual_bound=0.05)
   params, samples = _sampled(plain)
   (batch, _), (own, _) = (
-    jax.jit(placement.bind_device_axis(task.prepare))(params, samples, 0)
+    jax.jit(placement.bind_device_axis(task.prepare))(params, samples)
     for task in (plain, weighted)
   )
   mask = np.asarray(batch.mask)
@@ -361,7 +361,7 @@ def test_the_kl_from_the_reference_is_of_the_same_completions(num_samples):
     params, samples = _sampled(task)
     other = task.init_params(jax.random.key(2))["policy"]
     prepare = jax.jit(placement.bind_device_axis(task.prepare))
-    _, metrics = prepare(params | {"reference": other}, samples, 0)
+    _, metrics = prepare(params | {"reference": other}, samples)
     found.append(float(metrics["kl_reference"]))
   assert found[0] > 1e-3
   np.testing.assert_allclose(found[0], found[1], rtol=1e-5)
@@ -460,7 +460,7 @@ def test_beta_is_multiplied_where_it_is_told_to(monkeypatch):
 
   monkeypatch.setattr(signals, "make_signal", agreeing)
   prepare = functools.partial(training.prepare, setup)
-  found, _ = placement.bind_device_axis(prepare)(params, samples, jnp.int32(0))
+  found, _ = placement.bind_device_axis(prepare)(params, samples)
   expected = 2.0 * np.where(found.advantage > 0, 1.0, 3.0)
   expected *= np.where(agreed, 5.0, 1.0)
   np.testing.assert_allclose(found.beta, expected)

@@ -214,8 +214,8 @@ def _bad_logits(environment, bad):
 def _bad_advantages(environment, bad):
   task = _task(_endless(environment), "reinforce")
 
-  def prepare(params, trajectory, completed):
-    batch, metrics = task.prepare(params, trajectory, completed)
+  def prepare(params, trajectory):
+    batch, metrics = task.prepare(params, trajectory)
     wrong = _is_bad(trajectory.episode_length)
     return dataclasses.replace(
       batch, advantage=jnp.where(wrong, bad, batch.advantage)
