@@ -1,4 +1,4 @@
-"""What `experiments.benchmark language` measures."""
+"""The figures of `experiments.benchmark language`."""
 
 import functools
 import statistics

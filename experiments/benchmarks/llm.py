@@ -1,4 +1,4 @@
-"""What `experiments.benchmark llm` measures, case by case."""
+"""The cases of `experiments.benchmark llm`."""
 
 import functools
 import resource

@@ -1,4 +1,4 @@
-"""A control run from its settings: what the scripts share.
+"""A control run from its settings, shared by the scripts.
 
 Settings are plain values, from `command_line.read_settings`.
 """

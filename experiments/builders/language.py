@@ -1,4 +1,4 @@
-"""A language run from its settings: what the scripts share.
+"""A language run from its settings, shared by the scripts.
 
 Settings are plain values, from `command_line.read_settings`.
 """
@@ -42,10 +42,10 @@ _NETWORK = (
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-  """What a run consists of.
+  """The parts of a run.
 
   Attributes:
-    task: asks and verifies.
+    task: draws problems and verifies completions.
     model: the policy.
     training: of the policy.
     num_updates: of each seed.

@@ -1,4 +1,4 @@
-"""A run on a pretrained model from its settings: what the scripts share.
+"""A run on a pretrained model from its settings, shared by the scripts.
 
 Settings are plain values, from `command_line.read_settings`.
 """
@@ -37,24 +37,24 @@ NOT_SET = (
 _DELETED = ("between_coefficient", "between_begin", "between_end")
 # Parts of the parameters → those of a model.
 PolicyOf = Callable[[Mapping[str, types.Params]], types.Params]
-# Prompts whose length is looked at before a run begins.
-PROMPTS_LOOKED_AT = 32
+# Prompts whose length is checked before a run begins.
+NUM_CHECKED_PROMPTS = 32
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-  """What a run consists of.
+  """The parts of a run.
 
   Attributes:
-    pretrained: what it begins with.
+    pretrained: the model that training begins with.
     model_config: of the policy's network.
     model: the policy's network.
-    asking: how the model is asked.
+    asking: turns problems into prompts.
     training: of the policy.
     num_updates: of each seed.
     given: {part: parameters} that training begins with, on the host.
     completes: parts of the parameters → those of the model that completes.
-    learned: parts → what training came to, as the model's parameters.
+    learned: parts → the trained parameters, as the model takes them.
   """
 
   pretrained: pretrained.Pretrained
@@ -165,7 +165,7 @@ def _unset_options(settings: Mapping) -> list[str]:
 
 
 def _common(settings: Mapping) -> dict[str, Any]:
-  """What every run consists of, as keyword arguments of Run."""
+  """The parts that every run has, as keyword arguments of Run."""
   settings_lib.check(
     settings,
     (
@@ -228,7 +228,7 @@ def _within(
   asking = dataclasses.replace(
     asking, context_length=min(asking.context_length, context_length)
   )
-  for number in range(PROMPTS_LOOKED_AT):
+  for number in range(NUM_CHECKED_PROMPTS):
     asking.prompt(asking.task.problem("train", number)["question"])
   return asking
 
@@ -238,7 +238,7 @@ def _verifier(
   row: algorithms.Algorithm,
   own: pretrained.Pretrained,
 ) -> tuple[networks.LanguageModel | None, dict[str, types.Params], int]:
-  """What a verifier's advantages ask.
+  """The verifiers of an advantage signal.
 
   Returns:
     Its model, its parts of the parameters, and the tokens of the longest text

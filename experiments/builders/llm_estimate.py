@@ -1,4 +1,4 @@
-"""What a run on a pretrained model would take, before it begins."""
+"""Memory and cost of a run on a pretrained model, before it begins."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -20,7 +20,7 @@ _PROCESS = 450 * 2**20
 
 
 def estimate(settings: Mapping, run: llm.Run) -> str:
-  """Batch arithmetic, parameters, memory, and what does nothing: a page.
+  """Estimates memory and cost, and lists settings without effect.
 
   Args:
     settings: of the run.
@@ -37,7 +37,7 @@ def estimate(settings: Mapping, run: llm.Run) -> str:
   length = text_completion.bucket_length(
     max(
       len(run.asking.prompt(run.asking.task.problem("train", n)["question"]))
-      for n in range(llm.PROMPTS_LOOKED_AT)
+      for n in range(llm.NUM_CHECKED_PROMPTS)
     )
   )
   answer = settings["completion_length"]
@@ -187,7 +187,7 @@ def _memory(
 
 
 def inactive(settings: Mapping) -> list[str]:
-  """What of the settings does nothing, and why."""
+  """Settings without effect, and why."""
   algorithm = settings["algorithm"]
   row = algorithms.ALGORITHMS[algorithm]
   one_step = settings["num_epochs"] * settings["num_minibatches"] == 1

@@ -1,4 +1,4 @@
-"""What the scripts share: flags in, one clear line out when they are wrong."""
+"""Flags of the scripts, and one clear line when they are wrong."""
 
 import contextlib
 import hashlib

@@ -114,7 +114,7 @@ def make_scorer(run: llm.Run, settings: Mapping) -> scoring.Scorer:
 def policies(
   cell: training_run.Cell, run: llm.Run, result: runner.Result
 ) -> list[types.Params]:
-  """What each seed of a cell has learned, as the model's parameters."""
+  """The trained policy of each seed of a cell, as the model's parameters."""
   whole = jax.tree.map(lambda leaf: leaf[cell.learners], result.params)
   return [
     run.learned(jax.tree.map(lambda leaf, seed=seed: leaf[seed], whole))
@@ -123,7 +123,7 @@ def policies(
 
 
 def described(settings: Mapping, result: runner.Result) -> dict:
-  """What every summary begins with: what was run, and what it took."""
+  """The first part of every summary: the run and its cost."""
   return {
     "task": settings["task"],
     "algorithm": settings["algorithm"],

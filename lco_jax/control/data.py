@@ -13,7 +13,7 @@ from lco_jax import types
 
 @types.pytree_dataclass
 class Trajectory:
-  """What a rollout saw, time-major.
+  """A rollout, time-major.
 
   Attributes:
     observation: float[T, N, O].
@@ -40,7 +40,7 @@ class Trajectory:
 
 @types.pytree_dataclass
 class ActorState:
-  """What a collector carries from rollout to rollout.
+  """The state of a collector between rollouts.
 
   Attributes:
     environment_state: pytree with leading axis N.
@@ -57,7 +57,7 @@ class ActorState:
 
 @types.pytree_dataclass
 class Batch:
-  """What an objective needs of each step; constant during the epochs.
+  """The data of steps that an objective reads; constant during the epochs.
 
   Attributes:
     observation: float[..., O].

@@ -25,7 +25,7 @@ from lco_jax import (
 )
 from lco_jax.algorithms import policy_losses
 from lco_jax.checks import setting
-from lco_jax.control import data, objectives, rollout
+from lco_jax.control import data, rollout
 from lco_jax.training import loss_geometry, program, update
 from lco_jax.training import options as options_lib
 
@@ -134,15 +134,34 @@ def make_training(
 
 
 def make_objective(setup: Setup) -> update.Objective:
-  """Builds the objective of a training."""
-  return objectives.make_objective(
-    setup.actor_critic.policy,
-    setup.actor_critic.value,
-    setup.policy_loss,
-    setup.options.entropy_coefficient,
-    setup.options.value_clip,
-    measures_kl=setup.options.max_kl is not None,
-  )
+  """Builds the objective of an actor-critic.
+
+  Returns:
+    (params, Batch, not used) → (losses of the parts "policy", the entropy bonus
+    included, and "value"; metrics).
+  """
+  options, actor_critic = setup.options, setup.actor_critic
+
+  def objective(params, batch, before=None):
+    del before
+    logits = actor_critic.policy(params["policy"], batch.observation)
+    loss, metrics = setup.policy_loss(logits, batch)
+    loss = loss - options.entropy_coefficient * losses.entropy(logits)
+    values = actor_critic.value(params["value"], batch.observation)
+    if options.value_clip is None:
+      value_loss = losses.squared_value_loss(values, batch.value_target)
+    else:
+      value_loss = losses.clipped_value_loss(
+        values, batch.old_value, batch.value_target, options.value_clip
+      )
+    if options.max_kl is not None:
+      metrics[update.KL] = losses.kl_divergence(batch.old_logits, logits)
+    return {
+      "policy": numerics.average(loss),
+      "value": numerics.average(value_loss),
+    }, {name: numerics.average(values) for name, values in metrics.items()}
+
+  return objective
 
 
 def prepare(

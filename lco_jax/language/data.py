@@ -48,7 +48,7 @@ class Samples:
 
 @types.pytree_dataclass
 class TokenBatch:
-  """What an objective needs of each completion; constant during the epochs.
+  """The data of completions that an objective reads; constant in the epochs.
 
   Nothing here has the size of the vocabulary: the objective makes logits from
   hidden states, and advantages of all tokens from those of K known ones and one

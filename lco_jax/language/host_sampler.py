@@ -27,7 +27,7 @@ from lco_jax.language import (
 )
 from lco_jax.training import placement, program
 
-# Times that a problem is drawn again because it leaves no room for an answer.
+# Replacements of a problem that leaves no room for an answer.
 _REDRAWS = 100
 # Completions are cut off behind the longest: at 8, 12, 16, 24, ... tokens.
 _SHORTEST = 8
@@ -35,18 +35,17 @@ _SHORTEST = 8
 
 @dataclasses.dataclass(frozen=True)
 class Asking:
-  """How a model is asked.
+  """Turns a task's problems into prompts, and scores into rewards.
 
   Attributes:
-    task: what is asked.
+    task: gives problems and scores completions.
     tokenizer: the model's.
     instruction: text after every question; may be empty.
     chat: whether the question is a user's message of a chat.
     completion_length: C, tokens of an answer at most.
     context_length: tokens of a prompt and its answer, at most.
     sampling: the distribution that answers are sampled from.
-    exact: whether a reward is 1 for a solution and 0 otherwise, rather than
-      what the task's verifier gives.
+    exact: whether rewards are 1 for a solution and 0 otherwise, and not scores.
   """
 
   task: tasks.TextTask
@@ -77,22 +76,21 @@ class Asking:
     return tokens
 
   def reward(self, value: np.ndarray) -> np.ndarray:
-    """What scores in [0, 1] earn."""
+    """Rewards of scores in [0, 1]."""
     return np.where(value >= 1, 1.0, 0.0) if self.exact else value
 
   def draw(
     self, seed: int, stream: int, update: int
   ) -> tuple[dict[str, Any], list[int]]:
-    """The problem that a stream of a seed draws in an update, and its prompt.
+    """Draws the problem of a stream of a seed in an update, and its prompt.
 
-    One that leaves no room for an answer is drawn again: where such are rare, a
-    run should not end with the first.
+    A problem that leaves no room for an answer is replaced: a rare long problem
+    should not end a run.
 
     Raises:
-      ValueError: if all that are drawn are so.
+      ValueError: if no replacement fits.
     """
     for again in range(1 + _REDRAWS):
-      # The first draw is as it was before there were others.
       more = [again] if again else []
       place = [int(seed), int(stream), int(update)]
       words = np.random.SeedSequence([*place, *more])
@@ -107,12 +105,12 @@ class Asking:
 
 @dataclasses.dataclass(frozen=True)
 class Example:
-  """A completion, to be looked at.
+  """A completion to show.
 
   Attributes:
     question: the problem's.
     completion: text.
-    reward: what it earned.
+    reward: its reward.
   """
 
   question: str
@@ -144,7 +142,7 @@ def make_sampler(
 
 
 class TextCollector:
-  """Draws problems, has them completed, and scores the completions.
+  """Draws problems, completes them on devices, and scores the completions.
 
   S and N are the seeds and streams of this process, G the samples of a prompt.
   """
@@ -253,7 +251,7 @@ class TextCollector:
     return problems[self._own], asked
 
   def _complete(self, state: types.LearnerState, asked: Any):
-    """Completions of all prompts, cut off behind the longest."""
+    """Completes all prompts, without slots behind the longest completion."""
     length = asked[0].shape[-1]
     if length not in self._programs:
       self._programs[length] = placement.compile(
@@ -276,7 +274,7 @@ class TextCollector:
     return samples, placement.gather_seeds(longest, axis=0)
 
   def _cut(self, samples: data.Samples, longest: int) -> data.Samples:
-    """Leaves out slots of tokens that no completion came to."""
+    """Drops the slots behind the longest completion."""
     length = text_completion.bucket_length(longest, _SHORTEST)
     if length >= self._asking.completion_length:
       return samples

@@ -1,8 +1,8 @@
 """Samplers: where a language policy's prompts and rewards come from.
 
-A sampler gives a Training its Samples. This one draws problems of a task,
-completes and verifies them inside the compiled program; `host_sampler` has the
-one whose host draws and scores texts.
+A sampler gives a Training its Samples. The sampler built here draws problems of
+a task, completes and verifies them inside the compiled program. In
+`host_sampler` the host draws problems and scores texts.
 """
 
 import dataclasses

@@ -59,7 +59,7 @@ class Run:
 
   @property
   def algorithm(self) -> str:
-    """What it was trained by."""
+    """The algorithm that trained it."""
     return self.settings["algorithm"]
 
 

@@ -25,7 +25,7 @@ class StoppedError(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class Start:
-  """Where a run begins, or goes on; from `begin` or `resume`.
+  """The start of a run, new or resumed; from `begin` or `resume`.
 
   Attributes:
     seeds: one run each, side by side; the same one again for another rate.
@@ -46,7 +46,7 @@ class Start:
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-  """What a finished run leaves.
+  """The result of a finished run.
 
   Attributes:
     params: {part: parameters [seeds, ...]}, on the host.
@@ -75,7 +75,7 @@ class Saver:
     checkpoints: checkpointing.Checkpoints | None = None,
     every_seconds: float = 30.0,
   ):
-    """Takes the place of states, None for nowhere, and the time between."""
+    """Saves to checkpoints, None for nowhere, at most so often."""
     self._checkpoints, self._every_seconds = checkpoints, every_seconds
     self.start_clock(0.0)
 
@@ -149,7 +149,7 @@ def resume(
   # Only the first process need see the checkpoints.
   if jax.process_index() == 0 and (update is not None or checkpoints.steps()):
     done, state, notes = checkpoints.restore(state, update)
-    checkpoints.remove_after(done)  # Of a course that is not taken again.
+    checkpoints.remove_after(done)  # They belong to a course that ends here.
     seconds = notes["train_seconds"]
   # Not that of the state: a learner may have stayed behind, see `run`.
   done, state = placement.from_first_process((np.asarray(done), state))
@@ -266,7 +266,7 @@ def load_fault(
 
 
 class _Chunk(NamedTuple):
-  """What comes of a chunk.
+  """The outcome of a chunk.
 
   Attributes:
     metrics: {name: float[updates, seeds]}, on the host.

@@ -106,7 +106,7 @@ class Training:
 
 
 class Record(NamedTuple):
-  """What one update of one seed went through, in order, on one device.
+  """The course of one update of one seed on one device, in order.
 
   Attributes:
     rollout: this device's share, [T, N, ...].
@@ -171,7 +171,7 @@ def collection_keys(
 def learn_step(
   training: Training, state: types.LearnerState, actor: Any, rollout: Any
 ) -> tuple[types.LearnerState, types.Metrics]:
-  """What `train_step` does with a rollout once it is collected.
+  """Learns from a rollout, as the second part of `train_step`.
 
   Args:
     training: what to train.

@@ -1,10 +1,12 @@
+import types
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from lco_jax import algorithms, losses, numerics, targets
-from lco_jax.control import data, objectives
+from lco_jax.control import data, training
 from lco_jax.training import update
 
 
@@ -136,13 +138,19 @@ def test_clipped_lco_stalls_where_ppo_does(algorithm):
 
 def test_objective_adds_entropy_bonus_and_keeps_parts_apart():
   params = {"policy": _logits(), "value": jnp.zeros(6)}
-  policy = lambda p, observation: p
-  value = lambda p, observation: p
-  reinforce = algorithms.make_policy_loss("reinforce")
+  same = types.SimpleNamespace(
+    policy=lambda p, observation: p, value=lambda p, observation: p
+  )
+  row = algorithms.ALGORITHMS["reinforce"]
+
+  def evaluate(**options):
+    setup = training.Setup(
+      None, same, row, row.policy_loss(), training.Options(**options)
+    )
+    return training.make_objective(setup)(params, _batch())
 
   def parts(**options):
-    objective = objectives.make_objective(policy, value, reinforce, **options)
-    return objective(params, _batch())[0]
+    return evaluate(**options)[0]
 
   plain, bonus = parts(), parts(entropy_coefficient=0.5)
   np.testing.assert_allclose(
@@ -151,11 +159,8 @@ def test_objective_adds_entropy_bonus_and_keeps_parts_apart():
     rtol=1e-4,
   )
   batch = _batch()
-  objective = objectives.make_objective(
-    policy, value, reinforce, measures_kl=True
-  )
   np.testing.assert_allclose(
-    objective(params, batch)[1][update.KL].mean,
+    evaluate(max_kl=1.0)[1][update.KL].mean,
     losses.kl_divergence(batch.old_logits, _logits()).mean(),
     rtol=1e-5,
   )
@@ -199,4 +204,4 @@ def test_wrong_objective_numbers_are_named():
     {"value_clip": float("nan")},
   ):
     with pytest.raises(ValueError, match=next(iter(options))):
-      objectives.make_objective(None, None, None, **options)
+      training.Options(**options)

@@ -513,3 +513,21 @@ def test_chunks_of_logits_change_nothing():
     found.append((state.params["policy"], metrics))
   for a, b in zip(*map(jax.tree.leaves, found), strict=True):
     np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-4)
+
+
+def test_diagnostics_are_of_the_old_policys_targets():
+  """Also after the only step on a batch, where the policy is no longer it."""
+  found = []
+  for num_epochs in (1, 2):
+    setup = _setup(diagnostics=True, num_epochs=num_epochs, num_minibatches=1)
+    made = training.make_training(setup, {"policy": _chain(1e-3)})
+    before = made.init_params(jax.random.key(0))
+    after = before | {"policy": made.init_params(jax.random.key(2))["policy"]}
+    keys = jax.random.split(jax.random.key(1), _PROMPTS)
+    _, samples = jax.jit(lambda p, k, m=made: m.collect(p, (), k))(before, keys)
+    batch, _ = placement.bind_device_axis(made.prepare)(before, samples)
+    assess = jax.jit(placement.bind_device_axis(made.assess))
+    found.append(assess(before, after, batch))
+  for name in found[0]:
+    np.testing.assert_allclose(found[0][name], found[1][name], rtol=1e-4)
+  assert found[0]["gradient_signal_to_noise"] > 0
