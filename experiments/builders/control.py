@@ -9,16 +9,10 @@ from lco_jax.control import training
 
 
 def build(settings: dict):
-  """Builds the environment, its networks, the training and its length.
-
-  Args:
-    settings: plain values, from `command_line.read_settings`.
+  """Builds a run; a ValueError names the setting that is wrong.
 
   Returns:
     (Environment, ActorCritic, Training, number of updates).
-
-  Raises:
-    ValueError: naming the setting that is wrong.
   """
   policy_options = settings_lib.options(
     settings, algorithms.options_by_name(algorithms.CONTROL)

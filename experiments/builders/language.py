@@ -58,14 +58,7 @@ class Run:
 
 
 def build(settings: Mapping) -> Run:
-  """Builds a run.
-
-  Args:
-    settings: plain values, from `command_line.read_settings`.
-
-  Raises:
-    ValueError: naming the setting that is wrong.
-  """
+  """Builds a run; a ValueError names the setting that is wrong."""
   algorithm = settings["algorithm"]
   checks.check_choice("algorithm", algorithm, ALGORITHMS)
   settings_lib.check(

@@ -69,14 +69,7 @@ class Run:
 
 
 def build(settings: Mapping) -> Run:
-  """Builds the training of a policy.
-
-  Args:
-    settings: plain values, from `command_line.read_settings`.
-
-  Raises:
-    ValueError: naming the setting, or the file, that is wrong.
-  """
+  """Builds the training of a policy; errors name the setting or the file."""
   policy_options = settings_lib.options(settings, algorithms.options_by_name())
   row = algorithms.ALGORITHMS[settings["algorithm"]]
   common = _common(settings)
@@ -125,14 +118,7 @@ def check_placement(settings: Mapping, mesh: Mesh) -> None:
 
 
 def build_verifier(settings: Mapping) -> Run:
-  """Builds the training of a verifier.
-
-  Args:
-    settings: plain values, from `command_line.read_settings`.
-
-  Raises:
-    ValueError: naming the setting, or the file, that is wrong.
-  """
+  """Builds the training of a verifier; errors name the setting or the file."""
   algorithm = settings["algorithm"]
   settings_lib.options(  # Raises if one is set that it does not take.
     settings, {name: pairs.ALGORITHMS[name] for name in pairs.VERIFIERS}

@@ -98,7 +98,16 @@ def open_run(
   """
   llm.check_placement(settings, training_run.make_mesh(settings, run.training))
   examinations = [
-    make_examination(run, settings, split) for split in ("validation", "test")
+    text_evaluation.make_examination(
+      run.asking,
+      run.model,
+      split,
+      num_problems=settings["eval_problems"],
+      num_samples=settings["eval_samples"],
+      batch_size=settings["eval_batch"],
+      seed=settings["seed"],
+    )
+    for split in ("validation", "test")
   ]
   training_run.open_directory(stack, workdir, settings, resume)
   return examinations
@@ -192,27 +201,3 @@ class CompletionLog(contextlib.AbstractContextManager):
 
   def __exit__(self, *_):
     self._file.close()
-
-
-def make_examination(
-  run: llm.Run, settings: Mapping, split: str
-) -> text_evaluation.Examination:
-  """Draws the problems of a split.
-
-  Args:
-    run: whose task and model it is.
-    settings: of the run.
-    split: a key of `tasks.SPLITS`.
-
-  Raises:
-    ValueError: if a problem leaves no room for an answer.
-  """
-  return text_evaluation.make_examination(
-    run.asking,
-    run.model,
-    split,
-    num_problems=settings["eval_problems"],
-    num_samples=settings["eval_samples"],
-    batch_size=settings["eval_batch"],
-    seed=settings["seed"],
-  )

@@ -108,15 +108,7 @@ def compile(
 
 
 def gather_seeds(tree: Any, axis: int) -> Any:
-  """Gathers the results of all seeds on all devices, in a compiled function.
-
-  Args:
-    tree: arrays with the seeds of this device at `axis`.
-    axis: of the seeds.
-
-  Returns:
-    The arrays with all seeds at `axis`, placed EVERYWHERE.
-  """
+  """Gathers arrays of all seeds, at `axis`, on all devices of a program."""
   return jax.lax.all_gather(tree, SEED_AXIS, axis=axis, tiled=True)
 
 
@@ -124,12 +116,6 @@ def each_seed(function: Callable) -> Callable:
   """`jax.vmap` over the seeds of a device, cheaper where there is only one.
 
   An axis of size one is not free: to move it, XLA copies a whole model.
-
-  Args:
-    function: of pytrees of one seed.
-
-  Returns:
-    The function of pytrees [seeds, ...].
   """
 
   def mapped(*trees):
@@ -142,13 +128,9 @@ def each_seed(function: Callable) -> Callable:
 
 
 def bind_device_axis(function: Callable) -> Callable:
-  """Binds DEVICE_AXIS with size 1: one device's share is all there is.
+  """Runs a function of one device's share as if there were no other device.
 
-  Args:
-    function: of pytrees, written to run under an axis DEVICE_AXIS.
-
-  Returns:
-    The function of the same pytrees, which needs no such axis around it.
+  It binds DEVICE_AXIS, with size 1.
   """
 
   def run(*args):
@@ -162,10 +144,7 @@ def bind_device_axis(function: Callable) -> Callable:
 def to_devices(tree: Any, mesh: Mesh, specs: Any) -> Any:
   """Puts NumPy arrays that all processes have whole on devices.
 
-  Args:
-    tree: NumPy arrays.
-    mesh: the devices.
-    specs: a spec, or pytree of specs, that says where each goes.
+  `specs` is a spec, or a pytree of specs, that says where each goes.
   """
   return jax.tree.map(
     lambda leaf, sharding: jax.make_array_from_callback(
@@ -190,13 +169,8 @@ def to_host(tree: Any) -> Any:
 def put_local(tree: Any, mesh: Mesh, spec: P) -> Any:
   """Puts on this process' devices their block of arrays.
 
-  Args:
-    tree: NumPy arrays, as `read_local` returns them.
-    mesh: the devices.
-    spec: says where the whole arrays go.
-
-  Returns:
-    The whole arrays, of what all processes put.
+  Takes NumPy arrays as `read_local` returns them, and returns the whole arrays
+  of all processes, which go where `spec` says.
   """
   sharding = NamedSharding(mesh, spec)
   return jax.tree.map(
