@@ -271,9 +271,7 @@ def test_vmpo_takes_weights_in_place_of_advantages():
     keys = jax.random.split(jax.random.key(1), task.num_streams)
     _, trajectory = task.collect(params, task.init_actor(keys), keys)
     batches.append(
-      placement.bind_device_axis(task.prepare)(
-        params, trajectory, jnp.int32(0)
-      )[0]
+      placement.bind_device_axis(task.prepare)(params, trajectory)[0]
     )
   plain, weighted = batches
   expected = losses.vmpo_weights(plain.advantage, 0.05)

@@ -438,7 +438,7 @@ def test_generate_by_chat(model_path, tmp_path):
     (['{"text": "\\ud800 a"}'], "--batch_size=2", "line 1"),
     (['{"text": "a"}'], "--max_new_tokens=128", "--max_new_tokens 128"),
     (['{"text": "a"}'], "--temperature=-1", "temperature"),
-    (['{"text": "a"}'], "--num_samples=2", "--num_samples: there are no"),
+    (['{"text": "a"}'], "--num_samples=2", "--num_samples needs --temperature"),
     (['{"text": "a"}'], "--out=/none/x", "--out /none/x"),
     (['{"text": "a"}'], "--out=.", "--out .: is a folder"),
     (['{"text": "a"}'], "--model=none", "none: no such model"),

@@ -82,7 +82,7 @@ def test_the_loss_against_a_loop():
   _, samples = jax.jit(lambda p, k: task.collect(p, (), k))(params, keys)
   assert samples.reward.shape == (8, 32)
   batch, metrics = jax.jit(placement.bind_device_axis(task.prepare))(
-    params, samples, 0
+    params, samples
   )
   assert batch.reward.shape == (4, 32, 2)
   np.testing.assert_array_equal(
@@ -121,9 +121,7 @@ def test_minibatches_are_read_with_their_prompts():
   other = jax.jit(model.init)(jax.random.key(5))
   keys = jax.random.split(jax.random.key(1), 4)
   _, samples = jax.jit(lambda p, k: task.collect(p, (), k))(params, keys)
-  batch, _ = jax.jit(placement.bind_device_axis(task.prepare))(
-    params, samples, 0
-  )
+  batch, _ = jax.jit(placement.bind_device_axis(task.prepare))(params, samples)
   times = np.array([[3, 0, 1, 2], [1, 2, 3, 0]])  # Of each prompt, others.
   rows = update.take_steps(batch, jnp.asarray(times))
   opt_state = {"policy": task.optimizers["policy"].init(other)}

@@ -484,9 +484,7 @@ def test_a_quarter_of_completions_is_assessed(shape, used):
   params = made.init_params(jax.random.key(0))
   keys = jax.random.split(jax.random.key(1), num_prompts)
   _, samples = jax.jit(lambda p, k: made.collect(p, (), k))(params, keys)
-  batch, _ = placement.bind_device_axis(made.prepare)(
-    params, samples, jnp.int32(0)
-  )
+  batch, _ = placement.bind_device_axis(made.prepare)(params, samples)
 
   def kl(unknown):
     """With old states that are not known of the completions [G, N]."""
