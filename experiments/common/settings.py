@@ -172,7 +172,7 @@ def parse_options(text: str) -> dict[str, float]:
 
 
 def options(settings: Mapping, taken: Mapping[str, Sequence[str]]) -> dict:
-  """Those options of algorithms that are set.
+  """Collects the options of algorithms that are set.
 
   Args:
     settings: of the run; an option of some algorithm may be None, not set.

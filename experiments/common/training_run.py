@@ -214,7 +214,7 @@ def train(
         writers,
         collector=collector,
         saver=runner.Saver(saved, settings["checkpoint_seconds"]),
-        # What nothing reads is not written; it may be gigabytes.
+        # A fault may take gigabytes: it is saved only if it can be replayed.
         faults=fault_checkpoints(workdir, settings)
         if can_replay(settings)
         else None,

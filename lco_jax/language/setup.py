@@ -152,9 +152,9 @@ class Setup:
 
   @property
   def on_policy(self) -> bool:
-    """Whether every step is on samples of the policy itself.
+    """Whether each batch gets one step, at the policy that sampled it.
 
-    So is the only step on a batch: the policy's own logits are the old ones.
+    The policy's own logits are then the behaviour policy's.
     """
     return self.options.num_epochs * self.options.num_minibatches == 1
 
