@@ -11,6 +11,8 @@ import numbers
 from collections.abc import Collection
 from typing import Any
 
+import numpy as np
+
 
 def setting(
   default: Any,
@@ -106,3 +108,22 @@ def check_choice(name: str, value: str, choices: Collection[str]) -> None:
   """
   if value not in choices:
     raise ValueError(f"{name}: unknown {value!r}; known: {', '.join(choices)}")
+
+
+def check_beta(beta: Any) -> None:
+  """Checks a KL strength that the host knows; traced ones pass.
+
+  Args:
+    beta: a number, or an array of NumPy or jax.
+
+  Raises:
+    ValueError: if a Python or NumPy `beta` is not positive and finite.
+  """
+  if isinstance(beta, numbers.Real):
+    valid = math.isfinite(beta) and beta > 0
+  elif isinstance(beta, np.ndarray):
+    valid = bool(np.all(np.isfinite(beta) & (beta > 0)))
+  else:
+    return  # Traced and device arrays cannot be checked here.
+  if not valid:
+    raise ValueError(f"beta must be positive and finite, got {beta}")

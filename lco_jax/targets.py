@@ -16,28 +16,12 @@ if shapes or dtypes do not match.
 Source: arXiv:2603.00963.
 """
 
-import math
-import numbers
-
 import chex
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 
-from lco_jax import numerics
-
-
-def _check_beta(beta: Array | float) -> None:
-  """Raises ValueError unless a host-side β is positive and finite."""
-  if isinstance(beta, numbers.Real):
-    valid = math.isfinite(beta) and beta > 0
-  elif isinstance(beta, np.ndarray):
-    valid = bool(np.all(np.isfinite(beta) & (beta > 0)))
-  else:
-    return  # Traced and device arrays cannot be checked here.
-  if not valid:
-    raise ValueError(f"beta must be positive and finite, got {beta}")
+from lco_jax import checks, numerics
 
 
 def optimal_logits(
@@ -59,7 +43,7 @@ def optimal_logits(
 
   Source: arXiv:2603.00963, closed-form optimal policy.
   """
-  _check_beta(beta)
+  checks.check_beta(beta)
   old_logits, advantages = numerics.float_arrays(old_logits, advantages)
   chex.assert_equal_shape([old_logits, advantages])
   beta = jnp.asarray(beta, old_logits.dtype)
@@ -112,8 +96,8 @@ def sign_dependent_beta(
   Raises:
     ValueError: if either number is not positive and finite.
   """
-  _check_beta(beta)
-  _check_beta(beta * nonpositive_multiple)
+  checks.check_beta(beta)
+  checks.check_beta(beta * nonpositive_multiple)
   (advantage,) = numerics.float_arrays(advantage)
   low = jnp.asarray(beta * nonpositive_multiple, advantage.dtype)
   return jnp.where(advantage > 0, beta, low)[..., None]

@@ -3,6 +3,17 @@
 All raise AssertionError at trace time if shapes or dtypes do not match.
 """
 
+from lco_jax.losses.fisher import (
+  lco_fisher_dense_loss,
+  lco_fisher_loss,
+  lco_proximal_kl_dense_loss,
+  lco_proximal_kl_loss,
+  lco_residual_lch_dense_loss,
+  lco_residual_lch_loss,
+  lco_residual_mse_loss,
+  lco_weighted_loss,
+  lco_weights,
+)
 from lco_jax.losses.lco import (
   centred_logits,
   importance_weight,
@@ -48,9 +59,18 @@ __all__ = [
   "kl_estimate_k1",
   "kl_estimate_k2",
   "kl_estimate_k3",
+  "lco_fisher_dense_loss",
+  "lco_fisher_loss",
   "lco_kld_loss",
   "lco_lch_loss",
   "lco_mse_loss",
+  "lco_proximal_kl_dense_loss",
+  "lco_proximal_kl_loss",
+  "lco_residual_lch_dense_loss",
+  "lco_residual_lch_loss",
+  "lco_residual_mse_loss",
+  "lco_weighted_loss",
+  "lco_weights",
   "mdpo_loss",
   "ppo_clip_loss",
   "qrm_loss",
