@@ -23,6 +23,8 @@ class Draws(NamedTuple):
     old_logits: float[n, A], behaviour policy's, equal in all rows.
     old_log_prob: float[n].
     target_logits: float[n, A].
+    beta: float[n], KL strength of the target.
+    dense_advantage: float[n, A]; None where only the action's is known.
   """
 
   action: Array
@@ -30,6 +32,8 @@ class Draws(NamedTuple):
   old_logits: Array
   old_log_prob: Array
   target_logits: Array
+  beta: Array
+  dense_advantage: Array | None = None
 
 
 class Moments(NamedTuple):
@@ -83,14 +87,17 @@ def _make_draws(
   """Makes n steps; the target uses `known` [n, A] or the action's advantage."""
   num_actions = old_logits.shape[-1]
   every = jnp.broadcast_to(old_logits, (len(action), num_actions))
-  if known is None:
-    known = advantages.sampled(advantage, action, num_actions)
+  target = known
+  if target is None:
+    target = advantages.sampled(advantage, action, num_actions)
   return Draws(
     action=action,
     advantage=advantage,
     old_logits=every,
     old_log_prob=numerics.action_log_prob(every, action),
-    target_logits=targets.optimal_logits(every, known, beta),
+    target_logits=targets.optimal_logits(every, target, beta),
+    beta=jnp.full_like(advantage, beta),
+    dense_advantage=known,
   )
 
 

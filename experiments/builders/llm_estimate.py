@@ -218,8 +218,8 @@ def inactive(settings: Mapping) -> list[str]:
     found += [
       f"{name}: {advantage} advantages ask no verifier" for name in asking
     ]
-  if not row.takes_weights:
-    found.append(f"dual_bound: {algorithm} takes no weights")
+  if row.weights != "vmpo":
+    found.append(f"dual_bound: {algorithm} takes no weights of V-MPO")
   if not settings["lora_rank"]:
     found.append("lora_alpha: lora_rank is 0, all parameters are trained")
   return found

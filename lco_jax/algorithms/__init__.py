@@ -8,6 +8,7 @@ from lco_jax.algorithms.table import (
   list_options,
   make_policy_loss,
   options_by_name,
+  weigh_steps,
 )
 
 __all__ = [
@@ -18,4 +19,5 @@ __all__ = [
   "make_policy_loss",
   "options_by_name",
   "list_options",
+  "weigh_steps",
 ]

@@ -26,6 +26,9 @@ class Batch(Protocol):
     old_logits: float[..., A], behaviour policy's logits.
     old_log_prob: float[...], behaviour policy's log-probability of the action.
     target_logits: float[..., A], optimal logits z*.
+    beta: float[...], KL strength of the target.
+    dense_advantage: float[..., A]; None where only the sampled action's is
+      known.
     mask: bool[...], tokens that count; only for sequence losses.
   """
 
@@ -34,6 +37,8 @@ class Batch(Protocol):
   old_logits: Array
   old_log_prob: Array
   target_logits: Array
+  beta: Array
+  dense_advantage: Array | None
   mask: Any
 
 
@@ -103,6 +108,46 @@ def lco_kld(
     target = _anchor_target(anchor, logits, batch)
     loss = weight * losses.lco_kld_loss(logits, target)
     return _stop_clipped_gradient(clip, loss, logits, batch), {}
+
+  return policy_loss
+
+
+def lco_fisher() -> PolicyLoss:
+  """LCO in the Fisher metric of the behaviour policy."""
+  return _make_fisher(losses.lco_fisher_loss, losses.lco_fisher_dense_loss)
+
+
+def lco_proximal_kl() -> PolicyLoss:
+  """Policy gradient with the forward KL from the behaviour policy."""
+  return _make_fisher(
+    losses.lco_proximal_kl_loss, losses.lco_proximal_kl_dense_loss
+  )
+
+
+def lco_residual() -> PolicyLoss:
+  """Squared residual of the sampled action."""
+  # With all actions the mean of the squares is the Fisher loss.
+  return _make_fisher(
+    losses.lco_residual_mse_loss, losses.lco_fisher_dense_loss
+  )
+
+
+def lco_residual_lch() -> PolicyLoss:
+  """Log-cosh residual of the sampled action."""
+  return _make_fisher(
+    losses.lco_residual_lch_loss, losses.lco_residual_lch_dense_loss
+  )
+
+
+def lco_weighted() -> PolicyLoss:
+  """LCO-KLD as a weighted likelihood; expects `losses.lco_weights`."""
+
+  def policy_loss(logits, batch):
+    if batch.dense_advantage is not None:
+      return losses.lco_kld_loss(logits, batch.target_logits), {}
+    return losses.lco_weighted_loss(
+      logits, batch.old_logits, batch.action, batch.advantage
+    ), {}
 
   return policy_loss
 
@@ -301,6 +346,20 @@ def _anchor_target(anchor: str, logits: Array, batch: Batch) -> Array:
     return batch.target_logits
   shift = batch.target_logits - batch.old_logits  # A/β
   return logits + shift  # The losses hold their targets constant.
+
+
+def _make_fisher(
+  sampled: Callable[..., Array], dense: Callable[..., Array]
+) -> PolicyLoss:
+  """Makes a policy loss of what is known: one advantage, or all of them."""
+
+  def policy_loss(logits, batch):
+    old_logits, beta = batch.old_logits, batch.beta
+    if batch.dense_advantage is not None:
+      return dense(logits, old_logits, batch.dense_advantage, beta), {}
+    return sampled(logits, old_logits, batch.action, batch.advantage, beta), {}
+
+  return policy_loss
 
 
 def _make_regularized(

@@ -8,7 +8,9 @@ import dataclasses
 import inspect
 from collections.abc import Callable, Iterable
 
-from lco_jax import checks
+from jax import Array
+
+from lco_jax import checks, losses, numerics
 from lco_jax.algorithms import policy_losses
 
 # Weights of a completion's tokens in the mean loss:
@@ -16,6 +18,10 @@ from lco_jax.algorithms import policy_losses
 #   sequence  equal total for all completions, independent of their length
 #   constant  equal for all tokens, 1 / the longest possible completion
 WEIGHTINGS = ("token", "sequence", "constant")
+# Weights in place of advantages:
+#   vmpo         `losses.vmpo_weights`, the better half of the batch
+#   exponential  `losses.lco_weights`, e^{A/β} with the mean 1
+WEIGHTS = ("vmpo", "exponential")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +36,8 @@ class Algorithm:
       for their use of language batches.
     drops_even_groups: whether to drop groups whose samples all have the same
       reward instead of counting them with advantage 0.
-    takes_weights: whether `losses.vmpo_weights` replace its advantages.
+    weights: name of the weights that replace its advantages, one of WEIGHTS;
+      None for the advantages themselves.
     of_sequences: whether a token's loss depends on other tokens of its
       sequence.
   """
@@ -39,7 +46,7 @@ class Algorithm:
   advantage: str
   weighting: str
   drops_even_groups: bool = False
-  takes_weights: bool = False
+  weights: str | None = None
   of_sequences: bool = False
 
 
@@ -47,6 +54,22 @@ ALGORITHMS = {
   "lco_mse": Algorithm(policy_losses.lco_mse, "group_relative", "token"),
   "lco_lch": Algorithm(policy_losses.lco_lch, "group_relative", "token"),
   "lco_kld": Algorithm(policy_losses.lco_kld, "group_relative", "token"),
+  "lco_fisher": Algorithm(policy_losses.lco_fisher, "group_relative", "token"),
+  "lco_proximal_kl": Algorithm(
+    policy_losses.lco_proximal_kl, "group_relative", "token"
+  ),
+  "lco_residual": Algorithm(
+    policy_losses.lco_residual, "group_relative", "token"
+  ),
+  "lco_residual_lch": Algorithm(
+    policy_losses.lco_residual_lch, "group_relative", "token"
+  ),
+  "lco_weighted": Algorithm(
+    policy_losses.lco_weighted,
+    "group_relative",
+    "token",
+    weights="exponential",
+  ),
   "ppo": Algorithm(policy_losses.ppo, "learned", "token"),
   "reinforce": Algorithm(policy_losses.reinforce, "batch_centred", "token"),
   "rloo": Algorithm(policy_losses.reinforce, "leave_one_out", "token"),
@@ -64,7 +87,7 @@ ALGORITHMS = {
   "apa": Algorithm(policy_losses.apa, "group_relative", "token"),
   "cmpo": Algorithm(policy_losses.cmpo, "group_relative", "token"),
   "vmpo": Algorithm(
-    policy_losses.vmpo, "group_relative", "token", takes_weights=True
+    policy_losses.vmpo, "group_relative", "token", weights="vmpo"
   ),
 }
 
@@ -109,3 +132,31 @@ def make_policy_loss(algorithm: str, **options) -> policy_losses.PolicyLoss:
       takes = ", ".join(known) or "no options"
       raise ValueError(f"{name}: {algorithm} takes {takes}")
   return ALGORITHMS[algorithm].policy_loss(**options)
+
+
+def weigh_steps(
+  algorithm: Algorithm,
+  advantage: Array,
+  beta: Array,
+  dual_bound: float,
+  where: Array | None = None,
+) -> Array:
+  """Replaces advantages by the weights that an algorithm takes.
+
+  Args:
+    algorithm: a row of ALGORITHMS.
+    advantage: float[...], this device's share.
+    beta: float[...], KL strength of the targets.
+    dual_bound: ε of V-MPO's weights, > 0, nats, where they are taken.
+    where: bool[...], steps that count; None means all.
+
+  Returns:
+    float[...]; the advantages themselves where the algorithm takes them. To be
+    called under an axis named DEVICE_AXIS if it takes weights.
+  """
+  axis = numerics.DEVICE_AXIS
+  if algorithm.weights == "vmpo":
+    return losses.vmpo_weights(advantage, dual_bound, where, axis)
+  if algorithm.weights == "exponential":
+    return losses.lco_weights(advantage, beta, where, axis)
+  return advantage

@@ -66,8 +66,10 @@ class Batch:
     old_logits: float[..., A], behaviour policy's logits.
     old_log_prob: float[...], behaviour policy's log-probability of the action.
     target_logits: float[..., A], optimal logits z*.
+    beta: float[...], KL strength of the target.
     old_value: float[...], V at collection.
     value_target: float[...], the return that V regresses onto.
+    dense_advantage: None: only the sampled action's advantage is known.
   """
 
   observation: Array
@@ -76,5 +78,7 @@ class Batch:
   old_logits: Array
   old_log_prob: Array
   target_logits: Array
+  beta: Array
   old_value: Array
   value_target: Array
+  dense_advantage: None = None

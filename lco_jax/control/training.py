@@ -198,17 +198,17 @@ def prepare(
     mean, variance = diagnostics.moments(advantage, DEVICE_AXIS)
     advantage = advantages.normalized(advantage, mean, variance)
   old_logits = trajectory.old_logits
+  beta = targets.sign_dependent_beta(
+    advantage, options.beta, options.nonpositive_beta_multiple
+  )
   target_logits = targets.optimal_logits(
     old_logits,
     advantages.sampled(advantage, actions, setup.environment.num_actions),
-    targets.sign_dependent_beta(
-      advantage, options.beta, options.nonpositive_beta_multiple
-    ),
+    beta,
   )
-  if setup.algorithm.takes_weights:
-    advantage = losses.vmpo_weights(
-      advantage, options.dual_bound, axis_name=DEVICE_AXIS
-    )
+  advantage = algorithms.weigh_steps(
+    setup.algorithm, advantage, beta[..., 0], options.dual_bound
+  )
   batch = data.Batch(
     observation=trajectory.observation,
     action=actions,
@@ -216,6 +216,7 @@ def prepare(
     old_logits=old_logits,
     old_log_prob=numerics.action_log_prob(old_logits, actions),
     target_logits=target_logits,
+    beta=beta[..., 0],
     old_value=values,
     value_target=value_target,
   )

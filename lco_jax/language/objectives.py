@@ -39,6 +39,8 @@ class DenseTokens(NamedTuple):
     old_logits: float[..., C, V], the behaviour policy's.
     old_log_prob: float[..., C], log π of the token by the behaviour policy.
     target_logits: float[..., C, V], optimal logits z*.
+    beta: float[..., C], KL strength of the target.
+    dense_advantage: float[..., C, V]; None where only the token's is known.
     reference_log_prob: float[..., C].
   """
 
@@ -48,6 +50,8 @@ class DenseTokens(NamedTuple):
   old_logits: Array
   old_log_prob: Array
   target_logits: Array
+  beta: Array
+  dense_advantage: Array | None
   reference_log_prob: Array
 
 
@@ -104,6 +108,8 @@ def token_losses(
   # Before any arithmetic: 0 · NaN is NaN.
   logits = zero_masked(logits)
   tokens = jax.tree.map(zero_masked, tokens)
+  # β divides.
+  tokens = tokens._replace(beta=jnp.where(mask, tokens.beta, 1.0))
   loss, metrics = setup.policy_loss(logits, tokens)
   log_prob = numerics.action_log_prob(logits, tokens.action)
   options = setup.options
@@ -122,12 +128,15 @@ def token_losses(
   return zero_masked(loss), metrics
 
 
-def dense_tokens(batch: data.TokenBatch, old_logits: Array) -> DenseTokens:
+def dense_tokens(
+  batch: data.TokenBatch, old_logits: Array, sampled_only: bool
+) -> DenseTokens:
   """A batch's tokens with their targets over the whole vocabulary.
 
   Args:
     batch: [..., C].
     old_logits: float[..., C, V], the behaviour policy's.
+    sampled_only: whether the signal knows the sampled token's advantage alone.
   """
   advantage = jnp.broadcast_to(
     batch.rest_advantage[..., None], old_logits.shape
@@ -149,6 +158,8 @@ def dense_tokens(batch: data.TokenBatch, old_logits: Array) -> DenseTokens:
     target_logits=targets.optimal_logits(
       old_logits, advantage, beta[..., None]
     ),
+    beta=beta,
+    dense_advantage=None if sampled_only else advantage,
     reference_log_prob=batch.reference_log_prob,
   )
 
@@ -178,7 +189,7 @@ def make_objective(
       old_logits = jax.lax.stop_gradient(logits)
     else:
       old_logits = model.head(old_head, batch.old_hidden)
-    tokens = dense_tokens(batch, old_logits)
+    tokens = dense_tokens(batch, old_logits, setup.knows_sampled_only)
     loss, values = token_losses(logits, tokens, setup)
     metrics = {k: numerics.average(v, batch.mask) for k, v in values.items()}
     metrics |= _target_metrics(tokens, batch, setup.advantage == "oracle")

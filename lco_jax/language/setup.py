@@ -159,6 +159,11 @@ class Setup:
     return self.options.num_epochs * self.options.num_minibatches == 1
 
   @property
+  def knows_sampled_only(self) -> bool:
+    """Whether the signal knows no advantage but the sampled token's."""
+    return self.advantage in (*signals.FROM_REWARDS, "learned")
+
+  @property
   def uses_value(self) -> bool:
     """Whether a value network is trained."""
     return self.advantage == "learned"

@@ -116,7 +116,7 @@ class Counted(NamedTuple):
 
   Attributes:
     mask: bool[G, N, C].
-    advantage: float32[G, N, C], or V-MPO's weights; 0 outside the mask.
+    advantage: float32[G, N, C], or weights in their place; 0 outside the mask.
     even: bool[G, N], samples of groups whose rewards are all equal.
   """
 
@@ -129,6 +129,7 @@ def count_tokens(
   algorithm: algorithms.Algorithm,
   samples: data.Samples,
   advantage: Array,
+  beta: Array,
   dual_bound: float,
 ) -> Counted:
   """Selects the tokens that enter an algorithm's loss, and their weights.
@@ -137,6 +138,7 @@ def count_tokens(
     algorithm: a row of `algorithms.ALGORITHMS`.
     samples: [G, N], this device's share.
     advantage: float32[G, N, C].
+    beta: float32[G, N, C], KL strength of the targets.
     dual_bound: ε of V-MPO's weights, > 0, nats, where they are taken.
   """
   reward = samples.reward
@@ -145,11 +147,9 @@ def count_tokens(
   mask = samples.mask
   if algorithm.drops_even_groups:
     mask = mask & ~even[..., None]
-  advantage = jnp.where(mask, advantage, 0.0)
-  if algorithm.takes_weights:
-    advantage = losses.vmpo_weights(
-      advantage, dual_bound, mask, numerics.DEVICE_AXIS
-    )
+  advantage = algorithms.weigh_steps(
+    algorithm, jnp.where(mask, advantage, 0.0), beta, dual_bound, mask
+  )
   return Counted(mask, advantage, even)
 
 
@@ -223,15 +223,15 @@ def prepare(
     num_known=options.num_known,
     chunk_tokens=setup.chunk_tokens,
   )(params, samples)
-  counted = count_tokens(
-    algorithm, samples, signal.advantage, options.dual_bound
-  )
   beta = targets.sign_dependent_beta(
     signal.advantage, options.beta, options.nonpositive_beta_multiple
   )[..., 0]
   if signal.agreed is not None:
     agreement = options.agreement_beta_multiple
     beta = jnp.where(signal.agreed, beta * agreement, beta)
+  counted = count_tokens(
+    algorithm, samples, signal.advantage, beta, options.dual_bound
+  )
   reference_log_prob, metrics = _compare_reference(setup, params, samples)
   batch = make_batch(
     samples,
@@ -320,7 +320,9 @@ def assess(
     hidden, tokens = rows
     logits = model.head(policy, hidden)
     dense = objectives.dense_tokens(
-      tokens, model.head(old_head, tokens.old_hidden)
+      tokens,
+      model.head(old_head, tokens.old_hidden),
+      setup.knows_sampled_only,
     )
     return (
       numerics.action_log_prob(logits, tokens.action) - tokens.old_log_prob,
@@ -343,7 +345,9 @@ def assess(
   )
   if setup.options.diagnostics:
     dense = objectives.dense_tokens(
-      tokens, model.head(old_head, tokens.old_hidden)
+      tokens,
+      model.head(old_head, tokens.old_hidden),
+      setup.knows_sampled_only,
     )
     metrics |= loss_geometry.measure_loss(
       setup.policy_loss, model.head(policy, hidden), dense, some.mask

@@ -1,3 +1,4 @@
+import dataclasses
 import types
 
 import jax
@@ -25,6 +26,7 @@ def _batch(size=6, num_actions=3, seed=0):
     old_logits=old_logits,
     old_log_prob=numerics.action_log_prob(old_logits, action),
     target_logits=targets.optimal_logits(old_logits, dense, 1.0),
+    beta=jnp.ones_like(advantage),
     old_value=array(size),
     value_target=array(size),
   )
@@ -205,3 +207,69 @@ def test_wrong_objective_numbers_are_named():
   ):
     with pytest.raises(ValueError, match=next(iter(options))):
       training.Options(**options)
+
+
+_FISHER = {
+  "lco_fisher": (losses.lco_fisher_loss, losses.lco_fisher_dense_loss),
+  "lco_proximal_kl": (
+    losses.lco_proximal_kl_loss,
+    losses.lco_proximal_kl_dense_loss,
+  ),
+  "lco_residual": (losses.lco_residual_mse_loss, losses.lco_fisher_dense_loss),
+  "lco_residual_lch": (
+    losses.lco_residual_lch_loss,
+    losses.lco_residual_lch_dense_loss,
+  ),
+}
+
+
+@pytest.mark.parametrize("algorithm", _FISHER)
+def test_fisher_algorithms_read_what_is_known(algorithm):
+  """One advantage where only the sampled action's is known, else all."""
+  sampled, dense = _FISHER[algorithm]
+  batch, logits = _batch(), _logits()
+  beta = jnp.linspace(0.5, 2.0, 6)
+  batch = dataclasses.replace(batch, beta=beta)
+  np.testing.assert_array_equal(
+    algorithms.make_policy_loss(algorithm)(logits, batch)[0],
+    sampled(logits, batch.old_logits, batch.action, batch.advantage, beta),
+  )
+  known = _logits(seed=2)
+  batch = dataclasses.replace(batch, dense_advantage=known)
+  np.testing.assert_array_equal(
+    algorithms.make_policy_loss(algorithm)(logits, batch)[0],
+    dense(logits, batch.old_logits, known, beta),
+  )
+
+
+def test_weighted_lco_is_the_paper_s_kl_where_all_advantages_are_known():
+  batch, logits = _batch(), _logits()
+  policy_loss = algorithms.make_policy_loss("lco_weighted")
+  np.testing.assert_array_equal(
+    policy_loss(logits, batch)[0],
+    losses.lco_weighted_loss(
+      logits, batch.old_logits, batch.action, batch.advantage
+    ),
+  )
+  batch = dataclasses.replace(batch, dense_advantage=_logits(seed=2))
+  np.testing.assert_array_equal(
+    policy_loss(logits, batch)[0],
+    losses.lco_kld_loss(logits, batch.target_logits),
+  )
+
+
+def test_weights_replace_advantages_where_an_algorithm_takes_them():
+  advantage = _batch().advantage
+  weigh = jax.vmap(
+    lambda a, algorithm="lco_weighted": algorithms.weigh_steps(
+      algorithms.ALGORITHMS[algorithm], a, jnp.full_like(a, 0.5), 0.1
+    ),
+    axis_name=numerics.DEVICE_AXIS,
+  )
+  np.testing.assert_allclose(
+    weigh(advantage[None])[0], losses.lco_weights(advantage, 0.5), rtol=1e-6
+  )
+  for row in algorithms.ALGORITHMS.values():
+    if row.weights is None:
+      assert algorithms.weigh_steps(row, advantage, advantage, 0.1) is advantage
+    assert row.weights in (None, *algorithms.table.WEIGHTS)

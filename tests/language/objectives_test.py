@@ -51,6 +51,8 @@ def _tokens(dtype=np.float64, fill=0.0):
     old_logits=put(old_logits),
     old_log_prob=put(take(old)),
     target_logits=put(old_logits + dense / 0.8),
+    beta=put(np.full(_SHAPE, 0.8)),
+    dense_advantage=None,
     reference_log_prob=put(take(reference)),
   )
 
@@ -89,10 +91,18 @@ def _token_loss(name, z, batch):
     mean = np.where(b.mask, x - old, 0).sum(-1, keepdims=True) / count
     return clipped(np.exp(mean) * np.ones_like(x), 3e-4, 4e-4)
   residual = _centred(z) - _centred(b.target_logits)
+  change = z - b.old_logits
+  change = change - (old_pi * change).sum(-1, keepdims=True)
+  own, forward = (change * one).sum(-1), (old_pi * np.log(old_pi / pi)).sum(-1)
   return {
     "lco_mse": lambda: 0.5 * (residual**2).sum(-1),
     "lco_lch": lambda: np.log(np.cosh(residual)).sum(-1),
     "lco_kld": lambda: (q * np.log(q / pi)).sum(-1),
+    "lco_fisher": lambda: 0.5 * (old_pi * change**2).sum(-1) - a / 0.8 * own,
+    "lco_proximal_kl": lambda: forward - a / 0.8 * own,
+    "lco_residual": lambda: 0.5 * (own - a / 0.8) ** 2,
+    "lco_residual_lch": lambda: np.log(np.cosh(own - a / 0.8)),
+    "lco_weighted": lambda: forward - (a - 1) * x,
     "reinforce": lambda: -a * x,
     "rloo": lambda: -a * x,
     "ppo": lambda: clipped(r, 0.2, 0.2),
@@ -102,7 +112,7 @@ def _token_loss(name, z, batch):
     "mdpo": lambda: -r * a + r * np.log(r) - r + 1,
     "awr": lambda: -np.minimum(np.exp(a), 20.0) * x,
     "apa": lambda: (a - np.log(r)) ** 2,
-    "vmpo": lambda: (old_pi * np.log(old_pi / pi)).sum(-1) - a * x,
+    "vmpo": lambda: forward - a * x,
     "cmpo": lambda: _kl_from_clipped(pi, b.old_logits, one, a) - a * x,
   }[name]()
 
@@ -417,7 +427,7 @@ def test_chunks_equal_whole_logits(name, algorithm):
   old, new = _policies(model)
   row = algorithms.ALGORITHMS[algorithm]
   batch = _batch(model, old, row.weighting)
-  if row.takes_weights:
+  if row.weights:
     batch = dataclasses.replace(batch, advantage=jnp.abs(batch.advantage))
   options = {
     "num_epochs": 2,
@@ -439,6 +449,8 @@ def test_chunks_equal_whole_logits(name, algorithm):
     old_logits=old_logits,
     old_log_prob=batch.old_log_prob,
     target_logits=old_logits + _dense_advantage(batch) / batch.beta[..., None],
+    beta=batch.beta,
+    dense_advantage=None,
     reference_log_prob=batch.reference_log_prob,
   )
 

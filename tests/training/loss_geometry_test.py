@@ -27,6 +27,7 @@ def _batch(steps=6, streams=4, num_actions=3, seed=0):
     old_logits=old_logits,
     old_log_prob=numerics.action_log_prob(old_logits, action),
     target_logits=targets.optimal_logits(old_logits, dense, 1.0),
+    beta=jnp.ones_like(advantage),
     old_value=array(*shape),
     value_target=array(*shape),
   ), old_logits + 0.5 * array(*shape, num_actions)
