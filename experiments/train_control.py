@@ -49,11 +49,10 @@ def evaluate(
   Returns:
     (where, mean returns of the learners).
   """
-  original = None
   if isinstance(environment, environments.HostEnvironment):
     original = environment
-  elif environment.name in gymnasium_env.TWINS:
-    original = gymnasium_env.make(environment.name)
+  else:
+    original = gymnasium_env.make_twin(environment)
   if original is not None:
     returns = evaluation.on_host(
       original, policy, params, seed, num_episodes, greedy

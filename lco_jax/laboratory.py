@@ -25,6 +25,7 @@ class Draws(NamedTuple):
     target_logits: float[n, A].
     beta: float[n], KL strength of the target.
     dense_advantage: float[n, A]; None where only the action's is known.
+    legal: None: all actions exist.
   """
 
   action: Array
@@ -34,6 +35,7 @@ class Draws(NamedTuple):
   target_logits: Array
   beta: Array
   dense_advantage: Array | None = None
+  legal: None = None
 
 
 class Moments(NamedTuple):

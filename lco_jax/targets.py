@@ -78,7 +78,7 @@ def optimal_log_probs(
 
 
 def sign_dependent_beta(
-  advantage: Array, beta: float, nonpositive_multiple: float
+  advantage: Array, beta: Array | float, nonpositive_multiple: float
 ) -> Array:
   """Uses β where A > 0 and a multiple of β where A ≤ 0.
 
@@ -87,7 +87,7 @@ def sign_dependent_beta(
 
   Args:
     advantage: float[...].
-    beta: KL strength, positive and finite.
+    beta: KL strength, positive and finite; a scalar.
     nonpositive_multiple: factor on β where A ≤ 0, positive and finite.
 
   Returns:
@@ -101,6 +101,27 @@ def sign_dependent_beta(
   (advantage,) = numerics.float_arrays(advantage)
   low = jnp.asarray(beta * nonpositive_multiple, advantage.dtype)
   return jnp.where(advantage > 0, beta, low)[..., None]
+
+
+def beta_of_variance(variance: Array, kl_budget: float) -> Array:
+  """β at which the optimal policies are a KL away, √(Var_p(A) / 2ε).
+
+  To second order in A/β, KL(p ‖ π*) = Var_p(A) / 2β².
+
+  Args:
+    variance: float[...], mean over states of the advantage's variance under the
+      behaviour policy, in units of return².
+    kl_budget: ε > 0, nats.
+
+  Returns:
+    float[...], > 0, in units of return.
+
+  Source: derived.
+  """
+  checks.check_number("kl_budget", kl_budget, above=0.0)
+  (variance,) = numerics.float_arrays(variance)
+  # A batch that says nothing asks for no step at any β.
+  return jnp.sqrt(jnp.maximum(variance, 1e-12) / (2.0 * kl_budget))
 
 
 def ratio_log_probs(

@@ -27,12 +27,16 @@ def build(settings: dict):
       f"total_steps {settings['total_steps']} is less than one update of"
       f" num_envs × num_steps = {steps_per_update}"
     )
-  environment = environments.make(settings["environment"])
+  environment = environments.make(
+    settings["environment"],
+    settings_lib.take(settings, environments.Options).action_bins,
+  )
   actor_critic = networks.make_actor_critic(
     environment.observation_shape,
-    environment.num_actions,
+    environments.logits_shape(environment),
     settings["hidden_sizes"],
     settings["activation"],
+    environments.legal_actions(environment),
   )
   setup = training.Setup(
     environment, actor_critic, row, row.policy_loss(**policy_options), options

@@ -9,7 +9,7 @@ from ml_collections import config_dict
 
 from experiments.common import settings
 from experiments.configs import defaults
-from lco_jax import algorithms
+from lco_jax import algorithms, environments
 from lco_jax.control import training
 
 # Environment steps per seed; the default is 200,000.
@@ -52,6 +52,7 @@ def get_config(environment: str = "CartPole-v1") -> ml_collections.ConfigDict:
   config = ml_collections.ConfigDict()
   config.environment = environment
   config.algorithm = "lco_mse"
+  defaults.add_options(config, environments.Options)
 
   defaults.add_options(config, settings.RunOptions)
   # Amount: every seed takes total_steps environment steps.

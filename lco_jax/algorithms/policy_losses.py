@@ -20,6 +20,9 @@ SUPPORTS = ("full", "sampled")
 class Batch(Protocol):
   """The fields of a batch that policy losses read.
 
+  An action of D independent dimensions adds an axis [..., D] to actions, and
+  [..., D, A] to logits; see `control.dimensions`.
+
   Attributes:
     action: int32[...].
     advantage: float[...].
@@ -29,6 +32,7 @@ class Batch(Protocol):
     beta: float[...], KL strength of the target.
     dense_advantage: float[..., A]; None where only the sampled action's is
       known.
+    legal: bool[..., A], choices that exist; None where all do.
     mask: bool[...], tokens that count; only for sequence losses.
   """
 
@@ -39,6 +43,7 @@ class Batch(Protocol):
   target_logits: Array
   beta: Array
   dense_advantage: Array | None
+  legal: Array | None
   mask: Any
 
 
@@ -106,7 +111,7 @@ def lco_kld(
       batch.old_logits, batch.action, max_importance_weight
     )
     target = _anchor_target(anchor, logits, batch)
-    loss = weight * losses.lco_kld_loss(logits, target)
+    loss = weight * losses.lco_kld_loss(logits, target, batch.legal)
     return _stop_clipped_gradient(clip, loss, logits, batch), {}
 
   return policy_loss
@@ -144,9 +149,9 @@ def lco_weighted() -> PolicyLoss:
 
   def policy_loss(logits, batch):
     if batch.dense_advantage is not None:
-      return losses.lco_kld_loss(logits, batch.target_logits), {}
+      return losses.lco_kld_loss(logits, batch.target_logits, batch.legal), {}
     return losses.lco_weighted_loss(
-      logits, batch.old_logits, batch.action, batch.advantage
+      logits, batch.old_logits, batch.action, batch.advantage, batch.legal
     ), {}
 
   return policy_loss
@@ -163,7 +168,7 @@ def ppo(clip_low: float = 0.2, clip_high: float = 0.2) -> PolicyLoss:
   checks.check_number("clip_high", clip_high, at_least=0.0)
 
   def policy_loss(logits, batch):
-    log_prob = numerics.action_log_prob(logits, batch.action)
+    log_prob = _log_prob(logits, batch)
     clipped = diagnostics.clipped(
       log_prob, batch.old_log_prob, clip_low, clip_high
     )
@@ -179,7 +184,7 @@ def reinforce() -> PolicyLoss:
   """REINFORCE with the batch's advantages."""
 
   def policy_loss(logits, batch):
-    log_prob = numerics.action_log_prob(logits, batch.action)
+    log_prob = _log_prob(logits, batch)
     return losses.reinforce_loss(log_prob, batch.advantage), {}
 
   return policy_loss
@@ -234,7 +239,7 @@ def awr(
   checks.check_number("max_weight", max_weight, above=0.0)
 
   def policy_loss(logits, batch):
-    log_prob = numerics.action_log_prob(logits, batch.action)
+    log_prob = _log_prob(logits, batch)
     loss = losses.awr_loss(
       log_prob, batch.advantage, divergence_coefficient, max_weight
     )
@@ -273,7 +278,7 @@ def gspo(clip_low: float = 3e-4, clip_high: float = 4e-4) -> PolicyLoss:
 
   def policy_loss(logits, batch):
     log_ratio = losses.sequence_log_prob_ratio(
-      numerics.action_log_prob(logits, batch.action),
+      _log_prob(logits, batch),
       batch.old_log_prob,
       batch.mask,
     )
@@ -309,12 +314,12 @@ def _make_regression(
 
   def policy_loss(logits, batch):
     target = _anchor_target(anchor, logits, batch)
-    where = None
+    where = batch.legal
+    if centred:
+      logits = losses.centred_logits(logits, where)
+      target = losses.centred_logits(target, where)
     if support == "sampled":
       where = jax.nn.one_hot(batch.action, logits.shape[-1], dtype=bool)
-    if centred:
-      logits = losses.centred_logits(logits)
-      target = losses.centred_logits(target)
     each = loss(logits, target, where)
     # Centring does not change the probabilities.
     return _stop_clipped_gradient(clip, each, logits, batch), {}
@@ -333,7 +338,7 @@ def _stop_clipped_gradient(
   """Stops the loss's gradient where PPO's clip at this ε would."""
   if clip is None:
     return loss
-  log_prob = numerics.action_log_prob(logits, batch.action)
+  log_prob = _log_prob(logits, batch)
   outside = diagnostics.on_plateau(
     log_prob, batch.old_log_prob, batch.advantage, clip, clip
   )
@@ -354,10 +359,12 @@ def _make_fisher(
   """Makes a policy loss of what is known: one advantage, or all of them."""
 
   def policy_loss(logits, batch):
-    old_logits, beta = batch.old_logits, batch.beta
     if batch.dense_advantage is not None:
-      return dense(logits, old_logits, batch.dense_advantage, beta), {}
-    return sampled(logits, old_logits, batch.action, batch.advantage, beta), {}
+      loss, known = dense, (batch.dense_advantage,)
+    else:
+      loss, known = sampled, (batch.action, batch.advantage)
+    each = loss(logits, batch.old_logits, *known, batch.beta, batch.legal)
+    return each, {}
 
   return policy_loss
 
@@ -376,12 +383,20 @@ def _make_regularized(
   return policy_loss
 
 
+def _log_prob(logits: Array, batch: Batch) -> Array:
+  """log π of the actions, of all dimensions of an action together."""
+  log_prob = numerics.action_log_prob(logits, batch.action)
+  if log_prob.ndim > batch.advantage.ndim:
+    return jnp.sum(log_prob, axis=-1)
+  return log_prob
+
+
 def _make_sampled(loss, **options) -> PolicyLoss:
   """Makes a policy loss that reads only the actions' log-probabilities."""
   loss = functools.partial(loss, **options)
 
   def policy_loss(logits, batch):
-    log_prob = numerics.action_log_prob(logits, batch.action)
+    log_prob = _log_prob(logits, batch)
     return loss(log_prob, batch.old_log_prob, batch.advantage), {}
 
   return policy_loss

@@ -38,6 +38,8 @@ class Algorithm:
       reward instead of counting them with advantage 0.
     weights: name of the weights that replace its advantages, one of WEIGHTS;
       None for the advantages themselves.
+    joint: whether its loss reads the probability of an action's dimensions
+      together, not of each; see `control.dimensions`.
     of_sequences: whether a token's loss depends on other tokens of its
       sequence.
   """
@@ -47,6 +49,7 @@ class Algorithm:
   weighting: str
   drops_even_groups: bool = False
   weights: str | None = None
+  joint: bool = False
   of_sequences: bool = False
 
 
@@ -70,7 +73,7 @@ ALGORITHMS = {
     "token",
     weights="exponential",
   ),
-  "ppo": Algorithm(policy_losses.ppo, "learned", "token"),
+  "ppo": Algorithm(policy_losses.ppo, "learned", "token", joint=True),
   "reinforce": Algorithm(policy_losses.reinforce, "batch_centred", "token"),
   "rloo": Algorithm(policy_losses.reinforce, "leave_one_out", "token"),
   "grpo": Algorithm(policy_losses.ppo, "group_relative", "sequence"),
@@ -81,10 +84,12 @@ ALGORITHMS = {
   "gspo": Algorithm(
     policy_losses.gspo, "group_relative", "sequence", of_sequences=True
   ),
-  "cispo": Algorithm(policy_losses.cispo, "group_relative", "token"),
-  "mdpo": Algorithm(policy_losses.mdpo, "group_relative", "token"),
+  "cispo": Algorithm(
+    policy_losses.cispo, "group_relative", "token", joint=True
+  ),
+  "mdpo": Algorithm(policy_losses.mdpo, "group_relative", "token", joint=True),
   "awr": Algorithm(policy_losses.awr, "group_relative", "token"),
-  "apa": Algorithm(policy_losses.apa, "group_relative", "token"),
+  "apa": Algorithm(policy_losses.apa, "group_relative", "token", joint=True),
   "cmpo": Algorithm(policy_losses.cmpo, "group_relative", "token"),
   "vmpo": Algorithm(
     policy_losses.vmpo, "group_relative", "token", weights="vmpo"

@@ -17,8 +17,8 @@ class Trajectory:
 
   Attributes:
     observation: float[T, N, O].
-    action: int32[T, N].
-    old_logits: float[T, N, A], of the policy that chose the action.
+    action: int32[T, N], or [T, N, D] for an action of D dimensions.
+    old_logits: float[T, N, A], or [T, N, D, A], of the policy that acted.
     reward: float[T, N].
     next_observation: float[T, N, O], the true successor, before any reset.
     terminated: bool[T, N].
@@ -61,14 +61,16 @@ class Batch:
 
   Attributes:
     observation: float[..., O].
-    action: int32[...].
+    action: int32[...], or [..., D] for an action of D dimensions.
     advantage: float[...], normalised if so configured.
-    old_logits: float[..., A], behaviour policy's logits.
+    old_logits: float[..., A], or [..., D, A], behaviour policy's logits.
     old_log_prob: float[...], behaviour policy's log-probability of the action.
-    target_logits: float[..., A], optimal logits z*.
+    target_logits: of the shape of `old_logits`, optimal logits z*.
     beta: float[...], KL strength of the target.
     old_value: float[...], V at collection.
     value_target: float[...], the return that V regresses onto.
+    legal: bool[..., D, A], choices that exist; None where all do.
+    stale_weight: float[...], factor on the policy's loss; None for 1.
     dense_advantage: None: only the sampled action's advantage is known.
   """
 
@@ -81,4 +83,6 @@ class Batch:
   beta: Array
   old_value: Array
   value_target: Array
+  stale_weight: Array | None = None
   dense_advantage: None = None
+  legal: Array | None = None

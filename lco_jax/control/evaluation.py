@@ -25,7 +25,8 @@ def in_graph(
 
   Args:
     environment: the environment.
-    policy: (parameters, observation [E, O]) → logits [E, A].
+    policy: (parameters, observation [E, O]) → logits [E, A], or
+      [E, D, A] for an action of D dimensions.
     params: policies' parameters [S, ...].
     key: PRNG key.
     num_episodes: E, episodes of each policy.
@@ -87,7 +88,8 @@ def on_host(
   @jax.jit
   def act(observation, key):
     observation = observation.reshape(num_policies, -1, *observation.shape[1:])
-    return _act(jax.vmap(policy)(params, observation), key, greedy).reshape(-1)
+    action = _act(jax.vmap(policy)(params, observation), key, greedy)
+    return action.reshape(-1, *action.shape[2:])
 
   key = jax.random.key(seed)
   copies = environment.make_copies(num_policies * num_episodes)

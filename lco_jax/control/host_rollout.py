@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 
 from lco_jax import environments, types
 from lco_jax.control import data
-from lco_jax.training import placement, program
+from lco_jax.training import memory, placement, program
 
 
 class HostCollector:
@@ -37,7 +37,8 @@ class HostCollector:
 
     Args:
       environment: the environment.
-      policy: (policy parameters, observation [N, O]) → logits [N, A].
+      policy: (policy parameters, observation [N, O]) → logits [N, A], or
+        [N, D, A] for an action of D dimensions.
       training: what is trained; its streams are environments.
       mesh: that seeds and streams are divided over.
       seeds: of the run.
@@ -113,14 +114,15 @@ class HostCollector:
     keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(
       program.collection_keys(self._training, state), time
     )
-    logits = self._policy(state.params["policy"], observation)
+    acting = memory.acting(state.params)["policy"]
+    logits = self._policy(acting, observation)
     noise = jax.vmap(lambda key: jax.random.gumbel(key, logits.shape[1:]))(keys)
     return jnp.argmax(logits + noise, axis=-1).astype(jnp.int32), logits
 
   def _step(self, action: np.ndarray, logits: np.ndarray) -> data.Trajectory:
     """One step of every copy, [S, N, ...]."""
     following, reward, terminated, truncated, info = self._copies.step(
-      action.reshape(-1)
+      action.reshape(self._copies.num_envs, *action.shape[2:])
     )
     # A copy whose episode ended has begun the next; what it saw last is here.
     successor = np.array(following)
@@ -158,11 +160,12 @@ def blank_trajectory(
 ) -> data.Trajectory:
   """A Trajectory of zeros [T, N, ...], as one seed's rollouts are shaped."""
   shape = (num_steps, num_streams)
+  logits_shape = environments.logits_shape(environment)
   observation = np.zeros((*shape, *environment.observation_shape), np.float32)
   return data.Trajectory(
     observation=observation,
-    action=np.zeros(shape, np.int32),
-    old_logits=np.zeros((*shape, environment.num_actions), np.float32),
+    action=np.zeros((*shape, *logits_shape[:-1]), np.int32),
+    old_logits=np.zeros((*shape, *logits_shape), np.float32),
     reward=np.zeros(shape, np.float32),
     next_observation=observation,
     terminated=np.zeros(shape, bool),

@@ -49,7 +49,8 @@ def make_collect(
 
   Args:
     environment: the environment; episodes that end are restarted.
-    policy: (policy parameters, observation [N, O]) → logits [N, A].
+    policy: (policy parameters, observation [N, O]) → logits [N, A], or
+      [N, D, A] for an action of D dimensions.
     num_steps: T.
     reward_noise: standard deviation of what is added to every recorded reward,
       ≥ 0; episodes' returns are without it.
@@ -62,7 +63,8 @@ def make_collect(
   def draw(key):
     """All that is random in one environment's rollout, step by step."""
     action_key, step_key, reset_key = jax.random.split(key, 3)
-    noise = jax.random.gumbel(action_key, (num_steps, environment.num_actions))
+    shape = environments.logits_shape(environment)
+    noise = jax.random.gumbel(action_key, (num_steps, *shape))
     step_keys = jax.random.split(step_key, num_steps)
     resets = jax.vmap(environment.reset)(jax.random.split(reset_key, num_steps))
     return noise, step_keys, resets

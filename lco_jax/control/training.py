@@ -11,6 +11,7 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 import optax
+from jax import Array
 
 from lco_jax import (
   advantages,
@@ -25,8 +26,8 @@ from lco_jax import (
 )
 from lco_jax.algorithms import policy_losses
 from lco_jax.checks import setting
-from lco_jax.control import data, rollout
-from lco_jax.training import loss_geometry, program, update
+from lco_jax.control import data, dimensions, rollout
+from lco_jax.training import loss_geometry, memory, program, update
 from lco_jax.training import options as options_lib
 
 DEVICE_AXIS = numerics.DEVICE_AXIS
@@ -97,6 +98,16 @@ class Setup:
   def __post_init__(self):
     if self.options.reward_noise and self.on_host:
       raise ValueError("reward_noise: for environments in the graph alone")
+    if self.options.beta_rule == "variance":
+      raise ValueError(
+        "beta_rule: 'variance' needs the advantages of all actions; here only"
+        " the sampled action's is known"
+      )
+    if self.options.diagnostics and self.environment.action_sizes:
+      raise ValueError(
+        "diagnostics: not for actions of several dimensions, which"
+        f" {self.environment.name!r} has"
+      )
 
   @property
   def on_host(self) -> bool:
@@ -116,7 +127,7 @@ def make_training(
   options = setup.options
   init_actor, collect = _make_collection(setup)
   return program.Training(
-    init_params=setup.actor_critic.init,
+    init_params=functools.partial(init_params, setup),
     init_actor=init_actor,
     collect=collect,
     prepare=functools.partial(prepare, setup),
@@ -128,9 +139,15 @@ def make_training(
     num_steps=options.num_steps,
     num_epochs=options.num_epochs,
     num_minibatches=options.num_minibatches,
+    remember=functools.partial(memory.remember, options),
     max_kl=options.max_kl,
     counts=COUNTS,
   )
+
+
+def init_params(setup: Setup, key: types.PRNGKey) -> dict[str, types.Params]:
+  """Parameters by part before the first update."""
+  return memory.begin(setup.options, setup.actor_critic.init(key))
 
 
 def make_objective(setup: Setup) -> update.Objective:
@@ -141,12 +158,23 @@ def make_objective(setup: Setup) -> update.Objective:
     included, and "value"; metrics).
   """
   options, actor_critic = setup.options, setup.actor_critic
+  policy_loss = setup.policy_loss
+  if setup.environment.action_sizes:
+    policy_loss = dimensions.make_policy_loss(
+      setup.algorithm,
+      policy_loss,
+      environments.legal_actions(setup.environment),
+    )
 
   def objective(params, batch, before=None):
     del before
     logits = actor_critic.policy(params["policy"], batch.observation)
-    loss, metrics = setup.policy_loss(logits, batch)
-    loss = loss - options.entropy_coefficient * losses.entropy(logits)
+    loss, metrics = policy_loss(logits, batch)
+    if batch.stale_weight is not None:
+      loss = batch.stale_weight * loss
+    loss = loss - options.entropy_coefficient * dimensions.total(
+      losses.entropy(logits), loss
+    )
     values = actor_critic.value(params["value"], batch.observation)
     if options.value_clip is None:
       value_loss = losses.squared_value_loss(values, batch.value_target)
@@ -155,7 +183,9 @@ def make_objective(setup: Setup) -> update.Objective:
         values, batch.old_value, batch.value_target, options.value_clip
       )
     if options.max_kl is not None:
-      metrics[update.KL] = losses.kl_divergence(batch.old_logits, logits)
+      metrics[update.KL] = dimensions.total(
+        losses.kl_divergence(batch.old_logits, logits), loss
+      )
     return {
       "policy": numerics.average(loss),
       "value": numerics.average(value_loss),
@@ -173,7 +203,7 @@ def prepare(
 
   Args:
     setup: of the training.
-    params: by part, of the policy that acted.
+    params: by part, at the beginning of the update.
     trajectory: [T, N], this device's share.
 
   Returns:
@@ -199,39 +229,67 @@ def prepare(
     advantage = advantages.normalized(advantage, mean, variance)
   old_logits = trajectory.old_logits
   beta = targets.sign_dependent_beta(
-    advantage, options.beta, options.nonpositive_beta_multiple
-  )
+    advantage, memory.beta(options, params), options.nonpositive_beta_multiple
+  )[..., 0]
   target_logits = targets.optimal_logits(
     old_logits,
-    advantages.sampled(advantage, actions, setup.environment.num_actions),
-    beta,
+    advantages.sampled(
+      dimensions.spread(advantage, actions),
+      actions,
+      setup.environment.num_actions,
+    ),
+    dimensions.spread(beta, actions)[..., None],
   )
   advantage = algorithms.weigh_steps(
-    setup.algorithm, advantage, beta[..., 0], options.dual_bound
+    setup.algorithm, advantage, beta, options.dual_bound
   )
   batch = data.Batch(
     observation=trajectory.observation,
     action=actions,
     advantage=advantage,
     old_logits=old_logits,
-    old_log_prob=numerics.action_log_prob(old_logits, actions),
+    old_log_prob=dimensions.total(
+      numerics.action_log_prob(old_logits, actions), values
+    ),
     target_logits=target_logits,
-    beta=beta[..., 0],
+    beta=beta,
     old_value=values,
     value_target=value_target,
+    stale_weight=_weigh_stale(setup, params, trajectory),
   )
   metrics = summarize_episodes(trajectory) | numerics.across_devices(
     {
-      "entropy": numerics.average(losses.entropy(old_logits)),
+      "entropy": numerics.average(
+        dimensions.total(losses.entropy(old_logits), values)
+      ),
       "target_residual_before": numerics.average(
         diagnostics.target_residual(target_logits, old_logits)
       ),
     }
   )
+  if options.beta_rule != "fixed":
+    metrics["beta"] = memory.beta(options, params)
   metrics["explained_variance"] = diagnostics.explained_variance(
     values, value_target, DEVICE_AXIS
   )
   return batch, metrics
+
+
+def _weigh_stale(
+  setup: Setup, params: Mapping[str, types.Params], trajectory: data.Trajectory
+) -> Array | None:
+  """Weights of steps that an older policy took; None without a correction."""
+  if setup.options.stale_correction == "none":
+    return None
+  logits = setup.actor_critic.policy(params["policy"], trajectory.observation)
+  log_ratio = numerics.action_log_prob(
+    logits, trajectory.action
+  ) - numerics.action_log_prob(trajectory.old_logits, trajectory.action)
+  return losses.stale_weight(
+    dimensions.total(log_ratio, trajectory.reward),
+    setup.options.stale_correction,
+    setup.options.stale_ratio,
+  )
 
 
 def assess(
@@ -255,7 +313,9 @@ def assess(
   metrics = numerics.across_devices(
     {
       "kl_old_new": numerics.average(
-        losses.kl_divergence(batch.old_logits, logits)
+        dimensions.total(
+          losses.kl_divergence(batch.old_logits, logits), batch.advantage
+        )
       ),
       "target_residual_after": numerics.average(
         diagnostics.target_residual(batch.target_logits, logits)
@@ -282,7 +342,9 @@ def _make_collection(setup: Setup):
   )
   return (
     functools.partial(rollout.start, setup.environment),
-    lambda params, actor, keys: collect(params["policy"], actor, keys),
+    lambda params, actor, keys: collect(
+      memory.acting(params)["policy"], actor, keys
+    ),
   )
 
 

@@ -2,14 +2,30 @@
 
 | namespace | environments |
 |---|---|
-| gymnax    | every discrete-action gymnax environment, e.g. CartPole-v1 |
-| gymnasium | every discrete-action Gymnasium environment, on the host |
+| gymnax    | every gymnax environment, e.g. CartPole-v1 |
+| gymnasium | every Gymnasium environment, on the host |
 | probe     | one-idea environments with known answers |
 | tabular   | small MDPs whose exact Q can be computed |
+
+Continuous actions are cut into bins. Actions of several dimensions are
+independent choices, one for each.
 """
 
-from lco_jax.environments import gymnasium_env, gymnax_env, probes, tabular
-from lco_jax.environments.base import Environment, HostEnvironment, Transition
+from lco_jax.environments import (
+  bins,
+  gymnasium_env,
+  gymnax_env,
+  probes,
+  tabular,
+)
+from lco_jax.environments.base import (
+  Environment,
+  HostEnvironment,
+  Options,
+  Transition,
+  legal_actions,
+  logits_shape,
+)
 
 _NAMESPACES = {
   "gymnax": gymnax_env.make,
@@ -19,15 +35,19 @@ _NAMESPACES = {
 }
 
 
-def make(environment_id: str) -> Environment | HostEnvironment:
+def make(
+  environment_id: str, action_bins: int | None = None
+) -> Environment | HostEnvironment:
   """Builds an environment by its id.
 
   Args:
     environment_id: "NAMESPACE:NAME"; without a namespace, gymnax's.
+    action_bins: values of each dimension of a continuous action, ≥ 2; None for
+      discrete ones.
 
   Raises:
-    ValueError: if the namespace or the name is unknown, or the environment's
-      actions are not discrete.
+    ValueError: if the namespace or the name is unknown, or `action_bins` and
+      the environment's actions do not go together.
   """
   namespace, colon, name = environment_id.rpartition(":")
   if not colon:
@@ -37,7 +57,18 @@ def make(environment_id: str) -> Environment | HostEnvironment:
       f"unknown environment namespace {namespace!r} in {environment_id!r};"
       f" known: {', '.join(_NAMESPACES)}"
     )
+  if namespace in ("gymnax", "gymnasium"):
+    return _NAMESPACES[namespace](name, action_bins)
+  bins.refuse_bins(action_bins, environment_id)
   return _NAMESPACES[namespace](name)
 
 
-__all__ = ["Environment", "HostEnvironment", "Transition", "make"]
+__all__ = [
+  "Environment",
+  "HostEnvironment",
+  "Options",
+  "Transition",
+  "legal_actions",
+  "logits_shape",
+  "make",
+]

@@ -7,7 +7,22 @@ from typing import Any, NamedTuple
 import numpy as np
 from jax import Array
 
-from lco_jax import types
+from lco_jax import checks, types
+from lco_jax.checks import setting
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+  """Settings of how an environment is presented to the policy."""
+
+  action_bins: int | None = setting(
+    None,
+    "values of each dimension of a continuous action; None for discrete ones",
+    at_least=2,
+  )
+
+  def __post_init__(self):
+    checks.check_settings(self)
 
 
 class Transition(NamedTuple):
@@ -35,10 +50,13 @@ class Environment:
   Attributes:
     name: id of the environment.
     observation_shape: O.
-    num_actions: A.
+    num_actions: A, choices of an action; the most of them in any dimension if
+      it has several.
     max_episode_steps: upper limit on an episode's length.
     reset: key → (state, observation).
-    step: (key, state, action int32[]) → Transition.
+    step: (key, state, action int32[*action_shape]) → Transition.
+    action_sizes: choices of each of the action's D dimensions, which are chosen
+      independently; empty for an action that is one choice.
   """
 
   name: str
@@ -47,6 +65,7 @@ class Environment:
   max_episode_steps: int
   reset: Callable[[types.PRNGKey], tuple[Any, Array]]
   step: Callable[[types.PRNGKey, Any, Array], Transition]
+  action_sizes: tuple[int, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,10 +75,11 @@ class HostEnvironment:
   Attributes:
     name: id of the environment.
     observation_shape: O.
-    num_actions: A.
+    num_actions: A, as of Environment.
     make_copies: number of copies → gymnasium.vector.VectorEnv, which resets a
       copy in the same step as its episode ends.
     encode: raw observations of B copies → float32[B, O], on the host.
+    action_sizes: as of Environment.
   """
 
   name: str
@@ -67,3 +87,20 @@ class HostEnvironment:
   num_actions: int
   make_copies: Callable[[int], Any]
   encode: Callable[[np.ndarray], np.ndarray]
+  action_sizes: tuple[int, ...] = ()
+
+
+def logits_shape(environment: Environment | HostEnvironment) -> tuple[int, ...]:
+  """Shape of the logits of one action: (A,), or (D, A)."""
+  sizes = environment.action_sizes
+  return (*((len(sizes),) if sizes else ()), environment.num_actions)
+
+
+def legal_actions(
+  environment: Environment | HostEnvironment,
+) -> np.ndarray | None:
+  """Choices that exist, bool[D, A]; None where all do."""
+  sizes = np.asarray(environment.action_sizes, int)
+  if (sizes == environment.num_actions).all():
+    return None
+  return np.arange(environment.num_actions) < sizes[:, None]

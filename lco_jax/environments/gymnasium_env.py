@@ -10,16 +10,22 @@ import functools
 
 import numpy as np
 
-from lco_jax.environments import base
+from lco_jax.environments import base, bins
 
-# gymnax ids whose Gymnasium original has the same id and physics.
-TWINS = ("CartPole-v1", "Acrobot-v1", "MountainCar-v0")
+# gymnax ids whose Gymnasium original has the same id and physics, and whether
+# its actions are continuous.
+TWINS = {
+  "CartPole-v1": False,
+  "Acrobot-v1": False,
+  "MountainCar-v0": False,
+  "Pendulum-v1": True,
+}
 # Steps, for environments without a limit: a bad policy might never terminate.
 _TIME_LIMIT = 1000
 
 
-def make(name: str) -> base.HostEnvironment:
-  """Wraps a discrete-action Gymnasium environment.
+def make(name: str, action_bins: int | None = None) -> base.HostEnvironment:
+  """Wraps a Gymnasium environment.
 
   Box observations become float32, Discrete observations a one-hot vector and
   MultiDiscrete observations the concatenated one-hots of all components. An
@@ -27,10 +33,13 @@ def make(name: str) -> base.HostEnvironment:
 
   Args:
     name: an id in Gymnasium's registry; no module is imported to register it.
+    action_bins: values of each dimension of a continuous action, ≥ 2; None for
+      Discrete and MultiDiscrete ones.
 
   Raises:
     ValueError: if the id is unknown, the environment cannot be built, its
-      actions are not discrete, or its observations are of another kind.
+      actions and `action_bins` do not go together, or actions or observations
+      are of another kind.
   """
   import gymnasium  # Imported here: in-graph runs do not need it.
   from gymnasium import spaces
@@ -49,11 +58,9 @@ def make(name: str) -> base.HostEnvironment:
   actions, observations = example.action_space, example.observation_space
   limit = example.spec.max_episode_steps
   example.close()
-  if not isinstance(actions, spaces.Discrete):
-    raise ValueError(
-      f"environment 'gymnasium:{name}' has actions {actions};"
-      " only discrete actions are supported"
-    )
+  num_actions, action_sizes, decode, chosen = _read_actions(
+    actions, action_bins, f"gymnasium:{name}"
+  )
   if isinstance(observations, spaces.Box):
     shape = observations.shape
     encode = functools.partial(np.asarray, dtype=np.float32)
@@ -80,11 +87,10 @@ def make(name: str) -> base.HostEnvironment:
 
   def make_copies(count: int) -> gymnasium.vector.VectorEnv:
     wrappers = [
-      # Policies count actions from 0.
       functools.partial(
         gymnasium.wrappers.TransformAction,
-        func=lambda action: int(action) + int(actions.start),
-        action_space=spaces.Discrete(actions.n),
+        func=decode,
+        action_space=chosen,
       )
     ]
     if limit is None:
@@ -106,10 +112,68 @@ def make(name: str) -> base.HostEnvironment:
   return base.HostEnvironment(
     name=f"gymnasium:{name}",
     observation_shape=tuple(shape),
-    num_actions=int(actions.n),
+    num_actions=num_actions,
+    action_sizes=action_sizes,
     make_copies=make_copies,
     encode=encode,
   )
+
+
+def make_twin(environment: base.Environment) -> base.HostEnvironment | None:
+  """Gymnasium's original of a gymnax environment, None if it has none.
+
+  Continuous actions are cut into as many bins.
+  """
+  if environment.name not in TWINS:
+    return None
+  continuous = TWINS[environment.name]
+  return make(environment.name, environment.num_actions if continuous else None)
+
+
+def _read_actions(actions, action_bins: int | None, name: str):
+  """(A, action_sizes, choice → action, space of choices) of an action space.
+
+  Policies count choices from 0.
+  """
+  from gymnasium import spaces
+
+  if isinstance(actions, spaces.Box):
+    grid = bins.cut_into_bins(actions, action_bins, name)
+
+    def decode(action):
+      return grid.decode(np.asarray(action)).astype(actions.dtype)
+
+    num_actions, sizes = grid.num_actions, grid.action_sizes
+  elif isinstance(actions, spaces.Discrete | spaces.MultiDiscrete):
+    bins.refuse_bins(action_bins, name)
+    start = actions.start
+    if isinstance(actions, spaces.Discrete):
+      num_actions, sizes = int(actions.n), ()
+
+      def decode(action):
+        return int(action) + int(start)
+
+    else:
+      if actions.nvec.ndim > 1:
+        raise ValueError(
+          f"environment {name!r} has actions {actions}; MultiDiscrete must have"
+          " one axis"
+        )
+      sizes = tuple(int(n) for n in actions.nvec)
+      num_actions = max(sizes)
+
+      def decode(action):
+        return np.asarray(action, start.dtype) + start
+
+  else:
+    raise ValueError(
+      f"environment {name!r} has actions {actions}; Discrete, MultiDiscrete and"
+      " Box are supported"
+    )
+  chosen = (
+    spaces.MultiDiscrete(sizes) if sizes else spaces.Discrete(num_actions)
+  )
+  return num_actions, sizes, decode, chosen
 
 
 def _encode_one_hot(

@@ -5,20 +5,23 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from lco_jax.environments import base
+from lco_jax.environments import base, bins
 
 
-def make(name: str) -> base.Environment:
-  """Wraps a discrete-action gymnax environment.
+def make(name: str, action_bins: int | None = None) -> base.Environment:
+  """Wraps a gymnax environment.
 
   Observations become float32; a discrete observation becomes its one-hot.
 
   Args:
     name: gymnax id, e.g. "CartPole-v1".
+    action_bins: values of each dimension of a continuous action, ≥ 2; None for
+      discrete ones.
 
   Raises:
     ValueError: if gymnax has no such id, the environment's data is missing, its
-      actions are not discrete, or its observations are not a single array.
+      actions and `action_bins` do not go together, or its observations are not
+      a single array.
   """
   # Imported here, because importing gymnax starts JAX's backends.
   import gymnax
@@ -36,10 +39,17 @@ def make(name: str) -> base.Environment:
       f"environment {name!r} cannot be built: {error}"
     ) from error
   action_space = environment.action_space(params)
-  if not isinstance(action_space, spaces.Discrete):
+  if isinstance(action_space, spaces.Discrete):
+    bins.refuse_bins(action_bins, name)
+    num_actions, action_sizes, decode = action_space.n, (), None
+  elif isinstance(action_space, spaces.Box):
+    grid = bins.cut_into_bins(action_space, action_bins, name)
+    num_actions, action_sizes = grid.num_actions, grid.action_sizes
+    decode = grid.decode
+  else:
     raise ValueError(
       f"environment {name!r} has actions {action_space};"
-      " only discrete actions are supported"
+      " Discrete and Box are supported"
     )
   space = environment.observation_space(params)
   if isinstance(space, spaces.Discrete):
@@ -59,20 +69,24 @@ def make(name: str) -> base.Environment:
 
   def step(key, state, action):
     observation, state, reward, terminated, _ = environment.step_env(
-      key, state, action, params
+      key, state, action if decode is None else decode(action), params
     )
     return base.Transition(
       state=state,
       observation=encode(observation),
-      reward=jnp.asarray(reward, jnp.float32),
-      terminated=jnp.asarray(terminated, bool),
-      truncated=jnp.asarray(environment.is_truncated(state, params), bool),
+      # Some environments return them with an axis of one.
+      reward=jnp.asarray(reward, jnp.float32).reshape(()),
+      terminated=jnp.asarray(terminated, bool).reshape(()),
+      truncated=jnp.asarray(
+        environment.is_truncated(state, params), bool
+      ).reshape(()),
     )
 
   return base.Environment(
     name=name,
     observation_shape=shape,
-    num_actions=action_space.n,
+    num_actions=num_actions,
+    action_sizes=action_sizes,
     max_episode_steps=int(params.max_steps_in_episode),
     reset=reset,
     step=step,

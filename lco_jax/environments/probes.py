@@ -9,6 +9,7 @@
 | action        | prefers the better action |
 | action_given_observation | prefers it depending on the observation |
 | credit        | credits an action with a later reward |
+| dimensions    | prefers the better choice in each dimension of an action |
 
 The answers are known, so a failure identifies the broken part.
 Source: Jones 2021, "Debugging RL" (probe environments).
@@ -35,7 +36,8 @@ class Probe:
     environment: the environment.
     observations: float[K, 1], all observations that require an action.
     values: γ → float[K], optimal values of these observations.
-    actions: int[K], the optimal actions; −1 where all actions are optimal.
+    actions: int[K], or [K, D], the optimal actions; −1 where all actions are
+      optimal.
   """
 
   environment: base.Environment
@@ -51,6 +53,7 @@ def _make_environment(
   length: int = 1,
   random_observation: bool = False,
   truncates: bool = False,
+  action_sizes: tuple[int, ...] = (),
 ) -> base.Environment:
   """Makes an environment with episodes of `length` steps.
 
@@ -64,6 +67,8 @@ def _make_environment(
     length: steps in an episode.
     random_observation: whether each episode draws a new sign.
     truncates: whether the last step truncates instead of terminating.
+    action_sizes: choices of each dimension of an action; empty for a single
+      choice.
   """
 
   def observe(sign, step):
@@ -74,7 +79,10 @@ def _make_environment(
     if not random_observation:
       sign = jnp.ones_like(sign)
     step = jnp.int32(0)
-    return (sign, step, jnp.int32(0)), observe(sign, step)
+    no_action = jnp.zeros(
+      (len(action_sizes),) if action_sizes else (), jnp.int32
+    )
+    return (sign, step, no_action), observe(sign, step)
 
   def step(key, state, action):
     del key
@@ -100,6 +108,7 @@ def _make_environment(
     max_episode_steps=length,
     reset=reset,
     step=step,
+    action_sizes=action_sizes,
   )
 
 
@@ -202,6 +211,22 @@ def _credit() -> Probe:
   )
 
 
+def _dimensions() -> Probe:
+  best = np.array([[0, 1], [2, 0]])
+  environment = _make_environment(
+    "dimensions",
+    lambda sign, step, action, _: jnp.mean(
+      jnp.where(action == jnp.where(sign > 0, best[1], best[0]), 1.0, -1.0)
+    ),
+    num_actions=3,
+    random_observation=True,
+    action_sizes=(3, 2),
+  )
+  return Probe(
+    environment, _column(*_SIGNS), lambda _: np.array([1.0, 1.0]), best
+  )
+
+
 PROBES: dict[str, Callable[[], Probe]] = {
   "value": _value,
   "observation": _observation,
@@ -210,6 +235,7 @@ PROBES: dict[str, Callable[[], Probe]] = {
   "action": _action,
   "action_given_observation": _action_given_observation,
   "credit": _credit,
+  "dimensions": _dimensions,
 }
 
 

@@ -25,7 +25,7 @@ from lco_jax.language import (
   scoring,
   text_completion,
 )
-from lco_jax.training import placement, program
+from lco_jax.training import memory, placement, program
 
 # Replacements of a problem that leaves no room for an answer.
 _REDRAWS = 100
@@ -299,7 +299,7 @@ class TextCollector:
 
     done = samplers.complete_prompts(
       self._model,
-      self._completes(state.params),
+      self._completes(memory.acting(state.params)),
       prompt,
       padding,
       keys,

@@ -26,7 +26,7 @@ from lco_jax import (
 )
 from lco_jax.language import data, generation, reading
 from lco_jax.language.setup import Setup
-from lco_jax.training import chunking, update
+from lco_jax.training import chunking, memory, update
 
 
 class DenseTokens(NamedTuple):
@@ -42,6 +42,7 @@ class DenseTokens(NamedTuple):
     beta: float[..., C], KL strength of the target.
     dense_advantage: float[..., C, V]; None where only the token's is known.
     reference_log_prob: float[..., C].
+    legal: None: all tokens exist.
   """
 
   action: Array
@@ -53,6 +54,7 @@ class DenseTokens(NamedTuple):
   beta: Array
   dense_advantage: Array | None
   reference_log_prob: Array
+  legal: None = None
 
 
 def token_weights(
@@ -182,13 +184,17 @@ def make_objective(
   model, chunk_tokens = setup.model, setup.chunk_tokens
   on_policy = setup.on_policy if on_policy is None else on_policy
 
-  def chunk_sums(head, old_head, hidden, batch):
+  def old_head(before):
+    """The output layer of the policy that sampled."""
+    return networks.select_head(setup.policy_params(memory.acting(before)))
+
+  def chunk_sums(head, behaviour_head, hidden, batch):
     """Sums over some of the tokens: loss, (share, metrics)."""
     logits = model.head(head, hidden)
     if on_policy:
       old_logits = jax.lax.stop_gradient(logits)
     else:
-      old_logits = model.head(old_head, batch.old_hidden)
+      old_logits = model.head(behaviour_head, batch.old_hidden)
     tokens = dense_tokens(batch, old_logits, setup.knows_sampled_only)
     loss, values = token_losses(logits, tokens, setup)
     metrics = {k: numerics.average(v, batch.mask) for k, v in values.items()}
@@ -226,7 +232,7 @@ def make_objective(
     total, (count, metrics) = chunking.chunked_sum(
       chunk_sums,
       networks.select_head(policy),
-      None if on_policy else networks.select_head(setup.policy_params(before)),
+      None if on_policy else old_head(before),
       hidden,
       batch,
       size,

@@ -127,6 +127,11 @@ class Setup:
         f"advantage: {advantage!r} needs a task with one right answer to each"
         " problem"
       )
+    if options.beta_rule == "variance" and self.knows_sampled_only:
+      raise ValueError(
+        "beta_rule: 'variance' needs the advantages of all tokens; the signal"
+        f" {advantage!r} knows the sampled token's alone"
+      )
     grouped = advantage in signals.IN_GROUPS or self.algorithm.drops_even_groups
     if options.num_samples < 2 and grouped:
       raise ValueError(
@@ -152,11 +157,13 @@ class Setup:
 
   @property
   def on_policy(self) -> bool:
-    """Whether each batch gets one step, at the policy that sampled it.
+    """Whether each batch gets one step, of the policy that sampled it.
 
     The policy's own logits are then the behaviour policy's.
     """
-    return self.options.num_epochs * self.options.num_minibatches == 1
+    options = self.options
+    steps = options.num_epochs * options.num_minibatches
+    return steps == 1 and not options.staleness
 
   @property
   def knows_sampled_only(self) -> bool:

@@ -11,6 +11,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 
@@ -209,6 +210,52 @@ def generalized_advantages(
     values,
     advantage + values,
   )
+
+
+def measure_variance(
+  model: networks.LanguageModel,
+  params: types.Params,
+  samples: data.Samples,
+  signal: Signal,
+  chunk_tokens: int = 0,
+) -> Array:
+  """Variance of a signal's advantages under the policy that sampled.
+
+  Args:
+    model: the policy's.
+    params: the policy's.
+    samples: [G, N], this device's share.
+    signal: of them, with the advantages of all tokens.
+    chunk_tokens: tokens whose logits are held at a time; 0 for all.
+
+  Returns:
+    float[], the mean over the tokens of all devices of Σ_a p(a) Ā(a)².
+  """
+
+  def variance(rows):
+    hidden, known, known_advantage, rest = rows
+    logits = model.head(params, hidden)
+    advantage = jnp.broadcast_to(rest[..., None], logits.shape)
+    for k in range(known.shape[-1]):
+      places = jax.nn.one_hot(known[..., k], logits.shape[-1], dtype=bool)
+      advantage = jnp.where(places, known_advantage[..., k, None], advantage)
+    probs = jax.nn.softmax(logits)
+    mean = jnp.sum(probs * advantage, axis=-1, keepdims=True)
+    return jnp.sum(probs * jnp.square(advantage - mean), axis=-1)
+
+  each = reading.map_tokens(
+    variance,
+    (
+      samples.hidden,
+      signal.known,
+      signal.known_advantage,
+      signal.rest_advantage,
+    ),
+    chunk_tokens,
+  )
+  return numerics.across_devices(
+    {"variance": numerics.average(each, samples.mask)}
+  )["variance"]
 
 
 def exact_signal(

@@ -33,7 +33,7 @@ from lco_jax.language import (
   signals,
 )
 from lco_jax.language.setup import BASE, Options, Setup
-from lco_jax.training import loss_geometry, program, update
+from lco_jax.training import loss_geometry, memory, program, update
 
 __all__ = ["Options", "Setup", "make_training"]
 
@@ -57,7 +57,7 @@ def make_training(
   return program.Training(
     init_params=functools.partial(init_params, setup),
     init_actor=setup.sampler.init_actor,
-    collect=setup.sampler.collect,
+    collect=_collect_stale(setup),
     prepare=functools.partial(prepare, setup),
     update=update.make_update(
       objectives.make_objective(setup, num_samples),
@@ -73,6 +73,7 @@ def make_training(
     num_epochs=options.num_epochs,
     num_minibatches=options.num_minibatches,
     follow=setup.sampler.follow,
+    remember=functools.partial(memory.remember, options),
     max_kl=options.max_kl,
     counts=prompt_repeats.COUNTS,
     long_reductions=True,
@@ -105,10 +106,19 @@ def init_params(
     parts["verifier_reference"] = own
   if options.lora_rank:
     adapters = networks.init_adapters(key, own, options.lora_rank)
-    return parts | given | {BASE: own, "policy": adapters}
+    parts = parts | given | {BASE: own, "policy": adapters}
+    return memory.begin(options, parts)
   if setup.keeps_reference or options.reference_coefficient:
     parts["reference"] = own
-  return parts | given
+  return memory.begin(options, parts | given)
+
+
+def _collect_stale(setup: Setup) -> Callable | None:
+  """The sampler's `collect` by the policy that samples."""
+  collect = setup.sampler.collect
+  if not setup.options.staleness or collect is None:
+    return collect
+  return lambda params, actor, keys: collect(memory.acting(params), actor, keys)
 
 
 class Counted(NamedTuple):
@@ -205,14 +215,14 @@ def prepare(
 
   Args:
     setup: of the training.
-    params: by part, of the policy that sampled.
+    params: by part, at the beginning of the update.
     samples: [G, N], this device's share.
 
   Returns:
     (TokenBatch [G, N], metrics over all devices).
   """
   options, algorithm = setup.options, setup.algorithm
-  params = setup.model_params(params)
+  learner, params = params, setup.model_params(memory.acting(params))
   signal = signals.make_signal(
     setup.advantage,
     setup.model,
@@ -223,8 +233,15 @@ def prepare(
     num_known=options.num_known,
     chunk_tokens=setup.chunk_tokens,
   )(params, samples)
+  if options.beta_rule == "variance":
+    variance = signals.measure_variance(
+      setup.model, params["policy"], samples, signal, setup.chunk_tokens
+    )
+    base_beta = targets.beta_of_variance(variance, options.kl_budget)
+  else:
+    base_beta = memory.beta(options, learner)
   beta = targets.sign_dependent_beta(
-    signal.advantage, options.beta, options.nonpositive_beta_multiple
+    signal.advantage, base_beta, options.nonpositive_beta_multiple
   )[..., 0]
   if signal.agreed is not None:
     agreement = options.agreement_beta_multiple
@@ -242,6 +259,12 @@ def prepare(
     beta,
     reference_log_prob,
   )
+  if options.beta_rule != "fixed":
+    metrics["beta"] = base_beta
+  if options.stale_correction != "none":
+    batch = dataclasses.replace(
+      batch, weight=batch.weight * _weigh_stale(setup, learner, samples)
+    )
   metrics |= sample_metrics.summarize_samples(
     samples, counted.mask, counted.even
   )
@@ -259,6 +282,19 @@ def prepare(
       )
     metrics |= signals.compare_signals(signal, truth, samples)
   return batch, metrics
+
+
+def _weigh_stale(
+  setup: Setup, params: Mapping[str, types.Params], samples: data.Samples
+) -> Array:
+  """Weights of tokens that an older policy sampled: float[G, N, C]."""
+  log_prob = reading.read_log_prob(
+    setup.model, setup.policy_params(params), samples, setup.chunk_tokens
+  )
+  log_ratio = jnp.where(samples.mask, log_prob - samples.log_prob, 0.0)
+  return losses.stale_weight(
+    log_ratio, setup.options.stale_correction, setup.options.stale_ratio
+  )
 
 
 def _compare_reference(
@@ -313,7 +349,7 @@ def assess(
   """
   model, some = setup.model, sample_metrics.take_quarter(batch)
   policy = setup.policy_params(params)
-  old_head = networks.select_head(setup.policy_params(before))
+  old_head = networks.select_head(setup.policy_params(memory.acting(before)))
   hidden = reading.read_hidden(model, policy, some)
 
   def measure(rows):

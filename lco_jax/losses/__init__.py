@@ -34,6 +34,7 @@ from lco_jax.losses.policy_gradient import (
   ppo_clip_loss,
   reinforce_loss,
   sequence_log_prob_ratio,
+  stale_weight,
 )
 from lco_jax.losses.preference import dpo_loss, qrm_loss, rebel_loss
 from lco_jax.losses.regularizers import (
@@ -78,6 +79,7 @@ __all__ = [
   "reinforce_loss",
   "sequence_log_prob_ratio",
   "squared_value_loss",
+  "stale_weight",
   "vmpo_loss",
   "vmpo_weights",
 ]

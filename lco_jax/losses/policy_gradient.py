@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from lco_jax import numerics
+from lco_jax import checks, numerics
 
 
 def reinforce_loss(
@@ -115,3 +115,38 @@ def sequence_log_prob_ratio(
   count = jnp.sum(where, axis=-1, keepdims=True, dtype=log_ratio.dtype)
   mean = jnp.sum(log_ratio, axis=-1, keepdims=True) / jnp.maximum(count, 1.0)
   return jnp.broadcast_to(mean, log_ratio.shape)
+
+
+def stale_weight(log_ratio: Array, correction: str, bound: float) -> Array:
+  """Weight of a sample of another policy than the one that learns.
+
+      none       1
+      truncated  min(r, c)
+      masked     1 where 1/c ≤ r ≤ c, else 0
+
+  Truncation bounds the variance and keeps a bias; masking leaves out samples
+  that the policy has moved away from.
+
+  Args:
+    log_ratio: float[...], log r = log π(a) − log p(a), π at the beginning of
+      the update, p the policy that sampled; nats.
+    correction: "none", "truncated" or "masked".
+    bound: c ≥ 1.
+
+  Returns:
+    float[...], no gradient.
+
+  Raises:
+    ValueError: if the correction is unknown.
+
+  Source: Espeholt et al. 2018, arXiv:1802.01561 (truncated); masked importance
+    sampling as in asynchronous training of language models.
+  """
+  checks.check_choice("correction", correction, ("none", "truncated", "masked"))
+  (log_ratio,) = numerics.float_arrays(jax.lax.stop_gradient(log_ratio))
+  if correction == "none":
+    return jnp.ones_like(log_ratio)
+  limit = jnp.log(jnp.asarray(bound, log_ratio.dtype))
+  if correction == "truncated":
+    return jnp.exp(jnp.minimum(log_ratio, limit))
+  return (jnp.abs(log_ratio) <= limit).astype(log_ratio.dtype)

@@ -1,11 +1,13 @@
 """Policy and value networks of an environment, without shared parameters."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from lco_jax import types
@@ -15,6 +17,8 @@ ACTIVATIONS = {"tanh": nn.tanh, "relu": nn.relu, "gelu": nn.gelu}
 
 # Channels of the convolution that reads image-like observations.
 _CONVOLUTION_FEATURES = 16
+# Logit of a choice that does not exist; finite, so that differences are.
+_ILLEGAL = -1e9
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,7 +27,8 @@ class ActorCritic:
 
   Attributes:
     init: key → {"policy": parameters, "value": parameters}.
-    policy: (policy parameters, observation [..., O]) → logits float32[..., A].
+    policy: (policy parameters, observation [..., O]) → logits float32[..., A],
+      or [..., D, A] for an action of D dimensions.
     value: (value parameters, observation [..., O]) → value float32[...].
   """
 
@@ -34,9 +39,10 @@ class ActorCritic:
 
 def make_actor_critic(
   observation_shape: Sequence[int],
-  num_actions: int,
+  num_actions: int | Sequence[int],
   hidden_sizes: Sequence[int],
   activation: str,
+  legal: np.ndarray | None = None,
 ) -> ActorCritic:
   """Builds the networks for an observation shape.
 
@@ -46,9 +52,11 @@ def make_actor_critic(
 
   Args:
     observation_shape: O.
-    num_actions: A.
+    num_actions: A, or (D, A) for an action of D dimensions.
     hidden_sizes: widths of the hidden layers, positive.
     activation: one of ACTIVATIONS.
+    legal: bool[D, A], choices that exist; None where all do. The
+      logits of others are so low that their probability is 0.
 
   Raises:
     ValueError: if the activation is unknown or a width is not positive.
@@ -77,7 +85,9 @@ def make_actor_critic(
     leading = observation.shape[: observation.ndim - rank]
     return observation.reshape(*leading, -1)
 
-  policy, value = network(num_actions, 0.01), network(1, 1.0)
+  logits_shape = tuple(np.atleast_1d(num_actions).tolist())
+  policy = network(math.prod(logits_shape), 0.01)
+  value = network(1, 1.0)
 
   def init(key):
     policy_key, value_key = jax.random.split(key)
@@ -88,7 +98,9 @@ def make_actor_critic(
     }
 
   def policy_apply(params, observation):
-    return policy.apply(params, arrange(observation))
+    logits = policy.apply(params, arrange(observation))
+    logits = logits.reshape(*logits.shape[:-1], *logits_shape)
+    return logits if legal is None else jnp.where(legal, logits, _ILLEGAL)
 
   def value_apply(params, observation):
     return value.apply(params, arrange(observation))[..., 0]

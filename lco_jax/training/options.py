@@ -5,6 +5,9 @@ import dataclasses
 from lco_jax import checks
 from lco_jax.checks import setting
 
+BETA_RULES = ("fixed", "variance", "feedback")
+CORRECTIONS = ("none", "truncated", "masked")
+
 
 @dataclasses.dataclass(frozen=True)
 class PolicyOptions:
@@ -13,6 +16,26 @@ class PolicyOptions:
   beta: float = setting(1.0, "KL strength of the optimal target", above=0.0)
   nonpositive_beta_multiple: float = setting(
     1.0, "factor on β where the advantage is ≤ 0", above=0.0
+  )
+  beta_rule: str = setting(
+    "fixed",
+    "how β is chosen: fixed; variance of the advantages and kl_budget; feedback"
+    " of past updates' KL, beginning with beta",
+    choices=BETA_RULES,
+  )
+  kl_budget: float = setting(
+    0.02, "KL of an update, nats, that a β rule aims at", above=0.0
+  )
+  staleness: int = setting(
+    0, "updates that the sampling policy is behind", at_least=0
+  )
+  stale_correction: str = setting(
+    "none",
+    "weights of stale samples: none; truncated or masked importance ratios",
+    choices=CORRECTIONS,
+  )
+  stale_ratio: float = setting(
+    2.0, "largest ratio of π to the sampling policy, or 1/ratio", at_least=1.0
   )
   dual_bound: float = setting(
     0.1, "vmpo: KL of its weights from uniform, nats", above=0.0

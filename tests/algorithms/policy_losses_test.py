@@ -147,7 +147,11 @@ def test_objective_adds_entropy_bonus_and_keeps_parts_apart():
 
   def evaluate(**options):
     setup = training.Setup(
-      None, same, row, row.policy_loss(), training.Options(**options)
+      types.SimpleNamespace(action_sizes=()),
+      same,
+      row,
+      row.policy_loss(),
+      training.Options(**options),
     )
     return training.make_objective(setup)(params, _batch())
 

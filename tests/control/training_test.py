@@ -28,7 +28,11 @@ def _make(
   **overrides,
 ):
   net = networks.make_actor_critic(
-    environment.observation_shape, environment.num_actions, (16,), "tanh"
+    environment.observation_shape,
+    environments.logits_shape(environment),
+    (16,),
+    "tanh",
+    environments.legal_actions(environment),
   )
   chain = optimizers.make_optimizer(
     "adam",
@@ -71,12 +75,18 @@ _ALONE = [
 _TAUGHT = (
   [(name, "lco_mse") for name in _ALONE]
   + [
-    ("credit", name) for name in ("cispo", "mdpo", "awr", "apa", "cmpo", "vmpo")
+    ("credit", name)
+    for name in (
+      *("cispo", "mdpo", "awr", "apa", "cmpo", "vmpo", "lco_proximal_kl"),
+      *("lco_residual", "lco_residual_lch", "lco_weighted"),
+    )
   ]
   + [
     (name, algorithm)
     for name in probes.PROBES.keys() - _ALONE
-    for algorithm in ("lco_mse", "lco_lch", "lco_kld", "ppo", "reinforce")
+    for algorithm in (
+      *("lco_mse", "lco_lch", "lco_kld", "lco_fisher", "ppo", "reinforce"),
+    )
   ]
 )
 
@@ -94,10 +104,11 @@ def test_every_algorithm_solves_every_probe(name, algorithm):
   logits = jax.vmap(net.policy, in_axes=(0, None))(
     params["policy"], observations
   )
-  for observed, action in enumerate(probe.actions):
-    if action >= 0:
-      likely = jax.nn.softmax(logits[:, observed])[:, action]
-      assert (likely > 0.9).all(), (probe.observations[observed], likely)
+  # [seeds, K, A], or [seeds, K, D, A].
+  likely = np.asarray(jax.nn.softmax(logits))
+  best = np.broadcast_to(probe.actions, likely.shape[:-1])
+  chosen = np.take_along_axis(likely, np.maximum(best, 0)[..., None], -1)
+  assert (chosen[..., 0][best >= 0] > 0.9).all(), chosen
   values = jax.vmap(net.value, in_axes=(0, None))(params["value"], observations)
   expected = np.broadcast_to(probe.values(_DISCOUNT), values.shape)
   tolerance = 0.1 * max(1.0, np.abs(expected).max())

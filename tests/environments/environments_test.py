@@ -52,12 +52,12 @@ def test_gymnax_environments_step(name):
     ("os:system", "unknown environment namespace 'os'"),
     ("probe:nope", "unknown probe environment 'nope'"),
     ("tabular:nope", "unknown tabular environment 'nope'"),
-    ("Pendulum-v1", "only discrete actions"),
-    ("gymnax:MountainCarContinuous-v0", "only discrete actions"),
+    ("Pendulum-v1", "'Pendulum-v1' has continuous actions.*set action_bins"),
+    ("gymnax:MountainCarContinuous-v0", "set action_bins"),
     ("", "unknown environment ''"),
     ("gymnasium:os:system", "unknown environment namespace 'gymnasium:os'"),
     ("gymnasium:Acrobat-v1", "unknown environment.*mean Acrobot-v1"),
-    ("gymnasium:Pendulum-v1", "only discrete actions"),
+    ("gymnasium:Pendulum-v1", "set action_bins"),
     ("gymnasium:Blackjack-v1", "Box, Discrete and MultiDiscrete"),
     ("gymnasium:LunarLander-v3", "cannot be built: Box2D is not installed"),
   ],
@@ -82,7 +82,7 @@ def test_probe_answers_by_simulation(name):
   probe = probes.PROBES[name]()
   environment, discount = probe.environment, 0.9
   table = {
-    float(o[0]): (float(v), int(a))
+    float(o[0]): (float(v), np.maximum(a, 0))
     for o, v, a in zip(
       probe.observations, probe.values(discount), probe.actions, strict=True
     )
@@ -94,7 +94,7 @@ def test_probe_answers_by_simulation(name):
     while True:
       _, action = table[float(observation[0])]
       transition = environment.step(
-        jax.random.key(0), state, jnp.int32(max(action, 0))
+        jax.random.key(0), state, jnp.asarray(action, jnp.int32)
       )
       total += weight * float(transition.reward)
       weight *= discount
@@ -150,3 +150,119 @@ def test_host_environments_of_every_kind():
   np.testing.assert_array_equal(reward, [7, 8])
   copies.close()
   del gymnasium.registry["Odd-v0"]
+
+
+_CONTINUOUS = {  # Dimensions of the action.
+  "Pendulum-v1": 1,
+  "MountainCarContinuous-v0": 1,
+  "PointRobot-misc": 2,
+  "Reacher-misc": 2,
+  "Swimmer-misc": 2,
+}
+
+
+@pytest.mark.third_party
+def test_continuous_gymnax_environments_are_all_here():
+  continuous = set()
+  for name in gymnax.registered_envs:
+    if name.startswith("MNIST"):  # Needs data.
+      continue
+    environment, params = gymnax.make(name)
+    space = environment.action_space(params)
+    if not isinstance(space, gymnax.environments.spaces.Discrete):
+      continuous.add(name)
+  assert continuous == set(_CONTINUOUS)
+
+
+@pytest.mark.third_party
+@pytest.mark.parametrize("name", _CONTINUOUS)
+def test_continuous_actions_are_cut_into_bins(name):
+  """The first and the last bin are the bounds, and steps use the value."""
+  environment = environments.make(name, 5)
+  dimensions = _CONTINUOUS[name]
+  shape = (5,) if dimensions == 1 else (dimensions, 5)
+  assert environments.logits_shape(environment) == shape
+  assert environments.legal_actions(environment) is None
+  original, params = gymnax.make(name)
+  space = original.action_space(params)
+  key = jax.random.key(0)
+  state, _ = environment.reset(key)
+  for choice, value in ((0, space.low), (4, space.high)):
+    value = jnp.broadcast_to(jnp.asarray(value, jnp.float32), space.shape)
+    expected, _, reward, _, _ = jax.jit(original.step_env)(
+      key, state, value, params
+    )
+    transition = jax.jit(environment.step)(
+      key, state, jnp.full(shape[:-1], choice, jnp.int32)
+    )
+    np.testing.assert_allclose(transition.observation, expected, rtol=1e-5)
+    np.testing.assert_allclose(transition.reward, np.squeeze(reward), rtol=1e-5)
+    assert transition.reward.shape == transition.terminated.shape == ()
+
+
+@pytest.mark.third_party
+@pytest.mark.parametrize(
+  ("name", "action_bins", "message"),
+  [
+    ("Pendulum-v1", 1, "action_bins must be ≥ 2"),
+    ("CartPole-v1", 3, "action_bins: environment 'CartPole-v1' has discrete"),
+    ("probe:action", 3, "action_bins: environment 'probe:action' has discrete"),
+    ("gymnasium:CartPole-v1", 3, "'gymnasium:CartPole-v1' has discrete"),
+    ("gymnasium:Endless-v0", 3, "bins need finite bounds"),
+  ],
+)
+def test_wrong_bins_are_named(name, action_bins, message):
+  class Endless(gymnasium.Env):
+    observation_space = gymnasium.spaces.Discrete(2)
+    action_space = gymnasium.spaces.Box(-np.inf, np.inf, (1,))
+
+  gymnasium.register("Endless-v0", entry_point=Endless)
+  with pytest.raises(ValueError, match=message):
+    environments.make(name, action_bins)
+  del gymnasium.registry["Endless-v0"]
+
+
+@pytest.mark.third_party
+@pytest.mark.parametrize(
+  ("space", "action_bins", "choices", "expected"),
+  [
+    (
+      gymnasium.spaces.Box(-1.0, np.float32([1.0, 3.0])),
+      5,
+      [[0, 0], [4, 2]],
+      [[-1.0, -1.0], [1.0, 1.0]],
+    ),
+    (gymnasium.spaces.Box(-2.0, 2.0, (1,)), 3, [0, 2], [[-2.0], [2.0]]),
+    (
+      gymnasium.spaces.MultiDiscrete([2, 3], start=[5, 0]),
+      None,
+      [[0, 2], [1, 1]],
+      [[5, 2], [6, 1]],
+    ),
+  ],
+)
+def test_host_environments_get_the_actions_of_their_space(
+  space, action_bins, choices, expected
+):
+  seen = []
+
+  class Recording(gymnasium.Env):
+    observation_space = gymnasium.spaces.Discrete(2)
+    action_space = space
+
+    def reset(self, *, seed=None, options=None):
+      return 0, {}
+
+    def step(self, action):
+      assert space.contains(action), action
+      seen.append(np.array(action))
+      return 0, 0.0, False, False, {}
+
+  gymnasium.register("Recording-v0", entry_point=Recording)
+  environment = environments.make("gymnasium:Recording-v0", action_bins)
+  copies = environment.make_copies(2)
+  copies.reset()
+  copies.step(np.array(choices))
+  np.testing.assert_allclose(seen, expected)
+  copies.close()
+  del gymnasium.registry["Recording-v0"]
