@@ -116,9 +116,12 @@ def normalized(advantages: Array, mean: Array, variance: Array) -> Array:
     variance: float[], variance of the whole batch.
 
   Returns:
-    float[...].
+    float[...]; exactly 0 where the spread is no more than the rounding of the
+    mean, as for equal advantages.
   """
-  return (advantages - mean) * jax.lax.rsqrt(variance + 1e-8)
+  rounding = 4.0 * jnp.finfo(variance.dtype).eps * jnp.abs(mean)
+  scaled = (advantages - mean) * jax.lax.rsqrt(variance + 1e-8)
+  return jnp.where(variance > jnp.square(rounding), scaled, 0.0)
 
 
 def group_relative(rewards: Array, epsilon: float = 1e-6) -> Array:

@@ -100,6 +100,11 @@ def test_normalized():
   x = jnp.array([1.0, 2.0, 6.0])
   y = advantages.normalized(x, jnp.mean(x), jnp.var(x))
   np.testing.assert_allclose([y.mean(), y.std()], [0.0, 1.0], atol=1e-6)
+  # Equal numbers whose rounded mean is another number.
+  equal = jnp.full(2048, 1000.1, jnp.float32)
+  mean = jnp.sum(equal) / 2048 + jnp.float32(6e-5)
+  flat = advantages.normalized(equal, mean, jnp.mean((equal - mean) ** 2))
+  np.testing.assert_array_equal(flat, 0.0)
   constant = advantages.normalized(jnp.ones(3), jnp.float32(1), jnp.float32(0))
   np.testing.assert_array_equal(constant, 0.0)
 

@@ -124,7 +124,7 @@ def _by_pairs(
   options = settings_lib.take(
     settings,
     pairs.Options,
-    without=("cross_entropy_coefficient",),
+    without=pairs.ALGORITHMS["qrm"],
     group_size=2,
     chunk_tokens=0,
   )

@@ -32,8 +32,9 @@ def get_config(task: str = "chain_sum") -> ml_collections.ConfigDict:
   # Training uses all pairs of a better and a worse sample of a prompt.
   config.num_updates = 40
   config.eval_samples = 8
-  # qrm: weight of the chosen completion's likelihood; dpo uses beta.
-  config.cross_entropy_coefficient = config_dict.placeholder(float)
+  # Options of qrm; dpo uses beta.
+  for name in pairs.ALGORITHMS["qrm"]:
+    config[name] = config_dict.placeholder(float)
 
   config.update(_BY_TASK.get(task, {}))
   config.tuned = {"chosen": ("task", task)} | {

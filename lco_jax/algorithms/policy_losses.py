@@ -157,13 +157,21 @@ def lco_weighted() -> PolicyLoss:
   return policy_loss
 
 
-def ppo(clip_low: float = 0.2, clip_high: float = 0.2) -> PolicyLoss:
+def ppo(
+  clip_low: float = 0.2,
+  clip_high: float = 0.2,
+  dual_clip: float | None = None,
+) -> PolicyLoss:
   """PPO with a clipped probability ratio.
 
   Args:
     clip_low: ε below 1, ≥ 0.
     clip_high: ε above 1, ≥ 0.
+    dual_clip: c > 1 + ε, the largest ratio that a negative advantage pulls at;
+      None for any.
   """
+  if dual_clip is not None:
+    checks.check_number("dual_clip", dual_clip, above=1.0 + clip_high)
   checks.check_number("clip_low", clip_low, at_least=0.0)
   checks.check_number("clip_high", clip_high, at_least=0.0)
 
@@ -173,7 +181,12 @@ def ppo(clip_low: float = 0.2, clip_high: float = 0.2) -> PolicyLoss:
       log_prob, batch.old_log_prob, clip_low, clip_high
     )
     loss = losses.ppo_clip_loss(
-      log_prob, batch.old_log_prob, batch.advantage, clip_low, clip_high
+      log_prob,
+      batch.old_log_prob,
+      batch.advantage,
+      clip_low,
+      clip_high,
+      dual_clip=dual_clip,
     )
     return loss, {"clip_fraction": clipped.astype(jnp.float32)}
 
@@ -293,14 +306,19 @@ def gspo(clip_low: float = 3e-4, clip_high: float = 4e-4) -> PolicyLoss:
   return policy_loss
 
 
-def dapo(clip_low: float = 0.2, clip_high: float = 0.28) -> PolicyLoss:
+def dapo(
+  clip_low: float = 0.2,
+  clip_high: float = 0.28,
+  dual_clip: float | None = None,
+) -> PolicyLoss:
   """PPO's loss with a wider clip range above 1 than below.
 
   Args:
     clip_low: ε below 1, ≥ 0.
     clip_high: ε above 1, ≥ 0.
+    dual_clip: as of PPO.
   """
-  return ppo(clip_low, clip_high)
+  return ppo(clip_low, clip_high, dual_clip)
 
 
 def _make_regression(

@@ -29,7 +29,7 @@ from lco_jax.training import program, update
 
 # Algorithm → options of its own.
 ALGORITHMS = {
-  "qrm": ("cross_entropy_coefficient",),
+  "qrm": ("cross_entropy_coefficient", "score_scale", "score_margin"),
   "dpo": ("beta",),
   "rebel": ("beta",),
 }
@@ -63,6 +63,12 @@ class Options(BatchOptions):
   beta: float = setting(0.1, "KL strength of dpo and rebel", above=0.0)
   cross_entropy_coefficient: float = setting(
     1.0, "qrm: weight of the better completion's likelihood", at_least=0.0
+  )
+  score_scale: float = setting(
+    0.2, "qrm: β, factor on the difference of scores", above=0.0
+  )
+  score_margin: float = setting(
+    2.0, "qrm: γ, by which the scaled difference should exceed 0"
   )
 
   def __post_init__(self):
@@ -205,8 +211,14 @@ def pair_losses(
     ), {}
   where = known & (difference > 0)
   if algorithm == "qrm":
-    coefficient = options.cross_entropy_coefficient
-    loss = losses.qrm_loss(first, second, coefficient, where)
+    loss = losses.qrm_loss(
+      first,
+      second,
+      options.cross_entropy_coefficient,
+      where,
+      options.score_scale,
+      options.score_margin,
+    )
   else:
     loss = losses.dpo_loss(first, second, options.beta, where)
   right = (first > second).astype(jnp.float32)

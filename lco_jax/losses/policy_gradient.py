@@ -42,6 +42,7 @@ def ppo_clip_loss(
   clip_low: float,
   clip_high: float,
   where: Array | None = None,
+  dual_clip: float | None = None,
 ) -> Array:
   """PPO's clipped surrogate, −min(r A, clip(r, 1 − ε_low, 1 + ε_high) A).
 
@@ -52,6 +53,9 @@ def ppo_clip_loss(
     clip_low: ε_low ≥ 0; the ratio is clipped below at 1 − ε_low.
     clip_high: ε_high ≥ 0; the ratio is clipped above at 1 + ε_high.
     where: bool[...], steps that count; None means all.
+    dual_clip: c > 1, which bounds the loss of a negative advantage by −c A: a
+      ratio above c has no gradient; None for no bound (Ye et al. 2020,
+      arXiv:1912.09729).
 
   Returns:
     float[...]; 0 where masked out.
@@ -64,7 +68,11 @@ def ppo_clip_loss(
   advantage = jax.lax.stop_gradient(advantage)
   ratio = jnp.exp(log_prob - jax.lax.stop_gradient(old_log_prob))
   clipped = jnp.clip(ratio, 1.0 - clip_low, 1.0 + clip_high)
-  return -jnp.minimum(ratio * advantage, clipped * advantage)
+  surrogate = jnp.minimum(ratio * advantage, clipped * advantage)
+  if dual_clip is not None:
+    bounded = jnp.maximum(surrogate, dual_clip * advantage)
+    surrogate = jnp.where(advantage < 0, bounded, surrogate)
+  return -surrogate
 
 
 def cispo_loss(

@@ -40,8 +40,10 @@ def qrm_loss(
   rejected_log_prob: Array,
   coefficient: float,
   where: Array | None = None,
+  beta: float = 0.2,
+  margin: float = 2.0,
 ) -> Array:
-  """Pairwise loss of a verifier, −log σ(s_w − s_l) − c s_w.
+  """Pairwise loss of a verifier, −log σ(β (s_w − s_l) − γ) − c s_w.
 
   s is the mean log-probability of a completion's tokens. The second term, the
   chosen completion's cross-entropy, keeps the verifier a language model.
@@ -52,16 +54,22 @@ def qrm_loss(
     rejected_log_prob: float[...], s_l, same for the rejected completion.
     coefficient: c ≥ 0.
     where: bool[...], pairs that count; None means all.
+    beta: β > 0, scale of the difference.
+    margin: γ, by which the scaled difference should exceed 0; with γ ≫ β the
+      pull of a pair hardly depends on how right the verifier is.
 
   Returns:
     float[...], ≥ 0; 0 where masked out.
 
-  Source: arXiv:2603.00963, the authors' code for the verifier.
+  Source: arXiv:2603.00963, the authors' code for the verifier, whose β and γ
+    are the defaults.
   """
-  margin = dpo_loss(chosen_log_prob, rejected_log_prob, 1.0, where)
-  (chosen,) = numerics.float_arrays(chosen_log_prob)
-  (chosen,) = numerics.zero_outside(where, chosen)
-  return margin - coefficient * chosen
+  chosen, rejected = numerics.float_arrays(chosen_log_prob, rejected_log_prob)
+  chex.assert_equal_shape([chosen, rejected])
+  chosen, rejected = numerics.zero_outside(where, chosen, rejected)
+  loss = jax.nn.softplus(margin - beta * (chosen - rejected))
+  loss = loss - coefficient * chosen
+  return loss if where is None else jnp.where(where, loss, 0.0)
 
 
 def rebel_loss(

@@ -188,3 +188,23 @@ def test_saturation_starves_ppo_and_not_kld(float64):
   target = targets.optimal_logits(old, jnp.array([1.0, 0.0]), 1.0)
   kld = jax.grad(losses.lco_kld_loss)(logits, target)
   np.testing.assert_allclose(np.abs(kld[0]), 0.730, atol=5e-4)
+
+
+def test_dual_clip_against_an_oracle(float64):
+  """max(min(r A, clip(r) A), c A) where A < 0; no gradient beyond c."""
+  rng = np.random.default_rng(0)
+  log_prob, old, advantage = (jnp.asarray(x) for x in rng.normal(size=(3, 500)))
+  ratio = np.exp(np.asarray(log_prob - old))
+  a = np.asarray(advantage)
+  surrogate = np.minimum(ratio * a, np.clip(ratio, 0.8, 1.2) * a)
+  expected = -np.where(a < 0, np.maximum(surrogate, 3 * a), surrogate)
+  loss = lambda x: losses.ppo_clip_loss(x, old, advantage, 0.2, 0.2, None, 3.0)
+  np.testing.assert_allclose(loss(log_prob), expected, rtol=1e-12)
+  slope = jax.grad(lambda x: jnp.sum(loss(x)))(log_prob)
+  beyond = (a < 0) & (ratio > 3)
+  assert beyond.sum() > 10
+  np.testing.assert_array_equal(np.asarray(slope)[beyond], 0.0)
+  plain = jax.grad(
+    lambda x: jnp.sum(losses.ppo_clip_loss(x, old, advantage, 0.2, 0.2))
+  )(log_prob)
+  np.testing.assert_array_equal(slope[~beyond], plain[~beyond])

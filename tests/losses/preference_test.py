@@ -39,11 +39,13 @@ def test_qrm_against_an_oracle(float64):
   (chosen, rejected), where = _draw()
 
   def oracle(chosen, rejected):
-    probability = 1 / (1 + np.exp(rejected - chosen))
+    probability = 1 / (1 + np.exp(1.5 - 0.4 * (chosen - rejected)))
     return np.where(where, -np.log(probability) - 0.3 * chosen, 0.0)
 
   value, pull = jax.vjp(
-    lambda first, second: losses.qrm_loss(first, second, 0.3, where),
+    lambda first, second: losses.qrm_loss(
+      first, second, 0.3, where, beta=0.4, margin=1.5
+    ),
     chosen,
     rejected,
   )
@@ -57,6 +59,9 @@ def test_qrm_against_an_oracle(float64):
 
     expected = oracles.gradient(varied, (chosen, rejected)[index])
     np.testing.assert_allclose(gradient, expected, atol=1e-8)
+  # The authors' own number: s_w = −1, s_l = −2, c = 1, β = 0.2, γ = 2.
+  authors = losses.qrm_loss(jnp.float64(-1), jnp.float64(-2), 1.0)
+  np.testing.assert_allclose(authors, 2.9530, atol=5e-5)
   nothing = losses.qrm_loss(chosen * np.nan, rejected, 0.3, where & False)
   assert not np.asarray(nothing).any()
 

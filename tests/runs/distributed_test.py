@@ -21,6 +21,9 @@ _CARTPOLE = (
   "--config=experiments/configs/control.py:CartPole-v1",
   "--config.num_envs=4",
   "--config.num_steps=16",
+  # Every minibatch is a round of messages between the processes.
+  "--config.num_epochs=1",
+  "--config.num_minibatches=2",
   "--config.hidden_sizes=(8,)",
   "--config.num_seeds=1",
   "--config.total_steps=2560",
@@ -214,7 +217,7 @@ def test_an_update_that_is_not_finite_ends_all(tmp_path):
   with _job(workdir, *_CARTPOLE, *overflow) as started:
     (status, line), (other_status, _) = map(_ends, started)
   assert status == other_status == 1
-  assert "update 1, seed 0: minibatch 1 of 16" in line
+  assert "update 1, seed 0: minibatch 1 of 2" in line
   assert (workdir / "fault" / "1" / "manifest.json").exists()
 
 
