@@ -9,51 +9,63 @@ import numpy as np
 import pytest
 
 from lco_jax import algorithms, environments, losses, networks, numerics
-from lco_jax.control import evaluation, training
+from lco_jax.control import dimensions, evaluation, training
 from lco_jax.environments import probes, tabular
-from lco_jax.training import finiteness, optimizers, placement, program
+from lco_jax.training import (
+  finiteness,
+  optimizers,
+  placement,
+  program,
+  update,
+)
 
 pytestmark = pytest.mark.third_party
 
 _DISCOUNT = 0.9
 
 
-def _make(
-  environment,
-  algorithm="lco_mse",
-  num_envs=16,
-  num_steps=16,
-  learning_rate=1e-2,
-  num_updates=60,
-  **overrides,
-):
-  net = networks.make_actor_critic(
-    environment.observation_shape,
-    environments.logits_shape(environment),
-    (16,),
-    "tanh",
-    environments.legal_actions(environment),
+def _make_setup(environment, algorithm="lco_mse", **overrides):
+  settings = {
+    "num_envs": 16,
+    "num_steps": 16,
+    "num_minibatches": 2,
+    "discount": _DISCOUNT,
+  }
+  row = algorithms.ALGORITHMS[algorithm]
+  return training.Setup(
+    environment,
+    networks.make_actor_critic(
+      environment.observation_shape,
+      environments.logits_shape(environment),
+      (16,),
+      "tanh",
+      environments.legal_actions(environment),
+    ),
+    row,
+    row.policy_loss(),
+    training.Options(**(settings | overrides)),
   )
+
+
+def _make_optimizers(learning_rate=1e-2, num_updates=60):
   chain = optimizers.make_optimizer(
     "adam",
     optimizers.make_schedule("linear", learning_rate, num_updates * 8),
     0.5,
   )
-  settings = {
-    "num_envs": num_envs,
-    "num_steps": num_steps,
-    "num_minibatches": 2,
-    "discount": _DISCOUNT,
-  }
-  row = algorithms.ALGORITHMS[algorithm]
-  setup = training.Setup(
-    environment,
-    net,
-    row,
-    row.policy_loss(),
-    training.Options(**(settings | overrides)),
-  )
-  return net, training.make_training(setup, {"policy": chain, "value": chain})
+  return {"policy": chain, "value": chain}
+
+
+def _make(
+  environment,
+  algorithm="lco_mse",
+  learning_rate=1e-2,
+  num_updates=60,
+  **settings,
+):
+  setup = _make_setup(environment, algorithm, **settings)
+  chains = _make_optimizers(learning_rate, num_updates)
+  return setup.actor_critic, training.make_training(setup, chains)
 
 
 def _train(task, num_updates, seeds=(0,), devices=None):
@@ -67,52 +79,95 @@ def _train(task, num_updates, seeds=(0,), devices=None):
   return params, metrics, state
 
 
-# Values are learned in the same way, whatever the policy is trained by; and the
-# relatives need not show on every probe that they learn.
+# Values are learned in the same way, whatever the policy is trained by.
 _ALONE = [
   name for name in probes.PROBES if (probes.PROBES[name]().actions < 0).all()
 ]
-_TAUGHT = (
-  [(name, "lco_mse") for name in _ALONE]
-  + [
-    ("credit", name)
-    for name in (
-      *("cispo", "mdpo", "awr", "apa", "cmpo", "vmpo", "lco_proximal_kl"),
-      *("lco_residual", "lco_residual_lch", "lco_weighted"),
+_TAUGHT = dict.fromkeys(_ALONE, ("lco_mse",)) | {
+  "action": ("lco_mse", "lco_lch", "lco_kld", "lco_fisher", "ppo"),
+  "action_given_observation": (
+    *("lco_mse", "lco_lch", "lco_kld", "lco_fisher", "ppo", "reinforce"),
+  ),
+  "credit": tuple(algorithms.CONTROL),
+  "dimensions": ("lco_mse", "lco_fisher", "lco_weighted", "ppo", "vmpo"),
+}
+
+
+def test_every_probe_is_learned():
+  assert set(_TAUGHT) == set(probes.PROBES)
+
+
+def _make_together(environment, names):
+  """One program for several algorithms: each seed learns by one of them.
+
+  The part "which" of a seed's parameters tells by which.
+  """
+  setups = [_make_setup(environment, name) for name in names]
+  chains, net = _make_optimizers(), setups[0].actor_critic
+  values = training.make_objective(setups[0])
+  policy_losses = [
+    dimensions.make_policy_loss(
+      setup.algorithm,
+      setup.policy_loss,
+      environments.legal_actions(environment),
     )
+    if environment.action_sizes
+    else setup.policy_loss
+    for setup in setups
   ]
-  + [
-    (name, algorithm)
-    for name in probes.PROBES.keys() - _ALONE
-    for algorithm in (
-      *("lco_mse", "lco_lch", "lco_kld", "lco_fisher", "ppo", "reinforce"),
-    )
-  ]
-)
+
+  def prepare(params, rollout):
+    made = [training.prepare(setup, params, rollout) for setup in setups]
+    return [batch for batch, _ in made], made[0][1]
+
+  def objective(params, batches, before=None):
+    parts, _ = values(params, batches[0])
+    logits = net.policy(params["policy"], batches[0].observation)
+    each = [
+      loss(logits, batch)[0]
+      for loss, batch in zip(policy_losses, batches, strict=True)
+    ]
+    own = jnp.stack(each)[params["which"]]
+    return parts | {"policy": numerics.average(own)}, {}
+
+  return net, dataclasses.replace(
+    training.make_training(setups[0], chains),
+    init_params=lambda key, given: net.init(key) | dict(given),
+    prepare=prepare,
+    update=update.make_update(objective, chains),
+    assess=lambda before, params, batches: {},
+  )
 
 
-def test_every_algorithm_is_taught():
-  assert {algorithm for _, algorithm in _TAUGHT} == set(algorithms.CONTROL)
-
-
-@pytest.mark.parametrize(("name", "algorithm"), sorted(_TAUGHT))
-def test_every_algorithm_solves_every_probe(name, algorithm):
-  probe = probes.PROBES[name]()
-  net, task = _make(probe.environment, algorithm)
-  params, _, _ = _train(task, 60, seeds=(0, 1, 2))
+@pytest.mark.parametrize("name", _TAUGHT)
+def test_every_algorithm_solves_every_probe(name):
+  probe, names = probes.PROBES[name](), _TAUGHT[name]
+  net, task = _make_together(probe.environment, names)
+  which = np.repeat(np.arange(len(names), dtype=np.int32), 3)
+  mesh = placement.make_mesh(len(which), task.num_streams, jax.devices()[:1])
+  state = program.initial_state(
+    task, [0, 1, 2] * len(names), mesh, given={"which": which}
+  )
+  state, _ = program.compile_chunks(task, mesh, state, [60])[60](state)
+  params = placement.to_host(state.params)
   observations = jnp.asarray(probe.observations)
   logits = jax.vmap(net.policy, in_axes=(0, None))(
     params["policy"], observations
   )
+  values = jax.vmap(net.value, in_axes=(0, None))(params["value"], observations)
   # [seeds, K, A], or [seeds, K, D, A].
   likely = np.asarray(jax.nn.softmax(logits))
   best = np.broadcast_to(probe.actions, likely.shape[:-1])
   chosen = np.take_along_axis(likely, np.maximum(best, 0)[..., None], -1)
-  assert (chosen[..., 0][best >= 0] > 0.9).all(), chosen
-  values = jax.vmap(net.value, in_axes=(0, None))(params["value"], observations)
+  right = (chosen[..., 0] > 0.9) | (best < 0)
   expected = np.broadcast_to(probe.values(_DISCOUNT), values.shape)
   tolerance = 0.1 * max(1.0, np.abs(expected).max())
-  np.testing.assert_allclose(values, expected, atol=tolerance)
+  for index, algorithm in enumerate(names):
+    own = which == index
+    assert right[own].all(), (algorithm, chosen[own])
+    np.testing.assert_allclose(
+      values[own], expected[own], atol=tolerance, err_msg=algorithm
+    )
 
 
 @pytest.mark.parametrize("algorithm", ["lco_mse", "lco_kld", "ppo"])

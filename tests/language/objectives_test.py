@@ -414,7 +414,14 @@ _MODELS = {
   "untied": lambda: _transformer(False),
 }
 _CASES = [
-  *(("bigrams", algorithm) for algorithm in algorithms.ALGORITHMS),
+  # One of each use of logits, targets, weights and sequences.
+  *(
+    ("bigrams", algorithm)
+    for algorithm in (
+      *("lco_mse", "lco_fisher", "lco_weighted", "ppo", "grpo"),
+      *("dr_grpo", "gspo", "vmpo"),
+    )
+  ),
   ("tied", "lco_kld"),
   ("untied", "lco_mse"),
 ]

@@ -346,7 +346,7 @@ def test_exact_advantages_are_learned_from():
   assert metrics["direction_cosine"].min() > 0.5
 
 
-@pytest.mark.parametrize("num_samples", [1, 2, 6])
+@pytest.mark.parametrize("num_samples", [1, 6])
 def test_the_kl_from_the_reference_is_of_the_same_completions(num_samples):
   """Whether it reads all of them, for their sake, or those looked at."""
   found = []
@@ -469,7 +469,7 @@ def test_beta_is_multiplied_where_it_is_told_to(monkeypatch):
 
 @pytest.mark.parametrize(
   ("shape", "used"),
-  [((8, 3), (2, 3)), ((5, 4), (2, 3)), ((2, 6), (1, 3)), ((1, 8), (1, 2))],
+  [((5, 4), (2, 3)), ((1, 8), (1, 2))],
 )
 def test_a_quarter_of_completions_is_assessed(shape, used):
   num_samples, num_prompts = shape

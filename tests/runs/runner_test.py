@@ -231,7 +231,6 @@ _BAD_REWARD = "rollout: reward, episode_return not finite"
   ("make", "bad", "what"),
   [
     (_bad_rewards, jnp.nan, _BAD_REWARD),
-    (_bad_rewards, jnp.inf, _BAD_REWARD),
     (_bad_rewards, -jnp.inf, _BAD_REWARD),
     (_bad_logits, jnp.nan, "rollout: old_logits not finite"),
     (_bad_advantages, jnp.inf, "batch: advantage not finite"),
