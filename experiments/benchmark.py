@@ -116,7 +116,7 @@ def measure(
 
 def _control(settings: dict, repeats: int) -> dict:
   """Medians of whole runs."""
-  _, _, training, num_updates = control.build(settings)
+  _, training, num_updates = control.build(settings)
   seeds = training_run.seeds_of(settings)
   mesh = training_run.make_mesh(settings, training)
   results = [

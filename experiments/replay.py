@@ -11,7 +11,6 @@ from absl import flags
 
 from experiments.builders import control, language
 from experiments.common import command_line, training_run
-from lco_jax import environments
 from lco_jax.control import host_rollout
 from lco_jax.runs import checkpointing, fault_replay, run_directory, runner
 from lco_jax.training import cpu_backend, placement
@@ -34,10 +33,13 @@ def main() -> None:
     if "task" in settings:
       training = language.build(settings).training
     else:
-      environment, _, training, _ = control.build(settings)
-      if isinstance(environment, environments.HostEnvironment):
+      setup, training, _ = control.build(settings)
+      if setup.on_host:
         blank = host_rollout.blank_trajectory(
-          environment, training.num_steps, training.num_streams
+          setup.environment,
+          training.num_steps,
+          training.num_streams,
+          setup.return_discount,
         )
     mesh = placement.make_mesh(1, training.num_streams, jax.local_devices()[:1])
     seed, state, rollout, recorded = runner.load_fault(

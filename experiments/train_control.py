@@ -16,7 +16,8 @@ from absl import flags
 from experiments.builders import control
 from experiments.common import command_line, training_run
 from lco_jax import environments, types
-from lco_jax.control import evaluation, host_rollout
+from lco_jax.control import evaluation, host_rollout, normalization
+from lco_jax.control import training as control_training
 from lco_jax.environments import gymnasium_env
 from lco_jax.reporting import curves, statistics, tables
 from lco_jax.runs import run_directory, runner
@@ -40,8 +41,8 @@ def evaluate(
 
   Args:
     environment: that of training.
-    policy: its policy network.
-    params: policies' parameters [learners, ...].
+    policy: (parameters, observation) → logits.
+    params: what it reads, [learners, ...].
     num_episodes: of each policy.
     seed: of the evaluation.
     greedy: whether to take the likeliest action, or to sample.
@@ -77,22 +78,27 @@ def main(stack: contextlib.ExitStack) -> None:
       training_run.num_learners(settings) if alone else 1
     )
     stack.enter_context(command_line.job(flags.FLAGS, settings))
-    environment, actor_critic, training, num_updates = control.build(settings)
-    on_host = isinstance(environment, environments.HostEnvironment)
-    if on_host and settings["policy_learning_rates"]:
+    setup, training, num_updates = control.build(settings)
+    if setup.on_host and settings["policy_learning_rates"]:
       raise ValueError(
-        f"policy_learning_rates: {environment.name} runs on the host and takes"
-        " one policy_learning_rate"
+        f"policy_learning_rates: {setup.environment.name} runs on the host and"
+        " takes one policy_learning_rate"
       )
     # Raises before anything is written.
     training_run.make_mesh(settings, training)
     training_run.open_directory(stack, workdir, settings, flags.FLAGS.resume)
-  make_collector = None
-  if on_host:
+  make_collector, policy = None, control_training.make_policy(setup)
+  if setup.on_host:
 
     def make_collector(mesh, seeds, update):
       collector = host_rollout.HostCollector(
-        environment, actor_critic.policy, training, mesh, seeds, update
+        setup.environment,
+        policy,
+        training,
+        mesh,
+        seeds,
+        update,
+        setup.return_discount,
       )
       stack.callback(collector.close)
       return collector
@@ -110,7 +116,7 @@ def main(stack: contextlib.ExitStack) -> None:
   )
   if jax.process_index() == 0:
     with training_run.explained(workdir):
-      _report(workdir, settings, environment, actor_critic.policy, result)
+      _report(workdir, settings, setup.environment, policy, result)
 
 
 def _report(
@@ -121,11 +127,16 @@ def _report(
   result: runner.Result,
 ) -> None:
   """Evaluates all learners; writes and shows what each cell came to."""
+  acting = {
+    part: result.params[part]
+    for part in ("policy", normalization.OBSERVATIONS)
+    if part in result.params
+  }
   evaluations = {
     name: evaluate(
       environment,
       policy,
-      result.params["policy"],
+      acting,
       settings["eval_episodes"],
       seed=settings["seed"],
       greedy=greedy,

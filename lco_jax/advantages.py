@@ -124,12 +124,16 @@ def normalized(advantages: Array, mean: Array, variance: Array) -> Array:
   return jnp.where(variance > jnp.square(rounding), scaled, 0.0)
 
 
-def group_relative(rewards: Array, epsilon: float = 1e-6) -> Array:
+def group_relative(
+  rewards: Array, epsilon: float = 1e-6, ddof: int = 0
+) -> Array:
   """Standardises rewards within each group: (R − mean) / (std + ε).
 
   Args:
     rewards: float[..., n], rewards of the n samples of one prompt.
-    epsilon: added to the (population) standard deviation.
+    epsilon: added to the standard deviation.
+    ddof: 0 for the population's standard deviation, 1 for the sample's, which
+      divides by n − 1.
 
   Returns:
     float[..., n]; exactly 0 in a group whose rewards are all equal.
@@ -138,7 +142,7 @@ def group_relative(rewards: Array, epsilon: float = 1e-6) -> Array:
   """
   (rewards,) = numerics.float_arrays(rewards)
   centred = rewards - jnp.mean(rewards, axis=-1, keepdims=True)
-  scale = jnp.std(rewards, axis=-1, keepdims=True) + epsilon
+  scale = jnp.std(rewards, axis=-1, keepdims=True, ddof=ddof) + epsilon
   # The rounded mean of equal rewards need not equal them.
   spread = jnp.ptp(rewards, axis=-1, keepdims=True) > 0
   return jnp.where(spread, centred / scale, 0.0)

@@ -12,7 +12,7 @@ def build(settings: dict):
   """Builds a run; a ValueError names the setting that is wrong.
 
   Returns:
-    (Environment, ActorCritic, Training, number of updates).
+    (Setup, Training, number of updates).
   """
   policy_options = settings_lib.options(
     settings, algorithms.options_by_name(algorithms.CONTROL)
@@ -49,4 +49,4 @@ def build(settings: dict):
       for part in ("policy", "value")
     },
   )
-  return environment, actor_critic, own, num_updates
+  return setup, own, num_updates

@@ -41,6 +41,35 @@ def _control() -> dict:
   }
 
 
+def _many_actions() -> dict:
+  """LCO with one sampled action, where there are more than a few actions."""
+  return {
+    "title": "Control with 2 to 25 actions, each at its own learning rate",
+    "base": "experiments/configs/control.py",
+    "tasks": (
+      "Pendulum-v1",
+      "Reacher-misc",
+      "PointRobot-misc",
+      "Acrobot-v1",
+      "CartPole-v1",
+    ),
+    "variants": (
+      "lco_fisher",
+      "lco_proximal_kl",
+      "lco_residual",
+      "lco_weighted",
+      "lco_mse",
+      "ppo",
+      "mdpo",
+    ),
+    "against": "ppo",
+    "policy_learning_rates": (3e-4, 1e-3, 3e-3, 1e-2, 3e-2),
+    "settings": (
+      "num_seeds=16,total_steps=102400,num_epochs=10,eval_episodes=10"
+    ),
+  }
+
+
 def _control_ablations() -> dict:
   """Ablations of LCO and PPO that change a single setting each."""
   return _control() | {
@@ -134,6 +163,7 @@ def _language_ablations() -> dict:
 
 _KINDS = {
   "control": _control,
+  "many_actions": _many_actions,
   "control_ablations": _control_ablations,
   "language": _language,
   "language_ablations": _language_ablations,

@@ -19,6 +19,11 @@ _TOTAL_STEPS = {
   "Catch-bsuite": 500_000,
 }
 
+# Values of each dimension of continuous actions; the default is 5. An odd
+# number has the middle.
+_ACTION_BINS = {"Pendulum-v1": 11, "MountainCarContinuous-v0": 7}
+_CONTINUOUS = (*_ACTION_BINS, "PointRobot-misc", "Reacher-misc", "Swimmer-misc")
+
 # Settings of untuned algorithms, then tuned settings by environment ("default":
 # environments that are not listed). docs/measurements.md has the sweeps.
 _DEFAULT = {"policy_learning_rate": 3e-4, "beta": 1.0}
@@ -53,6 +58,9 @@ def get_config(environment: str = "CartPole-v1") -> ml_collections.ConfigDict:
   config.environment = environment
   config.algorithm = "lco_mse"
   defaults.add_options(config, environments.Options)
+  name = environment.removeprefix("gymnax:").removeprefix("gymnasium:")
+  if name in _CONTINUOUS:
+    config.action_bins = _ACTION_BINS.get(name, 5)
 
   defaults.add_options(config, settings.RunOptions)
   # Amount: every seed takes total_steps environment steps.

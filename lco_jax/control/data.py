@@ -25,6 +25,8 @@ class Trajectory:
     done: bool[T, N], terminated or truncated.
     episode_return: float[T, N], undiscounted return of the episode so far.
     episode_length: int32[T, N], steps of the episode so far.
+    discounted_return: float[T, N], Σ γ^(t−j) r_j of the episode so far; None
+      unless rewards are normalised.
   """
 
   observation: Array
@@ -36,6 +38,7 @@ class Trajectory:
   done: Array
   episode_return: Array
   episode_length: Array
+  discounted_return: Array | None = None
 
 
 @types.pytree_dataclass
@@ -47,12 +50,14 @@ class ActorState:
     observation: float[N, O], of the current states.
     episode_return: float[N], of the episodes under way.
     episode_length: int32[N].
+    discounted_return: float[N], as of Trajectory.
   """
 
   environment_state: Any
   observation: Array
   episode_return: Array
   episode_length: Array
+  discounted_return: Array | None = None
 
 
 @types.pytree_dataclass

@@ -32,18 +32,20 @@ class HostCollector:
     mesh: Mesh,
     seeds: Sequence[int],
     first_update: int,
+    return_discount: float | None = None,
   ):
     """Starts an episode in every copy.
 
     Args:
       environment: the environment.
-      policy: (policy parameters, observation [N, O]) → logits [N, A], or
+      policy: (parameters by part, observation [N, O]) → logits [N, A], or
         [N, D, A] for an action of D dimensions.
       training: what is trained; its streams are environments.
       mesh: that seeds and streams are divided over.
       seeds: of the run.
       first_update: from which training goes on; other episodes begin there than
         at the beginning.
+      return_discount: γ of discounted returns; None to keep none.
     """
     self._environment, self._policy = environment, policy
     self._training, self._mesh = training, mesh
@@ -66,6 +68,8 @@ class HostCollector:
     self._observation = self._encode(observation)
     self._return = np.zeros(self._shape, np.float32)
     self._length = np.zeros(self._shape, np.int32)
+    self._return_discount = return_discount
+    self._discounted = np.zeros(self._shape, np.float32)
     self._act = None  # Compiled when the first state is known.
 
   def _encode(self, observation: np.ndarray) -> np.ndarray:
@@ -114,8 +118,7 @@ class HostCollector:
     keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(
       program.collection_keys(self._training, state), time
     )
-    acting = memory.acting(state.params)["policy"]
-    logits = self._policy(acting, observation)
+    logits = self._policy(memory.acting(state.params), observation)
     noise = jax.vmap(lambda key: jax.random.gumbel(key, logits.shape[1:]))(keys)
     return jnp.argmax(logits + noise, axis=-1).astype(jnp.int32), logits
 
@@ -134,6 +137,12 @@ class HostCollector:
     )
     self._return = self._return + reward.astype(np.float32)
     self._length = self._length + 1
+    discounted = None
+    if self._return_discount is not None:
+      discounted = np.float32(
+        self._return_discount
+      ) * self._discounted + reward.astype(np.float32)
+      self._discounted = np.where(done, np.float32(0), discounted)
     step = data.Trajectory(
       observation=self._observation,
       action=action,
@@ -144,6 +153,7 @@ class HostCollector:
       done=done,
       episode_return=self._return,
       episode_length=self._length,
+      discounted_return=discounted,
     )
     self._observation = self._encode(following)
     self._return = np.where(done, np.float32(0), self._return)
@@ -156,7 +166,10 @@ class HostCollector:
 
 
 def blank_trajectory(
-  environment: environments.HostEnvironment, num_steps: int, num_streams: int
+  environment: environments.HostEnvironment,
+  num_steps: int,
+  num_streams: int,
+  return_discount: float | None = None,
 ) -> data.Trajectory:
   """A Trajectory of zeros [T, N, ...], as one seed's rollouts are shaped."""
   shape = (num_steps, num_streams)
@@ -172,4 +185,7 @@ def blank_trajectory(
     done=np.zeros(shape, bool),
     episode_return=np.zeros(shape, np.float32),
     episode_length=np.zeros(shape, np.int32),
+    discounted_return=None
+    if return_discount is None
+    else np.zeros(shape, np.float32),
   )

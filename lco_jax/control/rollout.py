@@ -22,13 +22,16 @@ Collect = Callable[
 
 
 def start(
-  environment: environments.Environment, keys: types.PRNGKey
+  environment: environments.Environment,
+  keys: types.PRNGKey,
+  return_discount: float | None = None,
 ) -> data.ActorState:
   """Starts an episode in every environment.
 
   Args:
     environment: the environment.
     keys: PRNG keys [N], one for each environment.
+    return_discount: as of `make_collect`.
   """
   environment_state, observation = jax.vmap(environment.reset)(keys)
   return data.ActorState(
@@ -36,6 +39,9 @@ def start(
     observation=observation,
     episode_return=jnp.zeros(len(keys), jnp.float32),
     episode_length=jnp.zeros(len(keys), jnp.int32),
+    discounted_return=None
+    if return_discount is None
+    else jnp.zeros(len(keys), jnp.float32),
   )
 
 
@@ -44,20 +50,21 @@ def make_collect(
   policy: types.Apply,
   num_steps: int,
   reward_noise: float = 0.0,
+  return_discount: float | None = None,
 ) -> Collect:
   """Builds the collector: T steps of the sampled policy in N environments.
 
   Args:
     environment: the environment; episodes that end are restarted.
-    policy: (policy parameters, observation [N, O]) → logits [N, A], or
-      [N, D, A] for an action of D dimensions.
+    policy: (parameters, observation [N, O]) → logits [N, A], or [N, D, A] for
+      an action of D dimensions.
     num_steps: T.
     reward_noise: standard deviation of what is added to every recorded reward,
       ≥ 0; episodes' returns are without it.
+    return_discount: γ of discounted returns; None to keep none.
 
   Returns:
-    (policy parameters, ActorState, PRNG keys [N]) → (ActorState, Trajectory
-    [T, N]).
+    (parameters, ActorState, PRNG keys [N]) → (ActorState, Trajectory [T, N]).
   """
 
   def draw(key):
@@ -83,6 +90,11 @@ def make_collect(
       done = transition.terminated | transition.truncated
       episode_return = actor.episode_return + transition.reward
       episode_length = actor.episode_length + 1
+      discounted = None
+      if return_discount is not None:
+        discounted = (
+          return_discount * actor.discounted_return + transition.reward
+        )
       recorded = data.Trajectory(
         observation=actor.observation,
         action=action,
@@ -93,12 +105,16 @@ def make_collect(
         done=done,
         episode_return=episode_return,
         episode_length=episode_length,
+        discounted_return=discounted,
       )
       actor = data.ActorState(
         environment_state=_select(done, reset_state, transition.state),
         observation=_select(done, reset_observation, transition.observation),
         episode_return=jnp.where(done, 0.0, episode_return),
         episode_length=jnp.where(done, 0, episode_length),
+        discounted_return=None
+        if discounted is None
+        else jnp.where(done, 0.0, discounted),
       )
       return actor, recorded
 

@@ -26,7 +26,7 @@ from lco_jax import (
 )
 from lco_jax.algorithms import policy_losses
 from lco_jax.checks import setting
-from lco_jax.control import data, dimensions, rollout
+from lco_jax.control import data, dimensions, normalization, rollout
 from lco_jax.training import loss_geometry, memory, program, update
 from lco_jax.training import options as options_lib
 
@@ -64,6 +64,12 @@ class Options(options_lib.PolicyOptions):
   )
   normalize_advantages: bool = setting(
     True, "whether a rollout's advantages get mean 0 and variance 1"
+  )
+  normalize_observations: bool = setting(
+    False, "whether observations get running mean 0 and variance 1"
+  )
+  normalize_rewards: bool = setting(
+    False, "whether rewards are divided by the running std of returns"
   )
   reward_noise: float = setting(
     0.0, "standard deviation of noise on rewards; not on the host", at_least=0.0
@@ -110,6 +116,12 @@ class Setup:
       )
 
   @property
+  def return_discount(self) -> float | None:
+    """γ of the discounted returns that rollouts keep; None for none."""
+    options = self.options
+    return options.discount if options.normalize_rewards else None
+
+  @property
   def on_host(self) -> bool:
     """Whether Python steps the environment."""
     return isinstance(self.environment, environments.HostEnvironment)
@@ -139,7 +151,7 @@ def make_training(
     num_steps=options.num_steps,
     num_epochs=options.num_epochs,
     num_minibatches=options.num_minibatches,
-    remember=functools.partial(memory.remember, options),
+    remember=functools.partial(_remember, setup),
     max_kl=options.max_kl,
     counts=COUNTS,
   )
@@ -147,7 +159,32 @@ def make_training(
 
 def init_params(setup: Setup, key: types.PRNGKey) -> dict[str, types.Params]:
   """Parameters by part before the first update."""
-  return memory.begin(setup.options, setup.actor_critic.init(key))
+  options = setup.options
+  params = memory.begin(options, setup.actor_critic.init(key))
+  return normalization.begin(
+    params,
+    tuple(setup.environment.observation_shape),
+    options.normalize_observations,
+    options.normalize_rewards,
+  )
+
+
+def make_policy(setup: Setup) -> types.Apply:
+  """The policy as it acts: (params by part, observation [..., O]) → logits."""
+
+  def policy(params, observation):
+    observation = normalization.normalize_observation(params, observation)
+    return setup.actor_critic.policy(params["policy"], observation)
+
+  return policy
+
+
+def _remember(setup: Setup, before, after, trajectory, metrics):
+  """Parameters after an update, with what is kept brought up to date."""
+  after = memory.remember(setup.options, before, after, metrics)
+  return normalization.remember(
+    after, trajectory.observation, trajectory.discounted_return
+  )
 
 
 def make_objective(setup: Setup) -> update.Objective:
@@ -210,6 +247,16 @@ def prepare(
     (Batch [T, N], metrics over all devices).
   """
   options, actions = setup.options, trajectory.action
+  trajectory = dataclasses.replace(
+    trajectory,
+    reward=normalization.normalize_reward(params, trajectory.reward),
+    observation=normalization.normalize_observation(
+      params, trajectory.observation
+    ),
+    next_observation=normalization.normalize_observation(
+      params, trajectory.next_observation
+    ),
+  )
   values, next_values = setup.actor_critic.value(
     params["value"],
     jnp.stack([trajectory.observation, trajectory.next_observation]),
@@ -336,15 +383,14 @@ def _make_collection(setup: Setup):
     return lambda keys: None, None
   collect = rollout.make_collect(
     setup.environment,
-    setup.actor_critic.policy,
+    make_policy(setup),
     setup.options.num_steps,
     setup.options.reward_noise,
+    setup.return_discount,
   )
   return (
-    functools.partial(rollout.start, setup.environment),
-    lambda params, actor, keys: collect(
-      memory.acting(params)["policy"], actor, keys
-    ),
+    lambda keys: rollout.start(setup.environment, keys, setup.return_discount),
+    lambda params, actor, keys: collect(memory.acting(params), actor, keys),
   )
 
 

@@ -75,6 +75,8 @@ class TokenBatch:
     rest_advantage: float[..., C], of every other token.
     value_target: float[..., C], the return that the value network regresses
       onto; None without one.
+    reference_hidden: float[..., C, W], the reference policy's final hidden
+      states; None unless the objective reads its logits.
   """
 
   prompt: Array
@@ -93,3 +95,4 @@ class TokenBatch:
   known_advantage: Array
   rest_advantage: Array
   value_target: Array | None = None
+  reference_hidden: Array | None = None

@@ -42,6 +42,7 @@ class DenseTokens(NamedTuple):
     beta: float[..., C], KL strength of the target.
     dense_advantage: float[..., C, V]; None where only the token's is known.
     reference_log_prob: float[..., C].
+    reference_logits: float[..., C, V]; None unless the loss reads them.
     legal: None: all tokens exist.
   """
 
@@ -54,6 +55,7 @@ class DenseTokens(NamedTuple):
   beta: Array
   dense_advantage: Array | None
   reference_log_prob: Array
+  reference_logits: Array | None = None
   legal: None = None
 
 
@@ -112,34 +114,49 @@ def token_losses(
   tokens = jax.tree.map(zero_masked, tokens)
   # β divides.
   tokens = tokens._replace(beta=jnp.where(mask, tokens.beta, 1.0))
-  loss, metrics = setup.policy_loss(logits, tokens)
-  log_prob = numerics.action_log_prob(logits, tokens.action)
   options = setup.options
-  if options.reference_coefficient:
-    loss += options.reference_coefficient * losses.kl_estimate_k3(
-      log_prob, tokens.reference_log_prob
-    )
+  loss, metrics = setup.policy_loss(logits / options.loss_temperature, tokens)
+  log_prob = numerics.action_log_prob(logits, tokens.action)
+  if options.reference_coefficient and options.reference_kl_in == "loss":
+    if tokens.reference_logits is not None:
+      kl = losses.kl_divergence(logits, tokens.reference_logits)
+    else:
+      kl = losses.kl_penalty(
+        log_prob, tokens.reference_log_prob, options.reference_kl
+      )
+    loss += options.reference_coefficient * kl
   if options.entropy_coefficient:
     loss -= options.entropy_coefficient * losses.entropy(logits)
   # Where PPO at its usual clip would not learn; algorithms with a clip of
   # their own report that one.
-  outside = diagnostics.clipped(log_prob, tokens.old_log_prob, 0.2, 0.2)
+  outside = diagnostics.clipped(
+    numerics.action_log_prob(logits / options.loss_temperature, tokens.action),
+    tokens.old_log_prob,
+    0.2,
+    0.2,
+  )
   metrics = {"clip_fraction": outside.astype(jnp.float32)} | metrics
   if options.max_kl is not None:
-    metrics[update.KL] = losses.kl_divergence(tokens.old_logits, logits)
+    metrics[update.KL] = losses.kl_divergence(
+      tokens.old_logits, logits / options.loss_temperature
+    )
   return zero_masked(loss), metrics
 
 
 def dense_tokens(
-  batch: data.TokenBatch, old_logits: Array, sampled_only: bool
+  batch: data.TokenBatch, old_logits: Array, setup: Setup
 ) -> DenseTokens:
   """A batch's tokens with their targets over the whole vocabulary.
 
   Args:
     batch: [..., C].
-    old_logits: float[..., C, V], the behaviour policy's.
-    sampled_only: whether the signal knows the sampled token's advantage alone.
+    old_logits: float[..., C, V], the behaviour policy's, without temperature.
+    setup: of the training.
   """
+  old_log_prob, temperature = batch.old_log_prob, setup.options.loss_temperature
+  if temperature != 1.0:
+    old_logits = old_logits / temperature
+    old_log_prob = numerics.action_log_prob(old_logits, batch.action)
   advantage = jnp.broadcast_to(
     batch.rest_advantage[..., None], old_logits.shape
   )
@@ -156,12 +173,12 @@ def dense_tokens(
     mask=batch.mask,
     advantage=batch.advantage,
     old_logits=old_logits,
-    old_log_prob=batch.old_log_prob,
+    old_log_prob=old_log_prob,
     target_logits=targets.optimal_logits(
       old_logits, advantage, beta[..., None]
     ),
     beta=beta,
-    dense_advantage=None if sampled_only else advantage,
+    dense_advantage=None if setup.knows_sampled_only else advantage,
     reference_log_prob=batch.reference_log_prob,
   )
 
@@ -188,14 +205,19 @@ def make_objective(
     """The output layer of the policy that sampled."""
     return networks.select_head(setup.policy_params(memory.acting(before)))
 
-  def chunk_sums(head, behaviour_head, hidden, batch):
+  def chunk_sums(head, fixed_heads, hidden, batch):
     """Sums over some of the tokens: loss, (share, metrics)."""
+    behaviour_head, reference_head = fixed_heads
     logits = model.head(head, hidden)
     if on_policy:
       old_logits = jax.lax.stop_gradient(logits)
     else:
       old_logits = model.head(behaviour_head, batch.old_hidden)
-    tokens = dense_tokens(batch, old_logits, setup.knows_sampled_only)
+    tokens = dense_tokens(batch, old_logits, setup)
+    if setup.reads_reference_logits:
+      tokens = tokens._replace(
+        reference_logits=model.head(reference_head, batch.reference_hidden)
+      )
     loss, values = token_losses(logits, tokens, setup)
     metrics = {k: numerics.average(v, batch.mask) for k, v in values.items()}
     metrics |= _target_metrics(tokens, batch, setup.advantage == "oracle")
@@ -232,7 +254,12 @@ def make_objective(
     total, (count, metrics) = chunking.chunked_sum(
       chunk_sums,
       networks.select_head(policy),
-      None if on_policy else old_head(before),
+      (
+        None if on_policy else old_head(before),
+        networks.select_head(setup.reference_params(params))
+        if setup.reads_reference_logits
+        else None,
+      ),
       hidden,
       batch,
       size,

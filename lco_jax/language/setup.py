@@ -66,6 +66,30 @@ class Options(options_lib.PolicyOptions, BatchOptions):
   reference_coefficient: float = setting(
     0.0, "weight of the KL to the policy at the start", at_least=0.0
   )
+  reference_kl: str = setting(
+    "k3",
+    "how the KL to the policy at the start is measured",
+    choices=("k1", "k2", "k3", "exact"),
+  )
+  reference_kl_in: str = setting(
+    "loss",
+    "whether that KL is a term of the loss, or subtracted from rewards",
+    choices=("loss", "reward"),
+  )
+  loss_temperature: float = setting(
+    1.0,
+    "temperature of the logits that losses read; the sampling temperature"
+    " makes them the losses of the policy that sampled",
+    above=0.0,
+  )
+  mask_truncated: bool = setting(
+    False, "whether completions that were cut off are left out of the loss"
+  )
+  length_penalty_tokens: int = setting(
+    0,
+    "tokens before the longest completion over which a penalty rises to 1",
+    at_least=0,
+  )
   lora_rank: int = setting(
     0,
     "rank of adapters trained in place of all parameters; 0 for none",
@@ -132,6 +156,16 @@ class Setup:
         "beta_rule: 'variance' needs the advantages of all tokens; the signal"
         f" {advantage!r} knows the sampled token's alone"
       )
+    in_loss = options.reference_kl_in == "loss"
+    if (
+      options.reference_coefficient
+      and in_loss
+      and (options.reference_kl == "k1")
+    ):
+      raise ValueError(
+        "reference_kl: 'k1' has no gradient on average as a term of the loss;"
+        " set reference_kl_in to reward, or take k2, k3 or exact"
+      )
     grouped = advantage in signals.IN_GROUPS or self.algorithm.drops_even_groups
     if options.num_samples < 2 and grouped:
       raise ValueError(
@@ -171,6 +205,14 @@ class Setup:
     return self.advantage in (*signals.FROM_REWARDS, "learned")
 
   @property
+  def reads_reference_logits(self) -> bool:
+    """Whether the objective reads the reference's logits of all tokens."""
+    options = self.options
+    return bool(options.reference_coefficient) and (
+      (options.reference_kl, options.reference_kl_in) == ("exact", "loss")
+    )
+
+  @property
   def uses_value(self) -> bool:
     """Whether a value network is trained."""
     return self.advantage == "learned"
@@ -182,11 +224,17 @@ class Setup:
     scale = self.options.lora_alpha / self.options.lora_rank
     return networks.adapt(params[BASE], params["policy"], scale)
 
+  def reference_params(
+    self, params: Mapping[str, types.Params]
+  ) -> types.Params:
+    """The parameters of the policy at the start."""
+    return params[BASE if self.options.lora_rank else "reference"]
+
   def model_params(
     self, params: Mapping[str, types.Params]
   ) -> dict[str, types.Params]:
     """Parts of the parameters, each as a model takes them."""
     parts = dict(params) | {"policy": self.policy_params(params)}
     if self.options.lora_rank:
-      parts["reference"] = params[BASE]
+      parts["reference"] = self.reference_params(params)
     return parts

@@ -8,6 +8,7 @@ Axes: samples G, prompts N, tokens C, known tokens K.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
@@ -57,6 +58,12 @@ def _in_groups(estimate: Callable[[Array], Array]) -> Callable[[Array], Array]:
   )
 
 
+def _batch_normalized(reward: Array) -> Array:
+  """Rewards standardised over all samples of all devices' prompts."""
+  mean, variance = diagnostics.moments(reward, numerics.DEVICE_AXIS)
+  return advantages.normalized(reward, mean, variance)
+
+
 def _batch_centred(reward: Array) -> Array:
   """Rewards minus the mean over all prompts of all devices."""
   mean, _ = diagnostics.moments(reward, numerics.DEVICE_AXIS)
@@ -66,13 +73,22 @@ def _batch_centred(reward: Array) -> Array:
 # Reward float[G, N] → advantage float[G, N], the same for all of its tokens.
 FROM_REWARDS: dict[str, Callable[[Array], Array]] = {
   "group_relative": _in_groups(advantages.group_relative),
+  "group_relative_sample": _in_groups(
+    functools.partial(advantages.group_relative, ddof=1)
+  ),
   "group_centred": _in_groups(advantages.group_centred),
   "leave_one_out": _in_groups(advantages.leave_one_out),
   "batch_centred": _batch_centred,
+  "batch_normalized": _batch_normalized,
   "reward": lambda reward: reward,  # No baseline: nothing is discouraged.
 }
 # Those that compare the samples of a prompt, and nothing else.
-IN_GROUPS = ("group_relative", "group_centred", "leave_one_out")
+IN_GROUPS = (
+  "group_relative",
+  "group_relative_sample",
+  "group_centred",
+  "leave_one_out",
+)
 # Those that ask another policy.
 FROM_VERIFIERS = ("verifier", "preference")
 # All by name; beside those from rewards:

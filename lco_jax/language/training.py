@@ -29,6 +29,7 @@ from lco_jax.language import (
   objectives,
   prompt_repeats,
   reading,
+  reward_shaping,
   sample_metrics,
   signals,
 )
@@ -73,7 +74,9 @@ def make_training(
     num_epochs=options.num_epochs,
     num_minibatches=options.num_minibatches,
     follow=setup.sampler.follow,
-    remember=functools.partial(memory.remember, options),
+    remember=lambda before, after, rollout, metrics: memory.remember(
+      options, before, after, metrics
+    ),
     max_kl=options.max_kl,
     counts=prompt_repeats.COUNTS,
     long_reductions=True,
@@ -140,7 +143,7 @@ def count_tokens(
   samples: data.Samples,
   advantage: Array,
   beta: Array,
-  dual_bound: float,
+  options: Options,
 ) -> Counted:
   """Selects the tokens that enter an algorithm's loss, and their weights.
 
@@ -149,7 +152,8 @@ def count_tokens(
     samples: [G, N], this device's share.
     advantage: float32[G, N, C].
     beta: float32[G, N, C], KL strength of the targets.
-    dual_bound: ε of V-MPO's weights, > 0, nats, where they are taken.
+    options: of the training; `dual_bound`, and whether completions that were
+      cut off are left out.
   """
   reward = samples.reward
   even = jnp.ptp(reward, axis=0, keepdims=True) == 0
@@ -157,8 +161,10 @@ def count_tokens(
   mask = samples.mask
   if algorithm.drops_even_groups:
     mask = mask & ~even[..., None]
+  if options.mask_truncated:
+    mask = mask & ~samples.truncated[..., None]
   advantage = algorithms.weigh_steps(
-    algorithm, jnp.where(mask, advantage, 0.0), beta, dual_bound, mask
+    algorithm, jnp.where(mask, advantage, 0.0), beta, options.dual_bound, mask
   )
   return Counted(mask, advantage, even)
 
@@ -223,6 +229,8 @@ def prepare(
   """
   options, algorithm = setup.options, setup.algorithm
   learner, params = params, setup.model_params(memory.acting(params))
+  reference = _read_reference(setup, params, samples)
+  shaped = _shape_rewards(setup, samples, reference)
   signal = signals.make_signal(
     setup.advantage,
     setup.model,
@@ -232,7 +240,7 @@ def prepare(
     gae_lambda=options.gae_lambda,
     num_known=options.num_known,
     chunk_tokens=setup.chunk_tokens,
-  )(params, samples)
+  )(params, shaped)
   if options.beta_rule == "variance":
     variance = signals.measure_variance(
       setup.model, params["policy"], samples, signal, setup.chunk_tokens
@@ -246,10 +254,7 @@ def prepare(
   if signal.agreed is not None:
     agreement = options.agreement_beta_multiple
     beta = jnp.where(signal.agreed, beta * agreement, beta)
-  counted = count_tokens(
-    algorithm, samples, signal.advantage, beta, options.dual_bound
-  )
-  reference_log_prob, metrics = _compare_reference(setup, params, samples)
+  counted = count_tokens(algorithm, shaped, signal.advantage, beta, options)
   batch = make_batch(
     samples,
     signal,
@@ -257,8 +262,11 @@ def prepare(
     algorithm,
     setup.sampler.completion_length,
     beta,
-    reference_log_prob,
+    reference.log_prob,
   )
+  metrics = dict(reference.metrics)
+  if setup.reads_reference_logits:
+    batch = dataclasses.replace(batch, reference_hidden=reference.hidden)
   if options.beta_rule != "fixed":
     metrics["beta"] = base_beta
   if options.stale_correction != "none":
@@ -297,36 +305,83 @@ def _weigh_stale(
   )
 
 
-def _compare_reference(
+class _Reference(NamedTuple):
+  """What a batch needs of the reference policy; None where it costs too much.
+
+  Attributes:
+    log_prob: float[G, N, C], log π of the tokens by it; 0 if nothing asks.
+    hidden: float[G, N, C, W], its final hidden states.
+    kl: float[G, N, C], KL(π ‖ reference), exact.
+    metrics: KL of a quarter of the completions.
+  """
+
+  log_prob: Array
+  hidden: Array | None
+  kl: Array | None
+  metrics: types.Metrics
+
+
+def _read_reference(
   setup: Setup, params: Mapping[str, types.Params], samples: data.Samples
-) -> tuple[Array, types.Metrics]:
-  """(log π of the reference, 0 where it costs nothing; the KL from it)."""
-  log_prob = jnp.zeros_like(samples.log_prob)
-  if not (setup.keeps_reference or setup.options.reference_coefficient):
-    return log_prob, {}
-  model, some = setup.model, sample_metrics.take_quarter(samples)
-  if setup.options.reference_coefficient:
-    hidden = reading.read_hidden(model, params["reference"], samples)
-    log_prob = reading.map_tokens(
-      lambda rows: numerics.action_log_prob(
-        model.head(params["reference"], rows[0]), rows[1]
+) -> _Reference:
+  """Reads completions with the reference policy, if there is one."""
+  model, asks = setup.model, bool(setup.options.reference_coefficient)
+  blank = jnp.zeros_like(samples.log_prob)
+  if not (setup.keeps_reference or asks):
+    return _Reference(blank, None, None, {})
+
+  def exact_kl(hidden, reference_hidden):
+    return reading.map_tokens(
+      lambda rows: losses.kl_divergence(
+        model.head(params["policy"], rows[0]),
+        model.head(params["reference"], rows[1]),
       ),
-      (hidden, samples.action),
+      (hidden, reference_hidden),
       setup.chunk_tokens,
     )
-    hidden = sample_metrics.take_quarter(hidden)
-  else:
+
+  some = sample_metrics.take_quarter(samples)
+  if not asks:
     hidden = reading.read_hidden(model, params["reference"], some)
-  kl = reading.map_tokens(
-    lambda rows: losses.kl_divergence(
-      model.head(params["policy"], rows[0]),
-      model.head(params["reference"], rows[1]),
+    kl = exact_kl(some.hidden, hidden)
+    return _Reference(blank, None, None, _average_kl(kl, some.mask))
+  hidden = reading.read_hidden(model, params["reference"], samples)
+  log_prob = reading.map_tokens(
+    lambda rows: numerics.action_log_prob(
+      model.head(params["reference"], rows[0]), rows[1]
     ),
-    (some.hidden, hidden),
+    (hidden, samples.action),
     setup.chunk_tokens,
   )
-  return log_prob, numerics.across_devices(
-    {"kl_reference": numerics.average(kl, some.mask)}
+  if setup.options.reference_kl == "exact":
+    kl = exact_kl(samples.hidden, hidden)
+    return _Reference(
+      log_prob,
+      hidden,
+      kl,
+      _average_kl(sample_metrics.take_quarter(kl), some.mask),
+    )
+  kl = exact_kl(some.hidden, sample_metrics.take_quarter(hidden))
+  return _Reference(log_prob, None, None, _average_kl(kl, some.mask))
+
+
+def _average_kl(kl: Array, mask: Array) -> types.Metrics:
+  return numerics.across_devices({"kl_reference": numerics.average(kl, mask)})
+
+
+def _shape_rewards(
+  setup: Setup, samples: data.Samples, reference: _Reference
+) -> data.Samples:
+  """Samples with the rewards that are learned from."""
+  options, kl = setup.options, None
+  if options.reference_coefficient and options.reference_kl_in == "reward":
+    kl = reward_shaping.estimate_kl(
+      options, samples.log_prob, reference.log_prob, reference.kl
+    )
+  if kl is None and not options.length_penalty_tokens:
+    return samples
+  return reward_shaping.shape_rewards(
+    options, samples, setup.sampler.completion_length, kl
   )
 
 
@@ -354,14 +409,12 @@ def assess(
 
   def measure(rows):
     hidden, tokens = rows
-    logits = model.head(policy, hidden)
+    logits = model.head(policy, hidden) / setup.options.loss_temperature
     dense = objectives.dense_tokens(
-      tokens,
-      model.head(old_head, tokens.old_hidden),
-      setup.knows_sampled_only,
+      tokens, model.head(old_head, tokens.old_hidden), setup
     )
     return (
-      numerics.action_log_prob(logits, tokens.action) - tokens.old_log_prob,
+      numerics.action_log_prob(logits, tokens.action) - dense.old_log_prob,
       losses.kl_divergence(dense.old_logits, logits),
       diagnostics.target_residual(dense.target_logits, logits),
     )
@@ -381,12 +434,13 @@ def assess(
   )
   if setup.options.diagnostics:
     dense = objectives.dense_tokens(
-      tokens,
-      model.head(old_head, tokens.old_hidden),
-      setup.knows_sampled_only,
+      tokens, model.head(old_head, tokens.old_hidden), setup
     )
     metrics |= loss_geometry.measure_loss(
-      setup.policy_loss, model.head(policy, hidden), dense, some.mask
+      setup.policy_loss,
+      model.head(policy, hidden) / setup.options.loss_temperature,
+      dense,
+      some.mask,
     )
     # Parts of the batch may hold some samples of some prompts: each is read
     # with its own.

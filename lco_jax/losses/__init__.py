@@ -43,6 +43,7 @@ from lco_jax.losses.regularizers import (
   kl_estimate_k1,
   kl_estimate_k2,
   kl_estimate_k3,
+  kl_penalty,
 )
 from lco_jax.losses.value import clipped_value_loss, squared_value_loss
 
@@ -60,6 +61,7 @@ __all__ = [
   "kl_estimate_k1",
   "kl_estimate_k2",
   "kl_estimate_k3",
+  "kl_penalty",
   "lco_fisher_dense_loss",
   "lco_fisher_loss",
   "lco_kld_loss",

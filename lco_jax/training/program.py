@@ -56,8 +56,9 @@ class Training:
     num_minibatches: minibatches of each pass, a divisor of T.
     follow: (collector's state, rollout, completed updates int32[]) → the
       collector's state after it, where the host collects.
-    remember: (parameters before, parameters after, metrics over all devices) →
-      parameters after, where parts of them are kept without an optimizer.
+    remember: (parameters before, parameters after, rollout, metrics over all
+      devices) → parameters after, where parts of them are kept without an
+      optimizer.
     max_kl: KL of a minibatch at which the policy's epochs stop, > 0, nats; see
       `update.run_epochs`. None for none.
     samples_per_step: samples that a step of a stream consists of.
@@ -82,8 +83,8 @@ class Training:
   num_epochs: int
   num_minibatches: int
   follow: Callable[[Any, Any, Array], Any] = lambda actor, rollout, done: actor
-  remember: Callable[[Any, Any, types.Metrics], Any] = (
-    lambda before, after, metrics: after
+  remember: Callable[[Any, Any, Any, types.Metrics], Any] = (
+    lambda before, after, rollout, metrics: after
   )
   max_kl: float | None = None
   samples_per_step: int = 1
@@ -199,7 +200,7 @@ def learn_step(
   )
   following = dataclasses.replace(
     state,
-    params=training.remember(state.params, params, metrics),
+    params=training.remember(state.params, params, rollout, metrics),
     opt_state=opt_state,
     actor=actor,
     update=state.update + 1,

@@ -18,7 +18,9 @@ pytestmark = pytest.mark.third_party
 _SEEDS = (3, 9)
 
 
-def _make(name="gymnasium:CliffWalking-v1", num_devices=1, num_steps=8):
+def _make(
+  name="gymnasium:CliffWalking-v1", num_devices=1, num_steps=8, **settings
+):
   environment = environments.make(name)
   net = networks.make_actor_critic(
     environment.observation_shape, environment.num_actions, (16,), "tanh"
@@ -33,15 +35,20 @@ def _make(name="gymnasium:CliffWalking-v1", num_devices=1, num_steps=8):
     num_epochs=1,
     num_minibatches=1,
     discount=0.9,
+    **settings,
   )
-  task = training.make_training(
-    training.Setup(environment, net, row, row.policy_loss(), options),
-    {"policy": chain, "value": chain},
-  )
+  setup = training.Setup(environment, net, row, row.policy_loss(), options)
+  task = training.make_training(setup, {"policy": chain, "value": chain})
   mesh = placement.make_mesh(2, 4, jax.devices()[:num_devices])
   start = runner.begin(task, _SEEDS, mesh)
   collector = host_rollout.HostCollector(
-    environment, net.policy, task, mesh, _SEEDS, 0
+    environment,
+    training.make_policy(setup),
+    task,
+    mesh,
+    _SEEDS,
+    0,
+    setup.return_discount,
   )
   return task, start, collector
 
@@ -143,6 +150,9 @@ def test_a_fault_on_the_host_can_be_replayed(tmp_path):
   )
   for field in dataclasses.fields(blank):
     expected, found = (getattr(x, field.name) for x in (calls[0], blank))
+    if expected is None:  # Rewards are not normalised.
+      assert found is None
+      continue
     assert found.shape == expected.shape[1:] and found.dtype == expected.dtype
   one = placement.make_mesh(1, 4, jax.devices()[:1])
   seed, state, rollout, what = runner.load_fault(faults, task, one, blank)
@@ -150,3 +160,19 @@ def test_a_fault_on_the_host_can_be_replayed(tmp_path):
   record = fault_replay.replay(task, state, rollout)
   assert str(fault_replay.find(record, task.counts)) == what
   collector.close()
+
+
+def test_discounted_returns_are_kept_where_rewards_are_normalised():
+  _, start, collector = _make(num_steps=30, normalize_rewards=True)
+  first = placement.to_host(collector.collect(start.state))
+  second = placement.to_host(collector.collect(start.state))
+  collector.close()
+  reward, done, found = (
+    np.concatenate([getattr(x, name) for x in (first, second)], axis=1)
+    for name in ("reward", "done", "discounted_return")
+  )
+  running = np.zeros(reward[:, 0].shape)
+  for time in range(reward.shape[1]):
+    running = 0.9 * running + reward[:, time]
+    np.testing.assert_allclose(found[:, time], running, rtol=1e-5)
+    running = np.where(done[:, time], 0.0, running)

@@ -297,10 +297,12 @@ def test_what_cannot_be(make, name):
 
 
 def test_options_are_those_of_the_policy_loss():
-  assert algorithms.list_options("dapo") == ("clip_low", "clip_high")
+  assert algorithms.list_options("dapo") == (
+    *("clip_low", "clip_high", "dual_clip"),
+  )
   assert algorithms.list_options("rloo") == ()
-  assert set(algorithms.list_options("lco_mse")) == set(
-    algorithms.list_options("lco_mse")
+  assert algorithms.list_options("lco_mse") == (
+    *("anchor", "support", "centred", "clip"),
   )
 
 
@@ -596,3 +598,111 @@ def test_nothing_of_the_size_of_all_logits_is_made():
 
   assert largest(0) >= tokens * _MANY
   assert largest(4) < tokens * _MANY
+
+
+def test_a_dense_signal_gives_all_advantages():
+  """A loss of sampled advantages reads all of them where all are known."""
+  model = _bigrams()
+  old, _ = _policies(model)
+  batch = _batch(model, old, "token")
+  old_logits = model.head(old, batch.old_hidden)
+  for advantage, known in (("reward", False), ("verifier", True)):
+    setup = _setup("lco_fisher", model, advantage=advantage)
+    tokens = objectives.dense_tokens(batch, old_logits, setup)
+    assert (tokens.dense_advantage is not None) == known
+    if known:
+      np.testing.assert_allclose(
+        tokens.dense_advantage, _dense_advantage(batch), rtol=1e-6
+      )
+
+
+@pytest.mark.parametrize("algorithm", ["reinforce", "ppo", "lco_fisher"])
+def test_losses_of_the_temperature_that_sampled_are_unbiased(
+  algorithm, float64
+):
+  """All samples worth the same: only then no gradient is expected."""
+  temperature, vocabulary = 0.6, 4
+  z = jnp.asarray([1.0, 0.5, -0.2, 0.3])
+  probs = jax.nn.softmax(z / temperature)
+  old = jax.nn.log_softmax(z)
+
+  def expected_gradient(loss_temperature):
+    setup = _setup(algorithm, loss_temperature=loss_temperature)
+    one = jnp.ones(vocabulary)
+    batch = data.TokenBatch(
+      prompt=None,
+      padding=None,
+      action=jnp.arange(vocabulary),
+      mask=one > 0,
+      sampled=one > 0,
+      weight=one,
+      share=None,
+      advantage=one,
+      old_hidden=None,
+      old_log_prob=old,
+      reference_log_prob=old,
+      beta=one,
+      known=jnp.arange(vocabulary)[:, None],
+      known_advantage=one[:, None],
+      rest_advantage=0 * one,
+    )
+    every = jnp.broadcast_to(z, (vocabulary, vocabulary))
+    tokens = objectives.dense_tokens(batch, every, setup)
+
+    def mean(logits):
+      rows = jnp.broadcast_to(logits, (vocabulary, vocabulary))
+      return probs @ objectives.token_losses(rows, tokens, setup)[0]
+
+    return jax.grad(mean)(z)
+
+  np.testing.assert_allclose(expected_gradient(temperature), 0.0, atol=1e-6)
+  assert np.abs(expected_gradient(1.0)).max() > 0.02
+
+
+@pytest.mark.parametrize("kind", ["k2", "k3", "exact"])
+def test_the_kl_to_the_reference_by_each_estimator(kind):
+  model = _bigrams()
+  old, new = _policies(model)
+  reference = jax.jit(model.init)(jax.random.key(7))
+  batch = _batch(model, old, "token")
+  tokens = jnp.concatenate([batch.prompt, batch.action[:, :-1]], axis=1)
+
+  def read(params):
+    hidden, _ = model.hidden(params, tokens, batch.padding)
+    return hidden[:, _PROMPT_LENGTH - 1 :]
+
+  hidden = read(reference)
+  logits, reference_logits = (
+    model.head(params, read(params)) for params in (new, reference)
+  )
+  log_prob, reference_log_prob = (
+    numerics.action_log_prob(x, batch.action)
+    for x in (logits, reference_logits)
+  )
+  batch = dataclasses.replace(
+    batch,
+    reference_log_prob=reference_log_prob,
+    reference_hidden=hidden if kind == "exact" else None,
+  )
+  if kind == "exact":
+    expected = losses.kl_divergence(logits, reference_logits)
+  else:
+    expected = losses.kl_penalty(log_prob, reference_log_prob, kind)
+  expected = jnp.sum(batch.weight * expected) / jnp.sum(batch.share)
+  found = []
+  for coefficient in (0.0, 1.0):
+    for chunk in (0, 5):
+      objective = _objective(
+        model,
+        "lco_fisher",
+        num_epochs=2,
+        chunk_tokens=chunk,
+        reference_coefficient=coefficient,
+        reference_kl=kind,
+      )
+      parts, _ = objective(
+        {"policy": new, "reference": reference}, batch, {"policy": old}
+      )
+      found.append(parts["policy"].mean)
+  np.testing.assert_allclose(found[2] - found[0], expected, rtol=1e-4)
+  np.testing.assert_allclose(found[3] - found[1], expected, rtol=1e-4)

@@ -272,7 +272,9 @@ def test_advantages_of_groups(name):
     "group_relative": 1.0,
     "group_centred": 0.5,
     "leave_one_out": 2 / 3,
+    "group_relative_sample": 0.5 * 3**0.5,
     "batch_centred": 0.75,
+    "batch_normalized": 3**0.5,
     "reward": 1.0,
   }[name]
   expected = np.array([[first, 0.0], [-first, 0.0]] * 2)
@@ -397,15 +399,34 @@ def test_signals_need_what_they_are_made_of():
 _REWARDED = python_types.SimpleNamespace(
   reward=jnp.array([[1.0, 0.5], [0.0, 0.5]]),
   mask=jnp.ones((2, 2, 3), bool).at[..., -1].set(False),
+  truncated=jnp.array([[False, True], [False, False]]),
 )
 _ADVANTAGE = jnp.arange(12.0).reshape(2, 2, 3) - 4.0
 
 
-def _counted(algorithm):
+def _counted(algorithm, **options):
   row = algorithms.ALGORITHMS[algorithm]
+  own = training.Options(**options)
   return placement.bind_device_axis(
-    lambda advantage: training.count_tokens(row, _REWARDED, advantage, 0.1)
+    lambda advantage: training.count_tokens(
+      row, _REWARDED, advantage, jnp.ones_like(advantage), own
+    )
   )(_ADVANTAGE)
+
+
+def test_completions_that_are_cut_off_can_be_left_out():
+  found = _counted("lco_mse", mask_truncated=True)
+  assert not found.mask[0, 1].any()
+  np.testing.assert_array_equal(found.mask[1], _REWARDED.mask[1])
+  np.testing.assert_array_equal(found.mask[0, 0], _REWARDED.mask[0, 0])
+
+
+def test_weighted_lco_weighs_by_the_exponential():
+  found = _counted("lco_weighted")
+  mask = np.asarray(_REWARDED.mask)
+  expected = np.where(mask, np.exp(_ADVANTAGE), 0.0)
+  expected /= expected.sum() / mask.sum()
+  np.testing.assert_allclose(found.advantage, expected, rtol=1e-5)
 
 
 def test_tokens_count_by_their_advantage():

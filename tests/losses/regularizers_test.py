@@ -63,6 +63,55 @@ def test_k1_and_k3_are_unbiased_and_k2_is_not(float64):
   assert (losses.kl_estimate_k3(log_p, log_q) >= 0).all()
 
 
+def test_penalties_are_the_estimators_with_bounds(float64):
+  log_p, log_q = jnp.asarray(np.random.default_rng(0).normal(size=(2, 9)))
+  for name, estimate in (
+    ("k1", losses.kl_estimate_k1),
+    ("k2", losses.kl_estimate_k2),
+    ("k3", losses.kl_estimate_k3),
+  ):
+    np.testing.assert_allclose(
+      losses.kl_penalty(log_p, log_q, name), estimate(log_p, log_q)
+    )
+  # Far apart: d is clipped to ±20, k3 to 10, and there is no gradient.
+  zero, far = jnp.zeros(2), jnp.asarray([-90.0, 90.0])
+  for name, expected in (
+    ("k1", [20.0, -20.0]),
+    ("k2", [200.0, 200.0]),
+    ("k3", [10.0, 10.0]),
+  ):
+    value, slope = jax.value_and_grad(
+      lambda x, name=name: jnp.sum(losses.kl_penalty(x, far, name))
+    )(zero)
+    np.testing.assert_allclose(
+      losses.kl_penalty(zero, far, name), expected, rtol=1e-12
+    )
+    np.testing.assert_array_equal(slope, 0.0)
+    assert np.isfinite(value)
+  with pytest.raises(ValueError, match="estimator: unknown 'k4'"):
+    losses.kl_penalty(zero, far, "k4")
+
+
+@pytest.mark.parametrize("name", ["k1", "k2", "k3"])
+def test_expected_gradients_of_penalties(name, float64):
+  """Of samples of π: none, that of KL(π ‖ ref), and that of KL(ref ‖ π)."""
+  z, ref = jnp.asarray(_logits(0)) / 3, jnp.asarray(_logits(1)) / 3
+  weights = jax.nn.softmax(z)
+
+  def mean(x):
+    each = losses.kl_penalty(
+      jax.nn.log_softmax(x), jax.nn.log_softmax(ref), name
+    )
+    return jnp.sum(weights * each)
+
+  exact = {
+    "k1": lambda x: 0.0 * jnp.sum(x),
+    "k2": lambda x: jnp.sum(losses.kl_divergence(x, ref)),
+    "k3": lambda x: jnp.sum(losses.kl_divergence(ref, x)),
+  }[name]
+  np.testing.assert_allclose(jax.grad(mean)(z), jax.grad(exact)(z), atol=1e-10)
+
+
 @pytest.mark.parametrize("junk", [np.nan, np.inf, -np.inf, 1e30])
 def test_nothing_under_a_mask_influences_anything(junk):
   where = jnp.array([True, True, False])
