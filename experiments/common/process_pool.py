@@ -128,16 +128,19 @@ def check_run(base: str, task: str, settings: Sequence[str]) -> None:
   Raises:
     ScriptError: naming an unknown task, setting or algorithm.
   """
-  language = find_script(base) == "train_language"
+  given = dict(setting.partition("=")[::2] for setting in settings)
   try:
     config = runpy.run_path(base)["get_config"](task)
-    (tasks if language else environments).make(task)
+    if find_script(base) == "train_language":
+      tasks.make(task)
+    else:
+      bins = given.get("action_bins", config.action_bins)
+      environments.make(task, None if bins is None else int(bins))
   except (OSError, ValueError) as error:
     raise command_line.ScriptError(error) from error
-  for setting in settings:
-    name, _, value = setting.partition("=")
+  for name, value in given.items():
     if name not in config:
-      raise command_line.ScriptError(f"{setting}: {base} has no {name}")
+      raise command_line.ScriptError(f"{name}={value}: {base} has no {name}")
     if name == "algorithm" and value not in config.tuned:
       known = ", ".join(x for x in config.tuned if x != "chosen")
       raise command_line.ScriptError(

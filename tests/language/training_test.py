@@ -280,6 +280,8 @@ def test_advantages_of_groups(name):
   expected = np.array([[first, 0.0], [-first, 0.0]] * 2)
   if name == "batch_centred":
     expected = np.asarray(reward) - 0.25
+  if name == "batch_normalized":
+    expected = (np.asarray(reward) - 0.25) / 0.1875**0.5
   if name == "reward":
     expected = np.asarray(reward)
   np.testing.assert_allclose(found, expected, atol=1e-5)
