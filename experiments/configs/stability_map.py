@@ -1,51 +1,109 @@
-"""Stability maps: --config=experiments/configs/stability_map.py:KIND."""
+"""Stability maps: --config=experiments/configs/stability_map.py:KIND.
+
+control, language                      epochs on each batch
+control_steps, language_steps          optimizer steps on each batch
+control_staleness, language_staleness  updates that the sampling policy is behind
+"""
 
 import ml_collections
 
-_KINDS = ("control", "language")
+_CONTROL = {
+  # The training script's config, FILE:ENVIRONMENT or FILE:TASK.
+  "base": "experiments/configs/control.py:CartPole-v1",
+  "algorithms": (
+    *("lco_mse", "lco_lch", "lco_kld", "ppo", "reinforce", "mdpo"),
+  ),
+  "policy_learning_rates": (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2),
+  # Rows of the map: any setting of the training script, and its values.
+  "rows": "num_epochs",
+  "values": (1, 4, 10),
+  # Other settings of all runs, NAME=VALUE,NAME=VALUE.
+  "settings": "num_seeds=8,total_steps=200000,eval_episodes=10",
+}
+_LANGUAGE = _CONTROL | {
+  "base": "experiments/configs/language.py:sorting",
+  "policy_learning_rates": (3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2),
+  "values": (1, 2, 4),
+  "settings": (
+    "num_seeds=4,num_updates=60,num_prompts=16,num_samples=8,"
+    "num_minibatches=2,warm_start_updates=80,eval_problems=128,eval_samples=8"
+  ),
+}
+# Old data: many actions, where targets of one sampled action differ.
+_MANY_ACTIONS = _CONTROL | {
+  "base": "experiments/configs/control.py:Pendulum-v1",
+  "algorithms": ("lco_fisher", "lco_residual", "ppo", "mdpo"),
+  "policy_learning_rates": (3e-4, 1e-3, 3e-3, 1e-2),
+}
+_REVERSAL = _LANGUAGE | {
+  "base": "experiments/configs/language.py:reversal",
+  "algorithms": ("lco_fisher", "lco_mse", "grpo"),
+  "policy_learning_rates": (3e-5, 1e-4, 3e-4, 1e-3),
+}
+_OLD_DATA = {
+  "num_seeds": 8,
+  "total_steps": 102400,
+  "eval_episodes": 1,
+}
+_OLD_BATCHES = {
+  "num_seeds": 4,
+  "num_updates": 80,
+  "num_prompts": 16,
+  "num_samples": 8,
+  "warm_start_updates": 80,
+  "eval_problems": 128,
+  "eval_samples": 8,
+}
+
+
+def _join(settings: dict, **more) -> str:
+  return ",".join(f"{k}={v}" for k, v in (settings | more).items())
+
+
+_KINDS = {
+  "control": _CONTROL,
+  "language": _LANGUAGE,
+  # One minibatch: a pass is one step.
+  "control_steps": _MANY_ACTIONS
+  | {
+    "values": (1, 4, 16, 64),
+    "settings": _join(_OLD_DATA, num_minibatches=1),
+  },
+  "language_steps": _REVERSAL
+  | {
+    "values": (1, 4, 16, 64),
+    "settings": _join(_OLD_BATCHES, num_minibatches=1),
+  },
+  "control_staleness": _MANY_ACTIONS
+  | {
+    "rows": "staleness",
+    "values": (0, 1, 4, 16),
+    "settings": _join(_OLD_DATA),
+  },
+  "language_staleness": _REVERSAL
+  | {
+    "rows": "staleness",
+    "values": (0, 1, 4, 16),
+    "settings": _join(_OLD_BATCHES, num_minibatches=4),
+  },
+}
 
 
 def get_config(kind: str = "control") -> ml_collections.ConfigDict:
   """Settings of a stability map.
 
   Args:
-    kind: `control` (CartPole-v1) or `language` (sorting).
+    kind: a key of _KINDS.
 
   Raises:
     ValueError: if there is no such kind.
   """
   if kind not in _KINDS:
     raise ValueError(f"unknown map {kind!r}; known: {', '.join(_KINDS)}")
-  config = ml_collections.ConfigDict()
-  # The training script's config, FILE:ENVIRONMENT or FILE:TASK.
-  config.base = "experiments/configs/control.py:CartPole-v1"
-  config.algorithms = (
-    "lco_mse",
-    "lco_lch",
-    "lco_kld",
-    "ppo",
-    "reinforce",
-    "mdpo",
-  )
-  config.policy_learning_rates = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
-  # Rows of the map: any setting of the training script, and its values.
-  config.rows = "num_epochs"
-  config.values = (1, 4, 10)
-  # Other settings of all runs, NAME=VALUE,NAME=VALUE.
-  config.settings = "num_seeds=8,total_steps=200000,eval_episodes=10"
-
+  config = ml_collections.ConfigDict(_KINDS[kind])
   # A run has collapsed if it loses half of its gain; if its entropy is below
   # min_entropy, nats, with less than half of the best runs' gain; or if its
   # gradient norm exceeds max_gradient_norm (0 for no bound).
   config.min_entropy = 0.01
   config.max_gradient_norm = 0.0
-
-  if kind == "language":
-    config.base = "experiments/configs/language.py:sorting"
-    config.policy_learning_rates = (3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
-    config.values = (1, 2, 4)
-    config.settings = (
-      "num_seeds=4,num_updates=60,num_prompts=16,num_samples=8,"
-      "num_minibatches=2,warm_start_updates=80,eval_problems=128,eval_samples=8"
-    )
   return config
