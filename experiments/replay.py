@@ -1,4 +1,4 @@
-"""Replays the update at which a run stopped, and locates the fault.
+"""Replays the update that was not finite, and locates the fault.
 
 python -m experiments.replay --workdir=DIR
 """
@@ -20,7 +20,10 @@ _MAX_ROWS = 20
 
 
 def main() -> None:
-  """Replays the update; exits with status 1 if it is finite this time."""
+  """Replays the update that was not finite.
+
+  Exits with status 1 if it is finite this time: the fault is not reproduced.
+  """
   workdir = pathlib.Path(flags.FLAGS.workdir)
   try:
     settings = run_directory.read_config(workdir)

@@ -17,6 +17,7 @@ def build(settings: dict):
   policy_options = settings_lib.options(
     settings, algorithms.options_by_name(algorithms.CONTROL)
   )
+  settings_lib.check_all_actions(policy_options, True, "GAE")
   row = algorithms.CONTROL[settings["algorithm"]]
   settings_lib.check(settings, ("total_steps", "eval_episodes"))
   options = settings_lib.take(settings, training.Options)

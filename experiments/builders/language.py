@@ -169,6 +169,9 @@ def _from_rewards(
     options,
     value_model=networks.make_value_model(config),
   )
+  settings_lib.check_all_actions(
+    policy_options, setup.knows_sampled_only, setup.advantage
+  )
   training = language.make_training(
     setup,
     {

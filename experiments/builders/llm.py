@@ -88,6 +88,9 @@ def build(settings: Mapping) -> Run:
     verifier_model=verifier_model,
     keeps_reference=False,
   )
+  settings_lib.check_all_actions(
+    policy_options, setup.knows_sampled_only, setup.advantage
+  )
   num_steps = (
     settings["num_updates"]
     * settings["num_epochs"]

@@ -93,6 +93,9 @@ def open_run(
 ) -> list[text_evaluation.Examination]:
   """Checks a run, draws its validation and test problems, opens its directory.
 
+  Returns:
+    The examinations: problems of a split, and how they are scored.
+
   Raises:
     ValueError: if anything is wrong, before anything is written.
   """

@@ -99,13 +99,15 @@ def take(
   without: Collection[str] = (),
   **changes,
 ) -> _Options:
-  """Options of a class, from the settings of the same names.
+  """Fills a class of options with a run's settings.
+
+  Each field takes the setting that has its name.
 
   Args:
     settings: of the run.
     options: a dataclass whose fields are made by `checks.setting`.
-    without: fields that are no settings of the run and keep their defaults.
-    **changes: fields that are not settings, or differ from them.
+    without: fields that keep their defaults.
+    **changes: values of fields that do not come from the settings.
 
   Raises:
     ValueError: naming the setting that is out of range.
@@ -191,3 +193,21 @@ def options(settings: Mapping, taken: Mapping[str, Sequence[str]]) -> dict:
       takes = ", ".join(known) or "no options"
       raise ValueError(f"{name}: {settings['algorithm']} takes {takes}")
   return chosen
+
+
+def check_all_actions(chosen: Mapping, sampled_only: bool, signal: str) -> None:
+  """Refuses losses of all actions where not all advantages are known.
+
+  Args:
+    chosen: options of the run's algorithm that are set.
+    sampled_only: whether only the sampled action's advantage is known.
+    signal: name of the advantage signal.
+
+  Raises:
+    ValueError: if they do not go together.
+  """
+  if chosen.get("all_actions") and sampled_only:
+    raise ValueError(
+      f"all_actions: the advantage {signal!r} is known for the sampled action"
+      " alone"
+    )

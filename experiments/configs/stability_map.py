@@ -2,7 +2,7 @@
 
 control, language                      epochs on each batch
 control_steps, language_steps          optimizer steps on each batch
-control_staleness, language_staleness  updates that the sampling policy is behind
+control_staleness, language_staleness  updates that the sampler is behind
 """
 
 import ml_collections

@@ -161,6 +161,7 @@ def ppo(
   clip_low: float = 0.2,
   clip_high: float = 0.2,
   dual_clip: float | None = None,
+  all_actions: bool = False,
 ) -> PolicyLoss:
   """PPO with a clipped probability ratio.
 
@@ -169,9 +170,13 @@ def ppo(
     clip_high: ε above 1, ≥ 0.
     dual_clip: c > 1 + ε, the largest ratio that a negative advantage pulls at;
       None for any.
+    all_actions: whether to sum over all actions, whose advantages must be
+      known, in place of the sampled one.
   """
   if dual_clip is not None:
     checks.check_number("dual_clip", dual_clip, above=1.0 + clip_high)
+    if all_actions:
+      raise ValueError("dual_clip: not with all_actions")
   checks.check_number("clip_low", clip_low, at_least=0.0)
   checks.check_number("clip_high", clip_high, at_least=0.0)
 
@@ -180,23 +185,35 @@ def ppo(
     clipped = diagnostics.clipped(
       log_prob, batch.old_log_prob, clip_low, clip_high
     )
-    loss = losses.ppo_clip_loss(
-      log_prob,
-      batch.old_log_prob,
-      batch.advantage,
-      clip_low,
-      clip_high,
-      dual_clip=dual_clip,
-    )
+    if all_actions:
+      loss = losses.ppo_clip_dense_loss(
+        logits, batch.old_logits, _all_advantages(batch), clip_low, clip_high
+      )
+    else:
+      loss = losses.ppo_clip_loss(
+        log_prob,
+        batch.old_log_prob,
+        batch.advantage,
+        clip_low,
+        clip_high,
+        dual_clip=dual_clip,
+      )
     return loss, {"clip_fraction": clipped.astype(jnp.float32)}
 
   return policy_loss
 
 
-def reinforce() -> PolicyLoss:
-  """REINFORCE with the batch's advantages."""
+def reinforce(all_actions: bool = False) -> PolicyLoss:
+  """REINFORCE with the batch's advantages.
+
+  Args:
+    all_actions: as of PPO.
+  """
 
   def policy_loss(logits, batch):
+    if all_actions:
+      known = _all_advantages(batch)
+      return losses.reinforce_dense_loss(logits, known), {}
     log_prob = _log_prob(logits, batch)
     return losses.reinforce_loss(log_prob, batch.advantage), {}
 
@@ -369,6 +386,15 @@ def _anchor_target(anchor: str, logits: Array, batch: Batch) -> Array:
     return batch.target_logits
   shift = batch.target_logits - batch.old_logits  # A/β
   return logits + shift  # The losses hold their targets constant.
+
+
+def _all_advantages(batch: Batch) -> Array:
+  """The advantages of all actions, where an option asks for them."""
+  if batch.dense_advantage is None:
+    raise ValueError(
+      "all_actions: only the sampled action's advantage is known here"
+    )
+  return batch.dense_advantage
 
 
 def _make_fisher(

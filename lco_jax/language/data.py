@@ -51,8 +51,9 @@ class TokenBatch:
   """The data of completions that an objective reads; constant in the epochs.
 
   Nothing here has the size of the vocabulary: the objective makes logits from
-  hidden states, and advantages of all tokens from those of K known ones and one
-  number for the rest. A loss is Σ weight · loss over Σ share.
+  hidden states. In each place the advantages of K tokens are known, and all
+  other tokens share one number. The batch's loss is the weighted sum of the
+  tokens' losses, Σ weight · loss of a token, divided by the sum of `share`.
 
   Attributes:
     prompt: int32[..., P], padded on the left.
@@ -61,9 +62,9 @@ class TokenBatch:
     mask: bool[..., C], tokens that enter the loss.
     sampled: bool[..., C], tokens that metrics average over: the mask, and the
       tokens of groups that are left out of it.
-    weight: float[..., C], of a token's loss.
-    share: float[...], of a sequence in the sum that losses are divided by.
-    advantage: float[..., C].
+    weight: float[..., C], weight of the token's loss.
+    share: float[...], what the sequence adds to the divisor.
+    advantage: float[..., C], advantage of the sampled token.
     old_hidden: float[..., C, W], the behaviour policy's final hidden states.
     old_log_prob: float[..., C], log π of the token by the behaviour policy,
       before temperature and cuts.

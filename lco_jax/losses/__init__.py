@@ -31,7 +31,9 @@ from lco_jax.losses.mirror_descent import (
 )
 from lco_jax.losses.policy_gradient import (
   cispo_loss,
+  ppo_clip_dense_loss,
   ppo_clip_loss,
+  reinforce_dense_loss,
   reinforce_loss,
   sequence_log_prob_ratio,
   stale_weight,
@@ -75,9 +77,11 @@ __all__ = [
   "lco_weighted_loss",
   "lco_weights",
   "mdpo_loss",
+  "ppo_clip_dense_loss",
   "ppo_clip_loss",
   "qrm_loss",
   "rebel_loss",
+  "reinforce_dense_loss",
   "reinforce_loss",
   "sequence_log_prob_ratio",
   "squared_value_loss",

@@ -9,6 +9,7 @@ Hessians in the logits, with r = π(a)/π_old(a) and C(π) = diag π − π π�
     GSPO       PPO with one ratio per sequence, exp of its mean log ratio
 """
 
+import chex
 import jax
 import jax.numpy as jnp
 from jax import Array
@@ -73,6 +74,71 @@ def ppo_clip_loss(
     bounded = jnp.maximum(surrogate, dual_clip * advantage)
     surrogate = jnp.where(advantage < 0, bounded, surrogate)
   return -surrogate
+
+
+def reinforce_dense_loss(
+  logits: Array, dense_advantages: Array, where: Array | None = None
+) -> Array:
+  """Policy gradient with the advantages of all actions, −Σ_b π(b) A_b.
+
+  Args:
+    logits: float[..., A], policy logits z, in nats.
+    dense_advantages: float[..., A]; held constant.
+    where: bool[..., A], legal actions; None means all.
+
+  Returns:
+    float[...]; 0 for a row with no legal action.
+
+  Source: Ciosek and Whiteson 2018, arXiv:1801.03326 (expected gradients).
+  """
+  logits, advantages = numerics.float_arrays(logits, dense_advantages)
+  chex.assert_equal_shape([logits, advantages])
+  (advantages,) = numerics.zero_outside(where, advantages)
+  probs = jnp.exp(numerics.log_softmax(logits, where))
+  return -jnp.sum(probs * jax.lax.stop_gradient(advantages), axis=-1)
+
+
+def ppo_clip_dense_loss(
+  logits: Array,
+  old_logits: Array,
+  dense_advantages: Array,
+  clip_low: float,
+  clip_high: float,
+  where: Array | None = None,
+) -> Array:
+  """PPO's clipped surrogate with the advantages of all actions.
+
+      −Σ_b π_old(b) min(r_b A_b, clip(r_b, 1 − ε_low, 1 + ε_high) A_b)
+
+  Its value and gradient are the means of `ppo_clip_loss` over a ~ π_old.
+
+  Args:
+    logits: float[..., A], policy logits z, in nats.
+    old_logits: float[..., A], behaviour policy's; held constant.
+    dense_advantages: float[..., A]; held constant.
+    clip_low: ε_low ≥ 0.
+    clip_high: ε_high ≥ 0.
+    where: bool[..., A], legal actions; None means all.
+
+  Returns:
+    float[...]; 0 for a row with no legal action.
+
+  Source: Schulman et al. 2017, arXiv:1707.06347, eq. 7, summed over actions.
+  """
+  logits, old_logits, advantages = numerics.float_arrays(
+    logits, old_logits, dense_advantages
+  )
+  chex.assert_equal_shape([logits, old_logits, advantages])
+  (advantages,) = numerics.zero_outside(where, advantages)
+  log_probs, old_log_probs = (
+    numerics.log_softmax(x, where)
+    for x in (logits, jax.lax.stop_gradient(old_logits))
+  )
+  legal = jnp.isfinite(old_log_probs)
+  each = ppo_clip_loss(
+    log_probs, old_log_probs, advantages, clip_low, clip_high, legal
+  )
+  return jnp.sum(jnp.exp(old_log_probs) * each, axis=-1)
 
 
 def cispo_loss(

@@ -190,15 +190,21 @@ def read_local(tree: Any) -> Any:
   return jax.tree.map(read, tree)
 
 
-def any_process(*questions: bool) -> tuple[bool, ...]:
-  """Whether the answer to each question is yes in any process.
+def any_process(*conditions: bool) -> tuple[bool, ...]:
+  """Tells of each condition whether it is true in at least one process.
 
-  All processes must ask, at the same point.
+  All processes must call it at the same point of the program.
+
+  Args:
+    *conditions: of this process.
+
+  Returns:
+    As many booleans, the same in all processes.
   """
   if jax.process_count() == 1:
-    return questions
-  answers = multihost_utils.process_allgather(np.array(questions))
-  return tuple(answers.any(axis=0).tolist())
+    return conditions
+  everywhere = multihost_utils.process_allgather(np.array(conditions))
+  return tuple(everywhere.any(axis=0).tolist())
 
 
 def from_first_process(tree: Any) -> Any:

@@ -187,12 +187,15 @@ def test_objective_adds_entropy_bonus_and_keeps_parts_apart():
   [
     ("nope", {}, "algorithm: unknown 'nope'"),
     ("lco_kld", {"support": "full"}, "support: lco_kld takes"),
-    ("reinforce", {"clip_low": 0.1}, "clip_low: reinforce takes no options"),
+    ("reinforce", {"clip_low": 0.1}, "clip_low: reinforce takes all_actions"),
     ("lco_mse", {"anchor": "new"}, "anchor: unknown 'new'"),
     ("lco_lch", {"support": "half"}, "support: unknown 'half'"),
     ("lco_kld", {"max_importance_weight": 0.5}, "max_importance_weight"),
     ("ppo", {"clip_low": -0.1}, "clip_low"),
     ("lco_mse", {"clip": 0.0}, "clip"),
+    ("lco_fisher", {"clip": 0.1}, "clip: lco_fisher takes no options"),
+    ("ppo", {"dual_clip": 1.1}, "dual_clip"),
+    ("ppo", {"dual_clip": 3.0, "all_actions": True}, "dual_clip: not with"),
     ("lco_kld", {"clip": float("inf")}, "clip"),
     ("ppo", {"clip_high": float("nan")}, "clip_high"),
   ],
@@ -277,3 +280,27 @@ def test_weights_replace_advantages_where_an_algorithm_takes_them():
     if row.weights is None:
       assert algorithms.weigh_steps(row, advantage, advantage, 0.1) is advantage
     assert row.weights in (None, *algorithms.table.WEIGHTS)
+
+
+def test_baselines_can_read_all_advantages():
+  """The same dense advantages as LCO's; refused where they are not known."""
+  batch, logits = _batch(), _logits()
+  known = _logits(seed=2)
+  dense = dataclasses.replace(batch, dense_advantage=known)
+  np.testing.assert_array_equal(
+    algorithms.make_policy_loss("reinforce", all_actions=True)(logits, dense)[
+      0
+    ],
+    losses.reinforce_dense_loss(logits, known),
+  )
+  np.testing.assert_array_equal(
+    algorithms.make_policy_loss("ppo", all_actions=True)(logits, dense)[0],
+    losses.ppo_clip_dense_loss(logits, batch.old_logits, known, 0.2, 0.2),
+  )
+  for name in ("reinforce", "ppo"):
+    plain = algorithms.make_policy_loss(name)
+    np.testing.assert_array_equal(
+      plain(logits, dense)[0], plain(logits, batch)[0]
+    )
+    with pytest.raises(ValueError, match="all_actions: only the sampled"):
+      algorithms.make_policy_loss(name, all_actions=True)(logits, batch)

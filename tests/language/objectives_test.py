@@ -300,7 +300,8 @@ def test_options_are_those_of_the_policy_loss():
   assert algorithms.list_options("dapo") == (
     *("clip_low", "clip_high", "dual_clip"),
   )
-  assert algorithms.list_options("rloo") == ()
+  assert algorithms.list_options("rloo") == ("all_actions",)
+  assert algorithms.list_options("lco_fisher") == ()
   assert algorithms.list_options("lco_mse") == (
     *("anchor", "support", "centred", "clip"),
   )

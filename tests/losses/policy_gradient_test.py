@@ -208,3 +208,71 @@ def test_dual_clip_against_an_oracle(float64):
     lambda x: jnp.sum(losses.ppo_clip_loss(x, old, advantage, 0.2, 0.2))
   )(log_prob)
   np.testing.assert_array_equal(slope[~beyond], plain[~beyond])
+
+
+def _mean_over_actions(loss, old):
+  """Σ_a p(a) loss of action a, by enumeration."""
+  actions = jnp.arange(old.shape[-1])
+  each = jax.vmap(lambda a: loss(jnp.full(len(old), a)), out_axes=1)(actions)
+  return jnp.sum(jax.nn.softmax(old) * each, axis=-1)
+
+
+def test_ppo_of_all_actions_is_the_mean_over_actions(float64):
+  rng = np.random.default_rng(0)
+  z, old, dense = (jnp.asarray(x) for x in rng.normal(size=(3, 40, 5)))
+  z = old + 0.3 * z
+
+  def mean(z):
+    def one(action):
+      pick = lambda x: jnp.take_along_axis(x, action[:, None], -1)[:, 0]
+      return losses.ppo_clip_loss(
+        pick(jax.nn.log_softmax(z)),
+        pick(jax.nn.log_softmax(old)),
+        pick(dense),
+        0.1,
+        0.2,
+      )
+
+    return _mean_over_actions(one, old)
+
+  whole = lambda z: losses.ppo_clip_dense_loss(z, old, dense, 0.1, 0.2)
+  np.testing.assert_allclose(whole(z), mean(z), rtol=1e-10)
+  slopes = [jax.grad(lambda z, f=f: jnp.sum(f(z)))(z) for f in (whole, mean)]
+  np.testing.assert_allclose(*slopes, atol=1e-12)
+
+
+def test_reinforce_of_all_actions_is_the_policy_gradient(float64):
+  rng = np.random.default_rng(0)
+  z, dense = (jnp.asarray(x) for x in rng.normal(size=(2, 40, 5)))
+  probs = np.asarray(jax.nn.softmax(z))
+  np.testing.assert_allclose(
+    losses.reinforce_dense_loss(z, dense),
+    -(probs * np.asarray(dense)).sum(-1),
+    rtol=1e-12,
+  )
+  slope = jax.grad(lambda z: jnp.sum(losses.reinforce_dense_loss(z, dense)))(z)
+  mean = (probs * np.asarray(dense)).sum(-1, keepdims=True)
+  np.testing.assert_allclose(slope, -probs * (dense - mean), atol=1e-12)
+
+
+@pytest.mark.parametrize("junk", [np.nan, np.inf, 1e30])
+def test_nothing_under_a_mask_influences_losses_of_all_actions(junk):
+  rng = np.random.default_rng(0)
+  z, old, dense = jnp.asarray(rng.normal(size=(3, 3, 4)), jnp.float32)
+  where = jnp.array([[True, True, False, True]] * 2 + [[False] * 4])
+  for loss in (
+    lambda z, old, a: losses.ppo_clip_dense_loss(z, old, a, 0.2, 0.2, where),
+    lambda z, old, a: losses.reinforce_dense_loss(z, a, where),
+  ):
+    run = jax.value_and_grad(
+      lambda *x, f=loss: jnp.sum(f(*x)), argnums=(0, 1, 2)
+    )
+    clean, slopes = run(z, old, dense)
+    dirty = [x.at[:, 2].set(junk).at[2].set(junk) for x in (z, old, dense)]
+    value, dirty_slopes = run(*dirty)
+    assert value == clean
+    for own, expected in zip(dirty_slopes, slopes, strict=True):
+      np.testing.assert_array_equal(own, expected)
+    np.testing.assert_array_equal(slopes[0][:, 2], 0.0)
+    np.testing.assert_array_equal(slopes[1], 0.0)
+    np.testing.assert_array_equal(slopes[2], 0.0)
