@@ -76,6 +76,8 @@ class TokenBatch:
     rest_advantage: float[..., C], of every other token.
     value_target: float[..., C], the return that the value network regresses
       onto; None without one.
+    old_value: float[..., C], value of the token's place at collection; None
+      without a value network.
     reference_hidden: float[..., C, W], the reference policy's final hidden
       states; None unless the objective reads its logits.
   """
@@ -96,4 +98,5 @@ class TokenBatch:
   known_advantage: Array
   rest_advantage: Array
   value_target: Array | None = None
+  old_value: Array | None = None
   reference_hidden: Array | None = None

@@ -232,15 +232,9 @@ def make_objective(
         params["value"],
         _read_rows(setup.value_model, params["value"], batch, num_samples),
       )[..., 0]
-      parts["value"] = numerics.average(
-        losses.squared_value_loss(
-          jnp.where(batch.mask, values, 0.0),
-          jnp.where(batch.mask, batch.value_target, 0.0),
-        ),
-        batch.mask,
-      )
+      parts["value"] = _value_loss(values, batch, setup.options.value_clip)
     batch = dataclasses.replace(
-      batch, prompt=None, padding=None, value_target=None
+      batch, prompt=None, padding=None, value_target=None, old_value=None
     )
     size = len(hidden)
     if chunk_tokens:
@@ -268,6 +262,20 @@ def make_objective(
     return {"policy": numerics.Average(total, count)} | parts, metrics
 
   return objective
+
+
+def _value_loss(
+  values: Array, batch: data.TokenBatch, clip: float | None
+) -> numerics.Average:
+  """Loss of the value network; nothing under the mask counts."""
+  values = jnp.where(batch.mask, values, 0.0)
+  value_targets = jnp.where(batch.mask, batch.value_target, 0.0)
+  if clip is None:
+    loss = losses.squared_value_loss(values, value_targets)
+  else:
+    old_values = jnp.where(batch.mask, batch.old_value, 0.0)
+    loss = losses.clipped_value_loss(values, old_values, value_targets, clip)
+  return numerics.average(loss, batch.mask)
 
 
 def _read_rows(

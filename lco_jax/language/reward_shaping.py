@@ -1,6 +1,6 @@
-"""Penalties that are subtracted from rewards before advantages are estimated.
+"""Scales and penalties of rewards, before advantages are estimated.
 
-Metrics of rewards are without them.
+Metrics of rewards are of the task's own.
 """
 
 import dataclasses
@@ -37,7 +37,7 @@ def penalize_length(length: Array, longest: int, num_tokens: int) -> Array:
 def shape_rewards(
   options: Options, samples: data.Samples, longest: int, kl: Array | None
 ) -> data.Samples:
-  """Subtracts the penalties that the options ask for.
+  """Scales rewards, and subtracts the penalties that the options ask for.
 
   Args:
     options: of the training.
@@ -54,7 +54,8 @@ def shape_rewards(
   if kl is not None:
     total = jnp.sum(jnp.where(samples.mask, kl, 0.0), axis=-1)
     penalty += options.reference_coefficient * total
-  return dataclasses.replace(samples, reward=samples.reward - penalty)
+  reward = options.reward_scale * samples.reward + options.reward_offset
+  return dataclasses.replace(samples, reward=reward - penalty)
 
 
 def estimate_kl(

@@ -82,6 +82,15 @@ class Options(options_lib.PolicyOptions, BatchOptions):
     " makes them the losses of the policy that sampled",
     above=0.0,
   )
+  reward_scale: float = setting(1.0, "factor on rewards", above=0.0)
+  reward_offset: float = setting(
+    0.0, "added to scaled rewards; scale 2 and offset −1 turn 0 and 1 into ±1"
+  )
+  value_clip: float | None = setting(
+    None,
+    "largest move of a token's value, in units of return; None for any",
+    above=0.0,
+  )
   mask_truncated: bool = setting(
     False, "whether completions that were cut off are left out of the loss"
   )

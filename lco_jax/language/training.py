@@ -209,6 +209,7 @@ def make_batch(
     known_advantage=signal.known_advantage,
     rest_advantage=signal.rest_advantage,
     value_target=signal.value_target,
+    old_value=signal.value,
   )
 
 
@@ -378,8 +379,6 @@ def _shape_rewards(
     kl = reward_shaping.estimate_kl(
       options, samples.log_prob, reference.log_prob, reference.kl
     )
-  if kl is None and not options.length_penalty_tokens:
-    return samples
   return reward_shaping.shape_rewards(
     options, samples, setup.sampler.completion_length, kl
   )

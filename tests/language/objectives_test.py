@@ -500,7 +500,8 @@ def _objective(model, algorithm, **options):
   return objectives.make_objective(setup, num_samples=_SAMPLES)
 
 
-def test_the_value_loss_is_a_mean_over_tokens():
+@pytest.mark.parametrize("clip", [None, 0.1])
+def test_the_value_loss_is_a_mean_over_tokens(clip):
   """And NaN under the mask counts neither in its value nor its gradient."""
   model = _bigrams()
   old, value = _policies(model)
@@ -512,10 +513,16 @@ def test_the_value_loss_is_a_mean_over_tokens():
   targets = rng.normal(size=batch.mask.shape).astype(np.float32)
   mask = np.asarray(batch.mask)
   batch = dataclasses.replace(
-    batch, value_target=jnp.where(mask, targets, jnp.nan)
+    batch,
+    value_target=jnp.where(mask, targets, jnp.nan),
+    old_value=jnp.where(mask, 0.3 * targets, jnp.nan),
   )
   objective = _objective(
-    model, "reinforce", value_model=value_model, advantage="learned"
+    model,
+    "reinforce",
+    value_model=value_model,
+    advantage="learned",
+    value_clip=clip,
   )
 
   def loss(params):
@@ -528,7 +535,12 @@ def test_the_value_loss_is_a_mean_over_tokens():
   values = np.asarray(
     value_model.head(value, hidden[:, _PROMPT_LENGTH - 1 :])[..., 0]
   )
-  expected = 0.5 * np.mean((values - targets)[mask] ** 2)
+  squares = (values - targets) ** 2
+  if clip is not None:
+    old_values = 0.3 * targets
+    moved = old_values + np.clip(values - old_values, -clip, clip)
+    squares = np.maximum(squares, (moved - targets) ** 2)
+  expected = 0.5 * np.mean(squares[mask])
   np.testing.assert_allclose(found, expected, rtol=1e-5)
   assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
   assert max(np.abs(leaf).max() for leaf in jax.tree.leaves(gradient)) > 1e-3

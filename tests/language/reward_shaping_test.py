@@ -28,7 +28,11 @@ def test_the_kl_is_subtracted_from_rewards(estimator):
   )
   mask = jnp.asarray(np.arange(4) < np.array([[4, 2, 0], [1, 3, 4]])[..., None])
   options = training.Options(
-    reference_coefficient=0.3, reference_kl=estimator, reference_kl_in="reward"
+    reward_scale=2.0,
+    reward_offset=-1.0,
+    reference_coefficient=0.3,
+    reference_kl=estimator,
+    reference_kl_in="reward",
   )
   kl = reward_shaping.estimate_kl(options, log_prob, reference, exact)
   if estimator != "exact":
@@ -40,11 +44,10 @@ def test_the_kl_is_subtracted_from_rewards(estimator):
     mask: object
     reward: object
 
-  samples = Samples(mask, jnp.ones((2, 3)))
+  samples = Samples(mask, jnp.asarray([[1.0, 0.0, 0.5], [0.0, 1.0, 1.0]]))
   shaped = reward_shaping.shape_rewards(
     options, samples, 4, jnp.where(mask, kl, jnp.nan)
   )
   total = np.where(mask, kl, 0.0).sum(-1)
-  np.testing.assert_allclose(shaped.reward, 1 - 0.3 * total, rtol=1e-5)
-  # Rewards of the samples themselves stay.
-  np.testing.assert_array_equal(samples.reward, 1.0)
+  signed = 2 * np.asarray(samples.reward) - 1
+  np.testing.assert_allclose(shaped.reward, signed - 0.3 * total, rtol=1e-5)

@@ -12,6 +12,7 @@ import pytest
 from lco_jax import algorithms, losses, networks, numerics, tasks
 from lco_jax.language import (
   generation,
+  reading,
   samplers,
   signals,
   training,
@@ -552,3 +553,76 @@ def test_diagnostics_are_of_the_old_policys_targets():
   for name in found[0]:
     np.testing.assert_allclose(found[0][name], found[1][name], rtol=1e-4)
   assert found[0]["gradient_signal_to_noise"] > 0
+
+
+def test_rewards_are_scaled_before_advantages():
+  """±1 from 0 and 1; the metrics are of the task's own rewards."""
+  setup = _setup(advantage="reward", reward_scale=2.0, reward_offset=-1.0)
+  params, samples = _sampled(_make(advantage="reward"))
+  prepare = functools.partial(training.prepare, setup)
+  batch, metrics = placement.bind_device_axis(prepare)(params, samples)
+  expected = np.where(
+    samples.mask, 2.0 * np.asarray(samples.reward)[..., None] - 1.0, 0.0
+  )
+  np.testing.assert_array_equal(batch.advantage, expected)
+  np.testing.assert_allclose(
+    metrics["reward_mean"], samples.reward.mean(), rtol=1e-6
+  )
+
+
+def test_beta_follows_the_variance_of_a_dense_signal():
+  """√(Var / 2ε), over all tokens of the vocabulary, against NumPy."""
+  options = {"advantage": "oracle", "beta_rule": "variance", "kl_budget": 0.03}
+  setup = _setup("lco_fisher", **options)
+  params, samples = _sampled(_make("lco_fisher", **options))
+  prepare = functools.partial(training.prepare, setup)
+  batch, metrics = placement.bind_device_axis(prepare)(params, samples)
+  logits = np.asarray(
+    setup.model.head(params["policy"], samples.hidden), np.float64
+  )
+  probs = np.exp(logits - logits.max(-1, keepdims=True))
+  probs /= probs.sum(-1, keepdims=True)
+  dense = np.array(
+    np.broadcast_to(np.asarray(batch.rest_advantage)[..., None], logits.shape)
+  )
+  for k in range(batch.known.shape[-1]):
+    np.put_along_axis(
+      dense,
+      np.asarray(batch.known)[..., k, None],
+      np.asarray(batch.known_advantage)[..., k, None],
+      axis=-1,
+    )
+  mean = (probs * dense).sum(-1, keepdims=True)
+  variance = (probs * (dense - mean) ** 2).sum(-1)[samples.mask].mean()
+  expected = np.sqrt(variance / 0.06)
+  np.testing.assert_allclose(metrics["beta"], expected, rtol=1e-4)
+  np.testing.assert_allclose(batch.beta, expected, rtol=1e-4)
+  with pytest.raises(ValueError, match="beta_rule: 'variance' needs"):
+    _setup("lco_fisher", beta_rule="variance")
+
+
+def test_completions_are_of_the_policy_k_updates_ago():
+  """Their log-probabilities are its, in the batch and in the objective."""
+  task = _make("lco_fisher", staleness=1, rate=3e-2)
+  state, _ = _run(task, 3)
+  params = jax.tree.map(lambda x: x[0], placement.to_host(state.params))
+  old = {"policy": jax.tree.map(lambda x: x[0], params["past_policy"])}
+  model, one = _model(_task()), jax.tree.map(lambda x: x[0], state)
+  samples = placement.bind_device_axis(
+    lambda state: program_lib.collect_step(task, state)[1]
+  )(one)
+  own, stale = (
+    reading.read_log_prob(model, policy, samples, 0)
+    for policy in (params["policy"], old["policy"])
+  )
+  mask = np.asarray(samples.mask)
+  np.testing.assert_allclose(
+    samples.log_prob[mask], stale[mask], rtol=1e-4, atol=1e-5
+  )
+  assert np.abs(samples.log_prob - own)[mask].max() > 1e-2
+
+
+def test_k1_is_refused_as_a_loss():
+  with pytest.raises(ValueError, match="reference_kl: 'k1' has no gradient"):
+    _setup(reference_coefficient=0.1, reference_kl="k1")
+  _setup(reference_coefficient=0.1, reference_kl="k1", reference_kl_in="reward")
