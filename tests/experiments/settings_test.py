@@ -1,13 +1,19 @@
 """Settings of runs: one space of names, and none is filled in silently."""
 
+import types
+
+import jax
+import jax.numpy as jnp
 import ml_collections
+import numpy as np
 import pytest
 
 from experiments.builders import llm
 from experiments.common import settings as settings_lib
-from experiments.configs import control, defaults
+from experiments.configs import authors, control, defaults
 from experiments.configs import llm as llm_config
-from lco_jax.language import generation
+from lco_jax import advantages, algorithms, targets
+from lco_jax.language import generation, training
 
 
 def _plain(config, **changes):
@@ -58,3 +64,34 @@ def test_runs_with_deleted_settings_are_refused():
   )
   with pytest.raises(ValueError, match="between_coefficient"):
     llm.build(settings)
+
+
+def test_the_authors_recipe_pulls_at_the_sampled_logit_alone():
+  """By A/β at any policy: 1/2 for a right completion, 1/200 for a wrong one."""
+  settings = _plain(authors.get_config())
+  options = settings_lib.take(settings, training.Options, without=llm.NOT_SET)
+  chosen = settings_lib.options(settings, algorithms.options_by_name())
+  policy_loss = algorithms.make_policy_loss(settings["algorithm"], **chosen)
+  reward = jnp.array([1.0, 0.0])
+  advantage = options.reward_scale * reward + options.reward_offset
+  np.testing.assert_array_equal(advantage, [1.0, -1.0])
+  beta = targets.sign_dependent_beta(
+    advantage, options.beta, options.nonpositive_beta_multiple
+  )
+  old, action = jnp.array([[0.3, 1.0, -1.0]] * 2), jnp.array([2, 0])
+  batch = types.SimpleNamespace(
+    action=action,
+    advantage=advantage,
+    old_logits=old,
+    target_logits=targets.optimal_logits(
+      old, advantages.sampled(advantage, action, 3), beta
+    ),
+    legal=None,
+  )
+  slope = jax.grad(lambda z: jnp.sum(policy_loss(z, batch)[0]))(3 * old + 1)
+  np.testing.assert_allclose(
+    slope, [[0, 0, -0.5], [0.005, 0, 0]], rtol=1e-5, atol=1e-7
+  )
+  # One batch, of which every minibatch is one step.
+  assert (options.num_epochs, options.num_minibatches) == (1, 16)
+  assert settings["num_updates"] == 1
