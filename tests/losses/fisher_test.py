@@ -13,7 +13,7 @@ from tests import oracles
 
 _FILE = pathlib.Path(__file__).parent.parent / "data/lco_fisher_vectors.json"
 _CASES = json.loads(_FILE.read_text())["cases"]
-JUNK = (np.nan, np.inf, -np.inf, 1e30)
+JUNK = (np.nan, -np.inf)
 
 SAMPLED = {
   "fisher": losses.lco_fisher_loss,
@@ -87,14 +87,13 @@ def _mean_loss(loss, z, old, dense, beta):
 
 
 # 1,000 states with 2 to 64 actions.
-SIZES = {2: 250, 3: 250, 7: 200, 16: 200, 64: 100}
+SIZES = {2: 400, 5: 400, 64: 200}
 each_size = pytest.mark.parametrize("num_actions", SIZES)
 
 
-@pytest.mark.parametrize("jit", [False, True], ids=["eager", "jit"])
 @pytest.mark.parametrize("precision", ["float32", "float64"])
 @pytest.mark.parametrize("case", _CASES, ids=lambda c: str(c["beta"]))
-def test_golden_numbers(case, precision, jit):
+def test_golden_numbers(case, precision):
   tolerance = (
     {"rtol": 1e-4, "atol": 1e-5}
     if precision == "float32"
@@ -116,12 +115,12 @@ def test_golden_numbers(case, precision, jit):
     for key, (loss, *data) in calls.items():
       run = lambda z, loss=loss, data=data: loss(z, old, *data, case["beta"])
       slope = jax.grad(lambda z, run=run: jnp.sum(run(z)))
-      if jit:
-        run, slope = jax.jit(run), jax.jit(slope)
-      value = run(z)
+      value = jax.jit(run)(z)
       assert value.dtype == precision
       np.testing.assert_allclose(value, case[key], **tolerance)
-      np.testing.assert_allclose(slope(z), case[f"{key}_grad"], **tolerance)
+      np.testing.assert_allclose(
+        jax.jit(slope)(z), case[f"{key}_grad"], **tolerance
+      )
 
 
 @each_loss
