@@ -59,6 +59,12 @@ class RewardOptions:
     below=0.5,
   )
 
+  group_attempts: int = setting(
+    1,
+    "prompts sampled for each that is learned from, until rewards differ",
+    at_least=1,
+  )
+
   def __post_init__(self):
     checks.check_settings(self)
 
@@ -135,7 +141,47 @@ def make_sampler(
       answer=problems.answer,
     )
 
-  return Sampler(task.completion_length, task.one_answer, collect=collect)
+  return Sampler(
+    task.completion_length,
+    task.one_answer,
+    collect=refill_even_groups(collect, rewards.group_attempts),
+  )
+
+
+def refill_even_groups(collect: Callable, attempts: int) -> Callable:
+  """Samples other prompts in place of those whose rewards are all equal.
+
+  Each stream takes the first of its attempts whose samples differ in reward, or
+  else the first one. All attempts are sampled, whatever comes: generation costs
+  that many times as much. The learner meets fewer easy and fewer hopeless
+  prompts, so shares of right answers are those of what is learned from.
+
+  Args:
+    collect: as of Sampler.
+    attempts: prompts that are sampled for each stream, ≥ 1.
+
+  Source: Yu et al. 2025, arXiv:2503.14476 (DAPO, dynamic sampling).
+  """
+  if attempts == 1:
+    return collect
+
+  def collect_several(params, actor, keys):
+    def attempt(number):
+      own = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, number)
+      return collect(params, actor, own)[1]
+
+    every = jax.lax.map(attempt, jnp.arange(attempts))
+    differs = jnp.ptp(every.reward, axis=1) > 0  # [attempts, N]
+    chosen = jnp.argmax(differs, axis=0)
+
+    def choose(leaf):  # [attempts, G, N, ...] → [G, N, ...]
+      by_stream = jnp.moveaxis(leaf, 2, 0)  # [N, attempts, G, ...]
+      taken = jax.vmap(lambda own, index: own[index])(by_stream, chosen)
+      return jnp.moveaxis(taken, 0, 1)
+
+    return actor, jax.tree.map(choose, every)
+
+  return collect_several
 
 
 def complete_prompts(

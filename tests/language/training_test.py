@@ -63,7 +63,7 @@ def _setup(
   row = algorithms.ALGORITHMS[algorithm]
   of_rewards = {
     name: changes.pop(name)
-    for name in ("reward", "reward_noise")
+    for name in ("reward", "reward_noise", "group_attempts")
     if name in changes
   }
   settings = {
@@ -626,3 +626,46 @@ def test_k1_is_refused_as_a_loss():
   with pytest.raises(ValueError, match="reference_kl: 'k1' has no gradient"):
     _setup(reference_coefficient=0.1, reference_kl="k1")
   _setup(reference_coefficient=0.1, reference_kl="k1", reference_kl_in="reward")
+
+
+def test_even_groups_are_replaced():
+  """By the first attempt whose rewards differ; each is what it was alone."""
+  attempts = 3
+
+  def collect(params, actor, keys):
+    del params
+    draws = jax.vmap(lambda key: jax.random.bernoulli(key, 0.15, (4,)))(keys)
+    reward = draws.T.astype(jnp.float32)
+    return actor, samplers.data.Samples(
+      *[reward] * 6, reward=reward, correct=reward > 0, truncated=reward > 2
+    )
+
+  keys = jax.random.split(jax.random.key(0), 64)
+  every = [
+    collect(
+      None,
+      (),
+      jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, number),
+    )[1].reward
+    for number in range(attempts)
+  ]
+  _, found = samplers.refill_even_groups(collect, attempts)(None, (), keys)
+  replaced = kept = 0
+  for n in range(64):
+    groups = [np.asarray(own[:, n]) for own in every]
+    uneven = [group for group in groups if np.ptp(group) > 0]
+    expected = (uneven or groups)[0]
+    np.testing.assert_array_equal(found.reward[:, n], expected)
+    np.testing.assert_array_equal(found.hidden[:, n], expected)
+    replaced += expected is not groups[0]
+    kept += not uneven
+  assert replaced > 5 and kept > 5
+  assert samplers.refill_even_groups(collect, 1) is collect
+
+
+def test_a_run_with_more_attempts_has_fewer_even_groups():
+  plain, refilled = (
+    _run(_make("dapo", group_attempts=k), 2)[1] for k in (1, 4)
+  )
+  name = "even_groups"
+  assert refilled[name].mean() < plain[name].mean()
