@@ -121,7 +121,8 @@ def normalized(advantages: Array, mean: Array, variance: Array) -> Array:
   """
   rounding = 4.0 * jnp.finfo(variance.dtype).eps * jnp.abs(mean)
   scaled = (advantages - mean) * jax.lax.rsqrt(variance + 1e-8)
-  return jnp.where(variance > jnp.square(rounding), scaled, 0.0)
+  # Not the other way round: what is not a number has to stay visible.
+  return jnp.where(variance <= jnp.square(rounding), 0.0, scaled)
 
 
 def group_relative(

@@ -29,6 +29,20 @@ NOT_SET = (
   "lora_rank",
   "lora_alpha",
 )
+# Settings of learning from rewards that pairs have no use for.
+_NOT_OF_PAIRS = (
+  "beta_rule",
+  "entropy_coefficient",
+  "length_penalty_tokens",
+  "loss_temperature",
+  "mask_truncated",
+  "reference_coefficient",
+  "reward_offset",
+  "reward_scale",
+  "stale_correction",
+  "staleness",
+  "value_clip",
+)
 # Settings that parameters depend on.
 _NETWORK = (
   "num_layers",
@@ -121,6 +135,10 @@ def _by_pairs(
     raise ValueError(f"diagnostics: {algorithm}'s loss is of pairs")
   if settings["max_kl"] is not None:
     raise ValueError(f"max_kl: {algorithm} has no KL that it could stop by")
+  for field in dataclasses.fields(language.Options):
+    changed = settings.get(field.name, field.default) != field.default
+    if field.name in _NOT_OF_PAIRS and changed:
+      raise ValueError(f"{field.name}: {algorithm} learns from pairs alone")
   options = settings_lib.take(
     settings,
     pairs.Options,

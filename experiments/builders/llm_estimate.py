@@ -169,7 +169,9 @@ def _memory(
     "weights taken apart while generating": weights,
     "optimizer state": _bytes(state),
     # An update that is not finite is not applied: the state before is kept.
-    "parameters and state before the update": trained + _bytes(state),
+    "parameters and state before the update": trained
+    + _bytes(state)
+    + _bytes(parts.get(kept.PAST_POLICY, ())),
     "keys and values while generating": (
       2 * config.num_layers * config.num_kv_heads * config.head_features
     )
@@ -179,7 +181,9 @@ def _memory(
     "activations": tokens * config.num_layers * kept * item,
     # Softmax is in float32, whatever the type.
     "attention weights": tokens * attending * config.num_heads * slots * 4,
-    f"logits, {chunk:,} tokens at a time": _LOGIT_ARRAYS
+    f"logits, {chunk:,} tokens at a time": (
+      _LOGIT_ARRAYS + 2 * (settings.get("reference_kl") == "exact")
+    )
     * 4
     * config.vocab_size
     * chunk,
@@ -194,8 +198,10 @@ def inactive(settings: Mapping) -> list[str]:
   advantage = settings["advantage"] or row.advantage
   found = []
   takes = algorithms.list_options(algorithm)
-  if one_step:
-    clips = [name for name in ("clip_low", "clip_high") if name in takes]
+  if one_step and not settings["staleness"]:
+    clips = [
+      name for name in ("clip_low", "clip_high", "dual_clip") if name in takes
+    ]
     clips += ["clip"] * (settings["clip"] is not None)
     found += [
       f"{name}: no ratio leaves 1 in one on-policy step" for name in clips
@@ -207,7 +213,7 @@ def inactive(settings: Mapping) -> list[str]:
     for name in ("nonpositive_beta_multiple", "agreement_beta_multiple")
     if settings[name] != 1
   ]
-  if not algorithm.startswith("lco_"):
+  if not row.has_target:
     found += [
       f"{name}: {algorithm} has no optimal target"
       for name in ("beta", *multiples)
@@ -220,6 +226,17 @@ def inactive(settings: Mapping) -> list[str]:
     ]
   if row.weights != "vmpo":
     found.append(f"dual_bound: {algorithm} takes no weights of V-MPO")
+  if settings["beta_rule"] == "variance":
+    found.append("beta: beta_rule 'variance' chooses it")
+  if settings["beta_rule"] == "fixed":
+    found.append("kl_budget: beta_rule is fixed")
+  if not settings["reference_coefficient"]:
+    found += [
+      f"{name}: reference_coefficient is 0"
+      for name in ("reference_kl", "reference_kl_in")
+    ]
+  if settings["stale_correction"] == "none":
+    found.append("stale_ratio: stale_correction is none")
   if not settings["lora_rank"]:
     found.append("lora_alpha: lora_rank is 0, all parameters are trained")
   return found

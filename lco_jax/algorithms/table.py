@@ -38,6 +38,7 @@ class Algorithm:
       reward instead of counting them with advantage 0.
     weights: name of the weights that replace its advantages, one of WEIGHTS;
       None for the advantages themselves.
+    has_target: whether its loss reads β and the optimal target.
     joint: whether its loss reads the probability of an action's dimensions
       together, not of each; see `control.dimensions`.
     of_sequences: whether a token's loss depends on other tokens of its
@@ -49,30 +50,26 @@ class Algorithm:
   weighting: str
   drops_even_groups: bool = False
   weights: str | None = None
+  has_target: bool = False
   joint: bool = False
   of_sequences: bool = False
 
 
+def _make_lco(policy_loss, weights: str | None = None) -> Algorithm:
+  return Algorithm(
+    policy_loss, "group_relative", "token", weights=weights, has_target=True
+  )
+
+
 ALGORITHMS = {
-  "lco_mse": Algorithm(policy_losses.lco_mse, "group_relative", "token"),
-  "lco_lch": Algorithm(policy_losses.lco_lch, "group_relative", "token"),
-  "lco_kld": Algorithm(policy_losses.lco_kld, "group_relative", "token"),
-  "lco_fisher": Algorithm(policy_losses.lco_fisher, "group_relative", "token"),
-  "lco_proximal_kl": Algorithm(
-    policy_losses.lco_proximal_kl, "group_relative", "token"
-  ),
-  "lco_residual": Algorithm(
-    policy_losses.lco_residual, "group_relative", "token"
-  ),
-  "lco_residual_lch": Algorithm(
-    policy_losses.lco_residual_lch, "group_relative", "token"
-  ),
-  "lco_weighted": Algorithm(
-    policy_losses.lco_weighted,
-    "group_relative",
-    "token",
-    weights="exponential",
-  ),
+  "lco_mse": _make_lco(policy_losses.lco_mse),
+  "lco_lch": _make_lco(policy_losses.lco_lch),
+  "lco_kld": _make_lco(policy_losses.lco_kld),
+  "lco_fisher": _make_lco(policy_losses.lco_fisher),
+  "lco_proximal_kl": _make_lco(policy_losses.lco_proximal_kl),
+  "lco_residual": _make_lco(policy_losses.lco_residual),
+  "lco_residual_lch": _make_lco(policy_losses.lco_residual_lch),
+  "lco_weighted": _make_lco(policy_losses.lco_weighted, weights="exponential"),
   "ppo": Algorithm(policy_losses.ppo, "learned", "token", joint=True),
   "reinforce": Algorithm(policy_losses.reinforce, "batch_centred", "token"),
   "rloo": Algorithm(policy_losses.reinforce, "leave_one_out", "token"),

@@ -98,7 +98,7 @@ def normalize_observation(
     for name in ("mean", "variance")
   )
   scaled = (observation - mean) * jax.lax.rsqrt(variance + 1e-8)
-  return jnp.clip(scaled, -_LARGEST, _LARGEST)
+  return _bound(scaled, moments)
 
 
 def normalize_reward(
@@ -108,7 +108,13 @@ def normalize_reward(
   if RETURNS not in params:
     return reward
   scale = jax.lax.rsqrt(params[RETURNS]["variance"] + 1e-8)
-  return jnp.clip(reward * scale, -_LARGEST, _LARGEST)
+  return _bound(reward * scale, params[RETURNS])
+
+
+def _bound(values: Array, moments: Moments) -> Array:
+  """Clips normalised values; those of before the first moments stay."""
+  largest = jnp.where(moments["count"] > 0, _LARGEST, jnp.inf)
+  return jnp.clip(values, -largest, largest)
 
 
 def remember(

@@ -104,6 +104,12 @@ class Setup:
   def __post_init__(self):
     if self.options.reward_noise and self.on_host:
       raise ValueError("reward_noise: for environments in the graph alone")
+    if self.options.beta_rule != "fixed" and not self.algorithm.has_target:
+      raise ValueError("beta_rule: the algorithm has no optimal target")
+    if self.options.reward_noise and self.options.normalize_rewards:
+      raise ValueError(
+        "reward_noise: not with normalize_rewards, whose scale is without noise"
+      )
     if self.options.beta_rule == "variance":
       raise ValueError(
         "beta_rule: 'variance' needs the advantages of all actions; here only"
@@ -274,7 +280,7 @@ def prepare(
   if options.normalize_advantages:
     mean, variance = diagnostics.moments(advantage, DEVICE_AXIS)
     advantage = advantages.normalized(advantage, mean, variance)
-  old_logits = trajectory.old_logits
+  old_logits, stale_weight = _anchor(setup, params, trajectory)
   beta = targets.sign_dependent_beta(
     advantage, memory.beta(options, params), options.nonpositive_beta_multiple
   )[..., 0]
@@ -302,7 +308,7 @@ def prepare(
     beta=beta,
     old_value=values,
     value_target=value_target,
-    stale_weight=_weigh_stale(setup, params, trajectory),
+    stale_weight=stale_weight,
   )
   metrics = summarize_episodes(trajectory) | numerics.across_devices(
     {
@@ -322,20 +328,27 @@ def prepare(
   return batch, metrics
 
 
-def _weigh_stale(
+def _anchor(
   setup: Setup, params: Mapping[str, types.Params], trajectory: data.Trajectory
-) -> Array | None:
-  """Weights of steps that an older policy took; None without a correction."""
-  if setup.options.stale_correction == "none":
-    return None
+) -> tuple[Array, Array | None]:
+  """Logits that targets and ratios begin from, and weights of stale steps.
+
+  Without a correction they are those of the policy that acted, which has no
+  weights. With one they are the learner's at the beginning of the update, and
+  the weights turn steps of the policy that acted into its own: no ratio is
+  then counted twice.
+  """
+  options = setup.options
+  if options.stale_correction == "none":
+    return trajectory.old_logits, None
   logits = setup.actor_critic.policy(params["policy"], trajectory.observation)
   log_ratio = numerics.action_log_prob(
     logits, trajectory.action
   ) - numerics.action_log_prob(trajectory.old_logits, trajectory.action)
-  return losses.stale_weight(
+  return logits, losses.stale_weight(
     dimensions.total(log_ratio, trajectory.reward),
-    setup.options.stale_correction,
-    setup.options.stale_ratio,
+    options.stale_correction,
+    options.stale_ratio,
   )
 
 

@@ -65,9 +65,11 @@ class TokenBatch:
     weight: float[..., C], weight of the token's loss.
     share: float[...], what the sequence adds to the divisor.
     advantage: float[..., C], advantage of the sampled token.
-    old_hidden: float[..., C, W], the behaviour policy's final hidden states.
-    old_log_prob: float[..., C], log π of the token by the behaviour policy,
-      before temperature and cuts.
+    old_hidden: float[..., C, W], final hidden states of the policy that targets
+      and ratios begin from: the one that sampled, or with a correction of
+      stale samples the learner's at the beginning of the update.
+    old_log_prob: float[..., C], log π of the token by that policy, before
+      temperature and cuts.
     reference_log_prob: float[..., C], log π of the token by the reference
       policy.
     beta: float[..., C], KL strength of the token's target.
@@ -76,6 +78,7 @@ class TokenBatch:
     rest_advantage: float[..., C], of every other token.
     value_target: float[..., C], the return that the value network regresses
       onto; None without one.
+    stale_weight: float[..., C], factor on the algorithm's loss; None for 1.
     old_value: float[..., C], value of the token's place at collection; None
       without a value network.
     reference_hidden: float[..., C, W], the reference policy's final hidden
@@ -98,5 +101,6 @@ class TokenBatch:
   known_advantage: Array
   rest_advantage: Array
   value_target: Array | None = None
+  stale_weight: Array | None = None
   old_value: Array | None = None
   reference_hidden: Array | None = None

@@ -26,7 +26,7 @@ from lco_jax import (
 )
 from lco_jax.language import data, generation, reading
 from lco_jax.language.setup import Setup
-from lco_jax.training import chunking, memory, update
+from lco_jax.training import chunking, update
 
 
 class DenseTokens(NamedTuple):
@@ -43,6 +43,7 @@ class DenseTokens(NamedTuple):
     dense_advantage: float[..., C, V]; None where only the token's is known.
     reference_log_prob: float[..., C].
     reference_logits: float[..., C, V]; None unless the loss reads them.
+    stale_weight: float[..., C], factor on the algorithm's loss; None for 1.
     legal: None: all tokens exist.
   """
 
@@ -56,6 +57,7 @@ class DenseTokens(NamedTuple):
   dense_advantage: Array | None
   reference_log_prob: Array
   reference_logits: Array | None = None
+  stale_weight: Array | None = None
   legal: None = None
 
 
@@ -116,6 +118,8 @@ def token_losses(
   tokens = tokens._replace(beta=jnp.where(mask, tokens.beta, 1.0))
   options = setup.options
   loss, metrics = setup.policy_loss(logits / options.loss_temperature, tokens)
+  if tokens.stale_weight is not None:
+    loss *= tokens.stale_weight
   log_prob = numerics.action_log_prob(logits, tokens.action)
   if options.reference_coefficient and options.reference_kl_in == "loss":
     if tokens.reference_logits is not None:
@@ -180,6 +184,7 @@ def dense_tokens(
     beta=beta,
     dense_advantage=None if setup.knows_sampled_only else advantage,
     reference_log_prob=batch.reference_log_prob,
+    stale_weight=batch.stale_weight,
   )
 
 
@@ -200,10 +205,6 @@ def make_objective(
   """
   model, chunk_tokens = setup.model, setup.chunk_tokens
   on_policy = setup.on_policy if on_policy is None else on_policy
-
-  def old_head(before):
-    """The output layer of the policy that sampled."""
-    return networks.select_head(setup.policy_params(memory.acting(before)))
 
   def chunk_sums(head, fixed_heads, hidden, batch):
     """Sums over some of the tokens: loss, (share, metrics)."""
@@ -249,7 +250,9 @@ def make_objective(
       chunk_sums,
       networks.select_head(policy),
       (
-        None if on_policy else old_head(before),
+        None
+        if on_policy
+        else networks.select_head(setup.anchor_params(before)),
         networks.select_head(setup.reference_params(params))
         if setup.reads_reference_logits
         else None,

@@ -7,6 +7,7 @@ from lco_jax import algorithms, checks, networks, types
 from lco_jax.algorithms import policy_losses
 from lco_jax.checks import setting
 from lco_jax.language import reading, samplers, signals
+from lco_jax.training import memory
 from lco_jax.training import options as options_lib
 
 # The part of the parameters that adapters adapt.
@@ -110,6 +111,10 @@ class Options(options_lib.PolicyOptions, BatchOptions):
 
   def __post_init__(self):
     super().__post_init__()
+    if self.beta_rule == "variance" and self.agreement_beta_multiple != 1.0:
+      raise ValueError(
+        "agreement_beta_multiple: beta_rule 'variance' chooses β for all tokens"
+      )
     if self.num_prompts % self.num_microbatches:
       raise ValueError(
         f"num_microbatches {self.num_microbatches} does not divide num_prompts"
@@ -165,6 +170,13 @@ class Setup:
         "beta_rule: 'variance' needs the advantages of all tokens; the signal"
         f" {advantage!r} knows the sampled token's alone"
       )
+    self._check_rewards()
+    if options.beta_rule != "fixed" and not self.algorithm.has_target:
+      raise ValueError("beta_rule: the algorithm has no optimal target")
+    if options.value_clip is not None and not self.uses_value:
+      raise ValueError(
+        f"value_clip: the signal {advantage!r} has no value network"
+      )
     in_loss = options.reference_kl_in == "loss"
     if (
       options.reference_coefficient
@@ -185,6 +197,28 @@ class Setup:
       raise ValueError(
         "diagnostics: the algorithm's loss is of sequences, not of tokens"
       )
+
+  def _check_rewards(self) -> None:
+    """Refuses changes of rewards that nothing would read."""
+    options = self.options
+    longest = self.sampler.completion_length
+    if options.length_penalty_tokens > longest:
+      raise ValueError(
+        f"length_penalty_tokens {options.length_penalty_tokens} is more than a"
+        f" completion's {longest} tokens"
+      )
+    changes = {
+      "reward_scale": options.reward_scale != 1.0,
+      "reward_offset": options.reward_offset != 0.0,
+      "length_penalty_tokens": options.length_penalty_tokens > 0,
+      "reference_kl_in": bool(options.reference_coefficient)
+      and options.reference_kl_in == "reward",
+    }
+    for name, changed in changes.items():
+      if changed and not self.knows_sampled_only:
+        raise ValueError(
+          f"{name}: the signal {self.advantage!r} does not read rewards"
+        )
 
   @property
   def advantage(self) -> str:
@@ -232,6 +266,16 @@ class Setup:
       return params["policy"]
     scale = self.options.lora_alpha / self.options.lora_rank
     return networks.adapt(params[BASE], params["policy"], scale)
+
+  def anchor_params(self, params: Mapping[str, types.Params]) -> types.Params:
+    """Parameters of the policy that targets and ratios begin from.
+
+    Args:
+      params: by part, at the beginning of the update.
+    """
+    if self.options.stale_correction == "none":
+      params = memory.acting(params)
+    return self.policy_params(params)
 
   def reference_params(
     self, params: Mapping[str, types.Params]

@@ -233,6 +233,7 @@ def measure_variance(
   params: types.Params,
   samples: data.Samples,
   signal: Signal,
+  temperature: float = 1.0,
   chunk_tokens: int = 0,
 ) -> Array:
   """Variance of a signal's advantages under the policy that sampled.
@@ -242,6 +243,7 @@ def measure_variance(
     params: the policy's.
     samples: [G, N], this device's share.
     signal: of them, with the advantages of all tokens.
+    temperature: of the logits that losses read.
     chunk_tokens: tokens whose logits are held at a time; 0 for all.
 
   Returns:
@@ -255,7 +257,7 @@ def measure_variance(
     for k in range(known.shape[-1]):
       places = jax.nn.one_hot(known[..., k], logits.shape[-1], dtype=bool)
       advantage = jnp.where(places, known_advantage[..., k, None], advantage)
-    probs = jax.nn.softmax(logits)
+    probs = jax.nn.softmax(logits / temperature)
     mean = jnp.sum(probs * advantage, axis=-1, keepdims=True)
     return jnp.sum(probs * jnp.square(advantage - mean), axis=-1)
 

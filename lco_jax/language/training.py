@@ -244,7 +244,12 @@ def prepare(
   )(params, shaped)
   if options.beta_rule == "variance":
     variance = signals.measure_variance(
-      setup.model, params["policy"], samples, signal, setup.chunk_tokens
+      setup.model,
+      params["policy"],
+      samples,
+      signal,
+      options.loss_temperature,
+      setup.chunk_tokens,
     )
     base_beta = targets.beta_of_variance(variance, options.kl_budget)
   else:
@@ -255,7 +260,7 @@ def prepare(
   if signal.agreed is not None:
     agreement = options.agreement_beta_multiple
     beta = jnp.where(signal.agreed, beta * agreement, beta)
-  counted = count_tokens(algorithm, shaped, signal.advantage, beta, options)
+  counted = count_tokens(algorithm, samples, signal.advantage, beta, options)
   batch = make_batch(
     samples,
     signal,
@@ -271,9 +276,7 @@ def prepare(
   if options.beta_rule != "fixed":
     metrics["beta"] = base_beta
   if options.stale_correction != "none":
-    batch = dataclasses.replace(
-      batch, weight=batch.weight * _weigh_stale(setup, learner, samples)
-    )
+    batch = _correct_stale(setup, learner, samples, batch)
   metrics |= sample_metrics.summarize_samples(
     samples, counted.mask, counted.even
   )
@@ -293,16 +296,53 @@ def prepare(
   return batch, metrics
 
 
-def _weigh_stale(
-  setup: Setup, params: Mapping[str, types.Params], samples: data.Samples
-) -> Array:
-  """Weights of tokens that an older policy sampled: float[G, N, C]."""
-  log_prob = reading.read_log_prob(
-    setup.model, setup.policy_params(params), samples, setup.chunk_tokens
+def _correct_stale(
+  setup: Setup,
+  params: Mapping[str, types.Params],
+  samples: data.Samples,
+  batch: data.TokenBatch,
+) -> data.TokenBatch:
+  """Lets targets and ratios begin from the learner, and weighs the tokens.
+
+  The weights turn tokens of the policy that sampled into the learner's own, so
+  that no ratio is counted twice.
+
+  Args:
+    setup: of the training.
+    params: by part, at the beginning of the update.
+    samples: [G, N], of an older policy.
+    batch: made of them.
+  """
+  options, model = setup.options, setup.model
+  learner = setup.policy_params(params)
+  sampler = setup.policy_params(memory.acting(params))
+  hidden = reading.read_hidden(model, learner, samples)
+
+  def read(rows):
+    hidden, sampled_hidden, action = rows
+    logits, sampled_logits = (
+      model.head(learner, hidden),
+      model.head(sampler, sampled_hidden),
+    )
+    tempered, sampled = (
+      numerics.action_log_prob(x / options.loss_temperature, action)
+      for x in (logits, sampled_logits)
+    )
+    return numerics.action_log_prob(logits, action), tempered - sampled
+
+  log_prob, log_ratio = reading.map_tokens(
+    read, (hidden, samples.hidden, samples.action), setup.chunk_tokens
   )
-  log_ratio = jnp.where(samples.mask, log_prob - samples.log_prob, 0.0)
-  return losses.stale_weight(
-    log_ratio, setup.options.stale_correction, setup.options.stale_ratio
+  mask = samples.mask
+  return dataclasses.replace(
+    batch,
+    old_hidden=hidden,
+    old_log_prob=jnp.where(mask, log_prob, 0.0),
+    stale_weight=losses.stale_weight(
+      jnp.where(mask, log_ratio, 0.0),
+      options.stale_correction,
+      options.stale_ratio,
+    ),
   )
 
 
@@ -403,7 +443,7 @@ def assess(
   """
   model, some = setup.model, sample_metrics.take_quarter(batch)
   policy = setup.policy_params(params)
-  old_head = networks.select_head(setup.policy_params(memory.acting(before)))
+  old_head = networks.select_head(setup.anchor_params(before))
   hidden = reading.read_hidden(model, policy, some)
 
   def measure(rows):

@@ -35,7 +35,7 @@ class PolicyOptions:
     choices=CORRECTIONS,
   )
   stale_ratio: float = setting(
-    2.0, "largest ratio of π to the sampling policy, or 1/ratio", at_least=1.0
+    2.0, "largest ratio of π to the sampling policy, or 1/ratio", above=1.0
   )
   dual_bound: float = setting(
     0.1, "vmpo: KL of its weights from uniform, nats", above=0.0
@@ -54,3 +54,25 @@ class PolicyOptions:
 
   def __post_init__(self):
     checks.check_settings(self)
+    if self.stale_correction != "none" and not self.staleness:
+      raise ValueError(
+        "stale_correction: with staleness 0 the sampling policy is the"
+        " learner's own"
+      )
+    if self.staleness and self.stale_correction == "none":
+      # KLs are then from the policy that sampled, over several updates.
+      for name, used in (
+        ("max_kl", self.max_kl is not None),
+        ("beta_rule", self.beta_rule == "feedback"),
+      ):
+        if used:
+          raise ValueError(
+            f"{name}: needs the KL of one update; with staleness choose a"
+            " stale_correction"
+          )
+    multiples = self.nonpositive_beta_multiple != 1.0
+    if self.beta_rule == "variance" and multiples:
+      raise ValueError(
+        "nonpositive_beta_multiple: beta_rule 'variance' chooses β for all"
+        " samples"
+      )

@@ -620,6 +620,46 @@ def test_completions_are_of_the_policy_k_updates_ago():
     samples.log_prob[mask], stale[mask], rtol=1e-4, atol=1e-5
   )
   assert np.abs(samples.log_prob - own)[mask].max() > 1e-2
+  # A correction lets targets and ratios begin from the learner.
+  setup = _setup("lco_fisher", staleness=1, stale_correction="truncated")
+  batch, _ = placement.bind_device_axis(
+    functools.partial(training.prepare, setup)
+  )(params, samples)
+  np.testing.assert_allclose(
+    batch.old_log_prob[mask], own[mask], rtol=1e-4, atol=1e-5
+  )
+  hidden = reading.read_hidden(model, params["policy"], samples)
+  np.testing.assert_allclose(batch.old_hidden, hidden, rtol=1e-4, atol=1e-5)
+  np.testing.assert_allclose(
+    batch.stale_weight[mask],
+    np.minimum(np.exp(own - stale), 2.0)[mask],
+    rtol=1e-3,
+  )
+  assert setup.anchor_params(params) is params["policy"]
+
+
+@pytest.mark.parametrize(
+  ("algorithm", "options", "line"),
+  [
+    ("lco_mse", {"advantage": "oracle", "reward_scale": 2.0}, "reward_scale"),
+    (
+      "lco_mse",
+      {"advantage": "oracle", "length_penalty_tokens": 1},
+      "length_penalty_tokens: the signal 'oracle' does not read rewards",
+    ),
+    ("lco_mse", {"length_penalty_tokens": 99}, "is more than a completion's"),
+    ("grpo", {"beta_rule": "feedback"}, "beta_rule: the algorithm has no"),
+    ("lco_mse", {"value_clip": 0.1}, "value_clip: the signal"),
+    (
+      "lco_mse",
+      {"beta_rule": "variance", "agreement_beta_multiple": 2.0},
+      "agreement_beta_multiple",
+    ),
+  ],
+)
+def test_settings_that_nothing_reads_are_refused(algorithm, options, line):
+  with pytest.raises(ValueError, match=line):
+    _setup(algorithm, **options)
 
 
 def test_k1_is_refused_as_a_loss():

@@ -1,5 +1,7 @@
 """What is kept between updates: past policies and a chosen β."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,24 +22,30 @@ from lco_jax.training import options as options_lib
 pytestmark = pytest.mark.third_party
 
 
-def _make(algorithm="lco_fisher", **options):
+def _make_setup(algorithm="lco_fisher", **options):
   environment = environments.make("CartPole-v1")
   net = networks.make_actor_critic(
     environment.observation_shape, environment.num_actions, (8,), "tanh"
   )
   row = algorithms.ALGORITHMS[algorithm]
   settings = {"num_envs": 8, "num_steps": 16, "num_minibatches": 2}
-  setup = training.Setup(
+  return training.Setup(
     environment,
     net,
     row,
     row.policy_loss(),
     training.Options(**(settings | options)),
   )
+
+
+def _make(algorithm="lco_fisher", **options):
+  setup = _make_setup(algorithm, **options)
   chain = optimizers.make_optimizer(
     "adam", optimizers.make_schedule("constant", 1e-2, 1), 0.5
   )
-  return net, training.make_training(setup, {"policy": chain, "value": chain})
+  return setup.actor_critic, training.make_training(
+    setup, {"policy": chain, "value": chain}
+  )
 
 
 def _states(task, num_updates, devices=1):
@@ -103,25 +111,97 @@ def test_stale_weights(correction, float64):
   np.testing.assert_array_equal(slope, 0.0)
 
 
-def test_corrections_weigh_the_policys_loss():
-  """With one policy they change nothing; with a stale one they do."""
-  fresh = _states(_make()[1], 2)[0][-1].params
-  same = _states(_make(stale_correction="truncated")[1], 2)[0][-1].params
-  jax.tree.map(
-    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6),
-    fresh,
-    same,
+@pytest.mark.parametrize("correction", ["truncated", "masked"])
+def test_corrected_steps_begin_from_the_learner(correction):
+  """Weights turn them into its own; ratios and targets begin from it."""
+  options = {
+    "staleness": 2,
+    "stale_correction": correction,
+    "stale_ratio": 1.05,
+  }
+  net, task = _make(**options)
+  states, _ = _states(task, 4)
+  state = jax.tree.map(lambda x: jnp.asarray(x)[None], states[-1])
+  rollout, batch = jax.vmap(
+    lambda state: _prepared(task, state), axis_name=numerics.DEVICE_AXIS
+  )(state)
+  rollout, batch = jax.tree.map(lambda x: x[0], (rollout, batch))
+  own = net.policy(states[-1].params["policy"], rollout.observation)
+  np.testing.assert_allclose(batch.old_logits, own, rtol=1e-5, atol=1e-6)
+  log_prob, sampled = (
+    np.asarray(numerics.action_log_prob(x, rollout.action))
+    for x in (own, rollout.old_logits)
   )
-  plain = _states(_make(staleness=2)[1], 4)[0][-1].params
-  for correction in ("truncated", "masked"):
-    task = _make(staleness=2, stale_correction=correction, stale_ratio=1.02)[1]
-    corrected = _states(task, 4)[0][-1].params
-    assert not _equal(plain["policy"], corrected["policy"])
-    # Values do not depend on who acted.
-    first = _states(task, 1)[0][-1].params
-    assert _equal(
-      first["value"], _states(_make(staleness=2)[1], 1)[0][1].params["value"]
-    )
+  np.testing.assert_allclose(batch.old_log_prob, log_prob, rtol=1e-4, atol=1e-5)
+  ratio = np.exp(log_prob - sampled)
+  expected = {
+    "truncated": np.minimum(ratio, 1.05),
+    "masked": (ratio <= 1.05) & (ratio >= 1 / 1.05),
+  }[correction]
+  near = np.abs(np.abs(np.log(ratio)) - np.log(1.05)) < 1e-4
+  np.testing.assert_allclose(
+    np.asarray(batch.stale_weight)[~near], expected[~near], rtol=1e-4
+  )
+  assert np.ptp(batch.stale_weight) > 0.01
+  # The loss of the policy is weighed, and nothing else.
+  plain = dataclasses.replace(batch, stale_weight=None)
+  bonus = training.make_objective(_make_setup(entropy_coefficient=0.5))
+  parts = [bonus(states[-1].params, b)[0] for b in (batch, plain)]
+  assert parts[0]["value"].mean == parts[1]["value"].mean
+  each = losses.lco_fisher_loss(
+    own, batch.old_logits, batch.action, batch.advantage, 1.0
+  )
+  np.testing.assert_allclose(
+    parts[0]["policy"].mean,
+    jnp.mean(batch.stale_weight * each - 0.5 * losses.entropy(own)),
+    rtol=1e-5,
+    atol=1e-6,
+  )
+
+
+def _prepared(task, state):
+  """A rollout, and the batch made of it."""
+  _, rollout = program.collect_step(task, state)
+  return rollout, task.prepare(state.params, rollout)[0]
+
+
+def test_stale_steps_are_unbiased_with_weights(float64):
+  """E_p[min(r, ∞) loss] is the loss of the learner's own samples."""
+  rng = np.random.default_rng(0)
+  z, old, stale, dense = (jnp.asarray(x) for x in rng.normal(size=(4, 5)))
+  p = jax.nn.softmax(stale)
+  actions = jnp.arange(5)
+  every = lambda x: jnp.broadcast_to(x, (5, 5))
+  log_ratio = jax.nn.log_softmax(old) - jax.nn.log_softmax(stale)
+  weight = losses.stale_weight(log_ratio, "truncated", 1e9)
+  each = losses.lco_fisher_loss(every(z), every(old), actions, dense, 1.0)
+  np.testing.assert_allclose(
+    p @ (weight * each),
+    losses.lco_fisher_dense_loss(z, old, dense, 1.0),
+    rtol=1e-10,
+  )
+
+
+@pytest.mark.parametrize(
+  ("options", "line"),
+  [
+    ({"stale_correction": "masked"}, "stale_correction: with staleness 0"),
+    ({"staleness": 1, "max_kl": 0.1}, "max_kl: needs the KL of one update"),
+    ({"staleness": 1, "beta_rule": "feedback"}, "beta_rule: needs the KL"),
+    ({"algorithm": "ppo", "beta_rule": "feedback"}, "no optimal target"),
+    (
+      {"beta_rule": "variance", "nonpositive_beta_multiple": 2.0},
+      "nonpositive_beta_multiple",
+    ),
+    (
+      {"reward_noise": 1.0, "normalize_rewards": True},
+      "reward_noise: not with normalize_rewards",
+    ),
+  ],
+)
+def test_what_does_not_go_together_is_refused(options, line):
+  with pytest.raises(ValueError, match=line):
+    _make(**options)
 
 
 @pytest.mark.parametrize("budget", [1e-3, 1e-1])
@@ -164,7 +244,11 @@ def test_beta_of_variance_is_the_kl_of_the_optimal_policy(float64):
 
 
 def test_kept_parts_do_not_depend_on_devices():
-  options = {"staleness": 1, "beta_rule": "feedback"}
+  options = {
+    "staleness": 1,
+    "stale_correction": "truncated",
+    "beta_rule": "feedback",
+  }
   one, _ = _states(_make(**options)[1], 3)
   eight, _ = _states(_make(**options)[1], 3, devices=8)
   jax.tree.map(
