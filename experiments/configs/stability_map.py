@@ -32,8 +32,8 @@ _LANGUAGE = _CONTROL | {
 # Old data: many actions, where targets of one sampled action differ.
 _MANY_ACTIONS = _CONTROL | {
   "base": "experiments/configs/control.py:Pendulum-v1",
-  "algorithms": ("lco_fisher", "lco_residual", "ppo", "mdpo"),
-  "policy_learning_rates": (3e-4, 1e-3, 3e-3, 1e-2),
+  "algorithms": ("lco_fisher", "ppo"),
+  "policy_learning_rates": (1e-3, 3e-3, 1e-2),
 }
 _REVERSAL = _LANGUAGE | {
   "base": "experiments/configs/language.py:reversal",
@@ -42,7 +42,7 @@ _REVERSAL = _LANGUAGE | {
 }
 _OLD_DATA = {
   "num_seeds": 8,
-  "total_steps": 102400,
+  "total_steps": 409600,
   "eval_episodes": 1,
 }
 _OLD_BATCHES = {
@@ -78,7 +78,7 @@ _KINDS = {
   | {
     "rows": "staleness",
     "values": (0, 1, 4, 16),
-    "settings": _join(_OLD_DATA),
+    "settings": _join(_OLD_DATA, num_epochs=10),
   },
   "language_staleness": _REVERSAL
   | {

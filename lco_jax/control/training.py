@@ -339,7 +339,7 @@ def _anchor(
   then counted twice.
   """
   options = setup.options
-  if options.stale_correction == "none":
+  if not options.corrects_stale:
     return trajectory.old_logits, None
   logits = setup.actor_critic.policy(params["policy"], trajectory.observation)
   log_ratio = numerics.action_log_prob(

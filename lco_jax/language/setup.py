@@ -273,7 +273,7 @@ class Setup:
     Args:
       params: by part, at the beginning of the update.
     """
-    if self.options.stale_correction == "none":
+    if not self.options.corrects_stale:
       params = memory.acting(params)
     return self.policy_params(params)
 

@@ -275,7 +275,7 @@ def prepare(
     batch = dataclasses.replace(batch, reference_hidden=reference.hidden)
   if options.beta_rule != "fixed":
     metrics["beta"] = base_beta
-  if options.stale_correction != "none":
+  if options.corrects_stale:
     batch = _correct_stale(setup, learner, samples, batch)
   metrics |= sample_metrics.summarize_samples(
     samples, counted.mask, counted.even

@@ -52,14 +52,14 @@ class PolicyOptions:
     False, "whether curvature, direction and noise of the loss are logged"
   )
 
+  @property
+  def corrects_stale(self) -> bool:
+    """Whether samples of an older policy are weighted."""
+    return self.staleness > 0 and self.stale_correction != "none"
+
   def __post_init__(self):
     checks.check_settings(self)
-    if self.stale_correction != "none" and not self.staleness:
-      raise ValueError(
-        "stale_correction: with staleness 0 the sampling policy is the"
-        " learner's own"
-      )
-    if self.staleness and self.stale_correction == "none":
+    if self.staleness and not self.corrects_stale:
       # KLs are then from the policy that sampled, over several updates.
       for name, used in (
         ("max_kl", self.max_kl is not None),

@@ -91,10 +91,13 @@ def test_rollouts_are_of_the_policy_k_updates_ago():
     )
 
 
-def test_without_staleness_nothing_is_kept():
-  _, task = _make()
-  states, _ = _states(task, 1)
-  assert states[0].params.keys() == {"policy", "value"}
+def test_without_staleness_nothing_is_kept_or_corrected():
+  states = []
+  for correction in ("none", "truncated"):
+    _, task = _make(stale_correction=correction)
+    states.append(_states(task, 1)[0][-1])
+    assert states[-1].params.keys() == {"policy", "value"}
+  assert _equal(states[0].params, states[1].params)
 
 
 @pytest.mark.parametrize("correction", options_lib.CORRECTIONS)
@@ -185,7 +188,6 @@ def test_stale_steps_are_unbiased_with_weights(float64):
 @pytest.mark.parametrize(
   ("options", "line"),
   [
-    ({"stale_correction": "masked"}, "stale_correction: with staleness 0"),
     ({"staleness": 1, "max_kl": 0.1}, "max_kl: needs the KL of one update"),
     ({"staleness": 1, "beta_rule": "feedback"}, "beta_rule: needs the KL"),
     ({"algorithm": "ppo", "beta_rule": "feedback"}, "no optimal target"),
