@@ -9,8 +9,15 @@ import numpy as np
 import pytest
 
 from experiments.builders import llm
+from experiments.common import process_pool
 from experiments.common import settings as settings_lib
-from experiments.configs import authors, control, defaults
+from experiments.configs import (
+  authors,
+  comparison,
+  control,
+  defaults,
+  stability_map,
+)
 from experiments.configs import llm as llm_config
 from lco_jax import advantages, algorithms, targets
 from lco_jax.language import generation, training
@@ -95,3 +102,34 @@ def test_the_authors_recipe_pulls_at_the_sampled_logit_alone():
   # One batch, of which every minibatch is one step.
   assert (options.num_epochs, options.num_minibatches) == (1, 16)
   assert settings["num_updates"] == 1
+
+
+@pytest.mark.third_party
+@pytest.mark.parametrize("kind", stability_map._KINDS)
+def test_maps_are_of_runs_that_can_be(kind):
+  config = stability_map.get_config(kind)
+  file, _, task = config.base.partition(":")
+  last = config["values"][-1]  # `values` is a method.
+  for algorithm in config.algorithms:
+    process_pool.check_run(
+      file,
+      task,
+      [
+        *process_pool.split_settings(config.settings),
+        f"algorithm={algorithm}",
+        f"{config.rows}={last}",
+      ],
+    )
+  process_pool.check_rates(config.policy_learning_rates, 1)
+
+
+@pytest.mark.third_party
+@pytest.mark.parametrize("kind", comparison._KINDS)
+def test_comparisons_are_of_runs_that_can_be(kind):
+  config = comparison.get_config(kind)
+  common = process_pool.split_settings(config.settings)
+  for task in config.tasks:
+    for variant in config.variants:
+      name, _, own = (part.strip() for part in variant.partition(":"))
+      settings = process_pool.split_settings(own or f"algorithm={name}")
+      process_pool.check_run(config.base, task, [*common, *settings])
