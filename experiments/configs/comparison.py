@@ -127,6 +127,23 @@ def _language() -> dict:
   }
 
 
+def _dense() -> dict:
+  """LCO and baselines that read the same advantages of all tokens."""
+  every = "advantage=oracle"
+  return _language() | {
+    "title": "Exact advantages of all tokens, each at its own learning rate",
+    "variants": (
+      f"lco_fisher: algorithm=lco_fisher,{every}",
+      f"lco_kld: algorithm=lco_kld,{every}",
+      f"lco_mse: algorithm=lco_mse,{every}",
+      f"ppo: algorithm=ppo,all_actions=True,{every}",
+      f"reinforce: algorithm=reinforce,all_actions=True,{every}",
+      "grpo",
+    ),
+    "settings": _LANGUAGE_SETTINGS + ",num_epochs=4,num_minibatches=4",
+  }
+
+
 def _language_ablations() -> dict:
   """Ablations of advantages, clipping, KL and noise on one task."""
 
@@ -166,6 +183,7 @@ _KINDS = {
   "many_actions": _many_actions,
   "control_ablations": _control_ablations,
   "language": _language,
+  "dense": _dense,
   "language_ablations": _language_ablations,
 }
 
