@@ -33,7 +33,7 @@ _LANGUAGE = _CONTROL | {
 _MANY_ACTIONS = _CONTROL | {
   "base": "experiments/configs/control.py:Pendulum-v1",
   "algorithms": ("lco_fisher", "ppo"),
-  "policy_learning_rates": (1e-3, 3e-3, 1e-2),
+  "policy_learning_rates": (1e-3, 3e-3, 1e-2, 3e-2),
 }
 _REVERSAL = _LANGUAGE | {
   "base": "experiments/configs/language.py:reversal",
