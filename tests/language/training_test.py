@@ -597,6 +597,21 @@ def test_beta_follows_the_variance_of_a_dense_signal():
   expected = np.sqrt(variance / 0.06)
   np.testing.assert_allclose(metrics["beta"], expected, rtol=1e-4)
   np.testing.assert_allclose(batch.beta, expected, rtol=1e-4)
+  # A baseline changes no variance.
+  signal = signals.exact_signal(setup.model, params["policy"], samples)
+  moved = signal._replace(
+    known_advantage=signal.known_advantage + 2.0,
+    rest_advantage=signal.rest_advantage + 2.0,
+  )
+  found = [
+    placement.bind_device_axis(
+      functools.partial(
+        signals.measure_variance, setup.model, params["policy"], samples
+      )
+    )(own)
+    for own in (signal, moved)
+  ]
+  np.testing.assert_allclose(found, variance, rtol=1e-3)
   with pytest.raises(ValueError, match="beta_rule: 'variance' needs"):
     _setup("lco_fisher", beta_rule="variance")
 

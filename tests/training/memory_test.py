@@ -148,15 +148,18 @@ def test_corrected_steps_begin_from_the_learner(correction):
   assert np.ptp(batch.stale_weight) > 0.01
   # The loss of the policy is weighed, and nothing else.
   plain = dataclasses.replace(batch, stale_weight=None)
-  bonus = training.make_objective(_make_setup(entropy_coefficient=0.5))
-  parts = [bonus(states[-1].params, b)[0] for b in (batch, plain)]
+  objective = training.make_objective(_make_setup(entropy_coefficient=0.5))
+  moved = states[0].params  # Not the anchor's: there the loss is 0.
+  logits = net.policy(moved["policy"], batch.observation)
+  parts = [objective(moved, own)[0] for own in (batch, plain)]
   assert parts[0]["value"].mean == parts[1]["value"].mean
   each = losses.lco_fisher_loss(
-    own, batch.old_logits, batch.action, batch.advantage, 1.0
+    logits, batch.old_logits, batch.action, batch.advantage, 1.0
   )
+  assert np.abs(each).max() > 1e-3
   np.testing.assert_allclose(
     parts[0]["policy"].mean,
-    jnp.mean(batch.stale_weight * each - 0.5 * losses.entropy(own)),
+    jnp.mean(batch.stale_weight * each - 0.5 * losses.entropy(logits)),
     rtol=1e-5,
     atol=1e-6,
   )
