@@ -171,7 +171,7 @@ def _memory(
     # An update that is not finite is not applied: the state before is kept.
     "parameters and state before the update": trained
     + _bytes(state)
-    + _bytes(parts.get(kept.PAST_POLICY, ())),
+    + _bytes(parts.get(memory_lib.PAST_POLICY, ())),
     "keys and values while generating": (
       2 * config.num_layers * config.num_kv_heads * config.head_features
     )

@@ -242,24 +242,7 @@ def prepare(
     num_known=options.num_known,
     chunk_tokens=setup.chunk_tokens,
   )(params, shaped)
-  if options.beta_rule == "variance":
-    variance = signals.measure_variance(
-      setup.model,
-      params["policy"],
-      samples,
-      signal,
-      options.loss_temperature,
-      setup.chunk_tokens,
-    )
-    base_beta = targets.beta_of_variance(variance, options.kl_budget)
-  else:
-    base_beta = memory.beta(options, learner)
-  beta = targets.sign_dependent_beta(
-    signal.advantage, base_beta, options.nonpositive_beta_multiple
-  )[..., 0]
-  if signal.agreed is not None:
-    agreement = options.agreement_beta_multiple
-    beta = jnp.where(signal.agreed, beta * agreement, beta)
+  base_beta, beta = _choose_beta(setup, learner, params, samples, signal)
   counted = count_tokens(algorithm, samples, signal.advantage, beta, options)
   batch = make_batch(
     samples,
@@ -294,6 +277,47 @@ def prepare(
       )
     metrics |= signals.compare_signals(signal, truth, samples)
   return batch, metrics
+
+
+def _choose_beta(
+  setup: Setup,
+  learner: Mapping[str, types.Params],
+  params: Mapping[str, types.Params],
+  samples: data.Samples,
+  signal: signals.Signal,
+) -> tuple[Array | float, Array]:
+  """β by the rule of the options, and β of each token.
+
+  Args:
+    setup: of the training.
+    learner: parameters by part, at the beginning of the update.
+    params: as models take them, of the policy that sampled.
+    samples: [G, N].
+    signal: of them.
+
+  Returns:
+    (β, float32[G, N, C]).
+  """
+  options = setup.options
+  if options.beta_rule == "variance":
+    variance = signals.measure_variance(
+      setup.model,
+      params["policy"],
+      samples,
+      signal,
+      options.loss_temperature,
+      setup.chunk_tokens,
+    )
+    base = targets.beta_of_variance(variance, options.kl_budget)
+  else:
+    base = memory.beta(options, learner)
+  beta = targets.sign_dependent_beta(
+    signal.advantage, base, options.nonpositive_beta_multiple
+  )[..., 0]
+  if signal.agreed is not None:
+    agreement = options.agreement_beta_multiple
+    beta = jnp.where(signal.agreed, beta * agreement, beta)
+  return base, beta
 
 
 def _correct_stale(

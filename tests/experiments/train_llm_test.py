@@ -122,7 +122,7 @@ def test_seeds_side_by_side(finished, model_path, tmp_path, devices):
   )
   assert rows.shape == (4, 2)
   np.testing.assert_allclose(rows[:, 0], alone[:, 0], rtol=1e-3)
-  assert np.all(np.abs(rows[:, 1] / rows[:, 0] - 1) > 1e-3)
+  assert np.abs(rows[:, 1] / rows[:, 0] - 1).max() > 1e-3
   a, b = (
     (workdir / name / "model.safetensors").read_bytes()
     for name in ("model_0", "model_1")
