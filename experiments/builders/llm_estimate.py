@@ -10,6 +10,7 @@ from experiments.builders import llm
 from experiments.common import training_run
 from lco_jax import algorithms
 from lco_jax.language import reading, signals, text_completion
+from lco_jax.training import memory as memory_lib
 from lco_jax.training import placement
 
 # Arrays of a chunk's logits that are held side by side: of the policy, of the
