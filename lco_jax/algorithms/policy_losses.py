@@ -327,6 +327,7 @@ def dapo(
   clip_low: float = 0.2,
   clip_high: float = 0.28,
   dual_clip: float | None = None,
+  all_actions: bool = False,
 ) -> PolicyLoss:
   """PPO's loss with a wider clip range above 1 than below.
 
@@ -334,8 +335,9 @@ def dapo(
     clip_low: ε below 1, ≥ 0.
     clip_high: ε above 1, ≥ 0.
     dual_clip: as of PPO.
+    all_actions: as of PPO.
   """
-  return ppo(clip_low, clip_high, dual_clip)
+  return ppo(clip_low, clip_high, dual_clip, all_actions)
 
 
 def _make_regression(

@@ -152,11 +152,10 @@ def test_bad_input_is_one_line_and_nothing_is_written(tmp_path, flags, named):
   "name",
   [
     "Nope-v0",
-    "Pendulum-v1",
     "os:system",
     "gymnasium:os:system",
     "gymnasium:Nope-v0",
-    "gymnasium:Pendulum-v1",
+    "gymnasium:Blackjack-v1",  # It observes a tuple.
   ],
 )
 def test_bad_environments_are_named(tmp_path, name):

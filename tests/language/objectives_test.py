@@ -298,7 +298,7 @@ def test_what_cannot_be(make, name):
 
 def test_options_are_those_of_the_policy_loss():
   assert algorithms.list_options("dapo") == (
-    *("clip_low", "clip_high", "dual_clip"),
+    *("clip_low", "clip_high", "dual_clip", "all_actions"),
   )
   assert algorithms.list_options("rloo") == ("all_actions",)
   assert algorithms.list_options("lco_fisher") == ()
