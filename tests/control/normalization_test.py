@@ -91,7 +91,7 @@ def test_nothing_is_normalised_before_anything_was_seen():
 def test_a_run_keeps_the_moments_of_what_it_saw():
   """Those of all observations and discounted returns before the update."""
   setup, task = _make(**_OPTIONS)
-  states = _run(task, 3)
+  states = _run(task, 4)  # Episodes have 200 steps, rollouts 64.
   rollouts = _rollouts(task, states[:-1])
   seen = np.concatenate([np.reshape(r.observation, (-1, 3)) for r in rollouts])
   found = states[-1].params[normalization.OBSERVATIONS]
@@ -102,6 +102,7 @@ def test_a_run_keeps_the_moments_of_what_it_saw():
     np.concatenate([getattr(r, name) for r in rollouts])
     for name in ("reward", "done")
   )
+  assert done.any()
   running, returns = np.zeros(8), []
   for time in range(len(reward)):
     running = 0.9 * running + reward[time]
