@@ -112,9 +112,12 @@ def normalize_reward(
 
 
 def _bound(values: Array, moments: Moments) -> Array:
-  """Clips normalised values; those of before the first moments stay."""
-  largest = jnp.where(moments["count"] > 0, _LARGEST, jnp.inf)
-  return jnp.clip(values, -largest, largest)
+  """Clips normalised values, but not before there are moments.
+
+  What is not finite stays so: clipped, it would be a number like any other.
+  """
+  clips = (moments["count"] > 0) & jnp.isfinite(values)
+  return jnp.where(clips, jnp.clip(values, -_LARGEST, _LARGEST), values)
 
 
 def remember(

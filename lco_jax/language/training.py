@@ -371,7 +371,7 @@ def _correct_stale(
 
 
 class _Reference(NamedTuple):
-  """What a batch needs of the reference policy; None where it costs too much.
+  """Completions as the reference policy reads them; None if nothing asks.
 
   Attributes:
     log_prob: float[G, N, C], log π of the tokens by it; 0 if nothing asks.

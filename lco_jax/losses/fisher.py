@@ -63,7 +63,7 @@ def lco_fisher_loss(
   Source: derived; see the head of the file.
   """
   probs, change = _centred_change(logits, old_logits, where)
-  own, step = _of_action(change, actions, advantages, beta, where)
+  own, step = _read_action(change, actions, advantages, beta, where)
   return 0.5 * jnp.sum(probs * jnp.square(change), axis=-1) - step * own
 
 
@@ -130,7 +130,7 @@ def lco_proximal_kl_loss(
   Source: derived; see the head of the file.
   """
   _, change = _centred_change(logits, old_logits, where)
-  own, step = _of_action(change, actions, advantages, beta, where)
+  own, step = _read_action(change, actions, advantages, beta, where)
   return _forward_kl(logits, old_logits, where) - step * own
 
 
@@ -199,7 +199,7 @@ def lco_residual_mse_loss(
   Source: derived; see the head of the file.
   """
   _, change = _centred_change(logits, old_logits, where)
-  own, step = _of_action(change, actions, advantages, beta, where)
+  own, step = _read_action(change, actions, advantages, beta, where)
   return 0.5 * jnp.square(own - step)
 
 
@@ -235,7 +235,7 @@ def lco_residual_lch_loss(
   Source: derived; see the head of the file.
   """
   _, change = _centred_change(logits, old_logits, where)
-  own, step = _of_action(change, actions, advantages, beta, where)
+  own, step = _read_action(change, actions, advantages, beta, where)
   return numerics.log_cosh(own - step)
 
 
@@ -360,7 +360,7 @@ def _centred_change(
   return probs, change
 
 
-def _of_action(
+def _read_action(
   change: Array,
   actions: Array,
   advantages: Array,

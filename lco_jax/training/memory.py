@@ -1,7 +1,7 @@
-"""What a learner keeps between updates beside what its optimizers train.
+"""Past policies and an adapted β, kept from update to update.
 
-It is kept as further parts of the parameters, which no optimizer changes: they
-are saved, restored and divided over devices like the others.
+They are parts of the parameters that no optimizer changes. So they are saved,
+restored and divided over devices like the others.
 
     past_policy   parameters [k, ...] of the last k policies, the oldest first
     log_beta      log β, where feedback chooses it

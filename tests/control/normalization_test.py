@@ -89,7 +89,7 @@ def test_nothing_is_normalised_before_anything_was_seen():
 
 
 def test_a_run_keeps_the_moments_of_what_it_saw():
-  """Those of all observations and discounted returns before the update."""
+  """They equal NumPy's of all observations and discounted returns so far."""
   setup, task = _make(**_OPTIONS)
   states = _run(task, 4)  # Episodes have 200 steps, rollouts 64.
   rollouts = _rollouts(task, states[:-1])
@@ -153,3 +153,18 @@ def test_devices_do_not_matter():
     one.params,
     eight.params,
   )
+
+
+def test_large_values_are_clipped_and_infinite_ones_stay():
+  moments = {name: jnp.float32(1) for name in ("count", "mean", "variance")}
+  params = {
+    normalization.OBSERVATIONS: moments,
+    normalization.RETURNS: moments,
+  }
+  values = jnp.array([1e6, -1e6, jnp.inf, -jnp.inf, jnp.nan])
+  expected = [10.0, -10.0, np.inf, -np.inf, np.nan]
+  for normalize in (
+    normalization.normalize_observation,
+    normalization.normalize_reward,
+  ):
+    np.testing.assert_array_equal(normalize(params, values), expected)

@@ -1,4 +1,4 @@
-"""What is kept between updates: past policies and a chosen β."""
+"""Learning from past policies, and β by its rules."""
 
 import dataclasses
 
