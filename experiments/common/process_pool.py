@@ -135,6 +135,8 @@ def check_run(base: str, task: str, settings: Sequence[str]) -> None:
       tasks.make(task)
     else:
       bins = given.get("action_bins", config.action_bins)
+      if bins is not None and not str(bins).isdecimal():
+        raise ValueError(f"action_bins must be a whole number, got {bins}")
       environments.make(task, None if bins is None else int(bins))
   except (OSError, ValueError) as error:
     raise command_line.ScriptError(error) from error

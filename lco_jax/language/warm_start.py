@@ -11,10 +11,10 @@ from lco_jax import algorithms, networks, numerics, tasks
 from lco_jax.language import (
   data,
   objectives,
+  preparation,
   reading,
   samplers,
   signals,
-  training,
 )
 from lco_jax.language.setup import Options, Setup
 from lco_jax.training import program, update
@@ -106,10 +106,10 @@ def _collect(task, model, params, actor, keys):
 def _prepare(params, samples):
   """Makes the batch in which every token of an answer has an advantage of 1."""
   ones = samples.mask.astype(jnp.float32)
-  batch = training.make_batch(
+  batch = preparation.make_batch(
     samples,
     signals.sampled_signal(samples, ones),
-    training.Counted(samples.mask, ones, jnp.zeros_like(samples.correct)),
+    preparation.Counted(samples.mask, ones, jnp.zeros_like(samples.correct)),
     _ALGORITHM,
     samples.mask.shape[-1],
     beta=jnp.ones_like(ones),

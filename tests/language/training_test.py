@@ -12,6 +12,7 @@ import pytest
 from lco_jax import algorithms, losses, networks, numerics, tasks
 from lco_jax.language import (
   generation,
+  preparation,
   reading,
   samplers,
   signals,
@@ -411,7 +412,7 @@ def _counted(algorithm, **options):
   row = algorithms.ALGORITHMS[algorithm]
   own = training.Options(**options)
   return placement.bind_device_axis(
-    lambda advantage: training.count_tokens(
+    lambda advantage: preparation.count_tokens(
       row, _REWARDED, advantage, jnp.ones_like(advantage), own
     )
   )(_ADVANTAGE)
@@ -483,7 +484,7 @@ def test_beta_is_multiplied_where_it_is_told_to(monkeypatch):
     return lambda *a: estimate(*a)._replace(agreed=agreed)
 
   monkeypatch.setattr(signals, "make_signal", agreeing)
-  prepare = functools.partial(training.prepare, setup)
+  prepare = functools.partial(preparation.prepare, setup)
   found, _ = placement.bind_device_axis(prepare)(params, samples)
   expected = 2.0 * np.where(found.advantage > 0, 1.0, 3.0)
   expected *= np.where(agreed, 5.0, 1.0)
@@ -559,7 +560,7 @@ def test_rewards_are_scaled_before_advantages():
   """±1 from 0 and 1; the metrics are of the task's own rewards."""
   setup = _setup(advantage="reward", reward_scale=2.0, reward_offset=-1.0)
   params, samples = _sampled(_make(advantage="reward"))
-  prepare = functools.partial(training.prepare, setup)
+  prepare = functools.partial(preparation.prepare, setup)
   batch, metrics = placement.bind_device_axis(prepare)(params, samples)
   expected = np.where(
     samples.mask, 2.0 * np.asarray(samples.reward)[..., None] - 1.0, 0.0
@@ -575,7 +576,7 @@ def test_beta_follows_the_variance_of_a_dense_signal():
   options = {"advantage": "oracle", "beta_rule": "variance", "kl_budget": 0.03}
   setup = _setup("lco_fisher", **options)
   params, samples = _sampled(_make("lco_fisher", **options))
-  prepare = functools.partial(training.prepare, setup)
+  prepare = functools.partial(preparation.prepare, setup)
   batch, metrics = placement.bind_device_axis(prepare)(params, samples)
   logits = np.asarray(
     setup.model.head(params["policy"], samples.hidden), np.float64
@@ -638,7 +639,7 @@ def test_completions_are_of_the_policy_k_updates_ago():
   # A correction lets targets and ratios begin from the learner.
   setup = _setup("lco_fisher", staleness=1, stale_correction="truncated")
   batch, _ = placement.bind_device_axis(
-    functools.partial(training.prepare, setup)
+    functools.partial(preparation.prepare, setup)
   )(params, samples)
   np.testing.assert_allclose(
     batch.old_log_prob[mask], own[mask], rtol=1e-4, atol=1e-5
