@@ -1,8 +1,12 @@
 """Logits of given completions, read whole and without a cache."""
 
+import functools
+
+import jax
 import jax.numpy as jnp
 
 
+@functools.partial(jax.jit, static_argnums=0)
 def read_logits(model, params, prompt, padding, completion):
   """Logits [..., C, V] before each token of completions [..., C]."""
   tokens = jnp.concatenate([prompt, completion], axis=-1)

@@ -32,8 +32,10 @@ def _model(num_kv_heads=2):
   prompt = jax.random.randint(
     jax.random.key(3), (4, _PROMPT_LENGTH), 2, _VOCABULARY, jnp.int32
   )
-  params = model.init(jax.random.key(0))
-  generate = functools.partial(generation.generate, model)
+  params = jax.jit(model.init)(jax.random.key(0))
+  generate = jax.jit(
+    functools.partial(generation.generate, model), static_argnums=(4, 5, 6)
+  )
   return model, params, prompt, generate
 
 
@@ -48,14 +50,13 @@ def _keys(count, seed=5):
 def test_against_the_uncached_model(num_kv_heads, sampling):
   """Logits and behaviour log-probabilities of ragged prompts, read whole."""
   model, params, prompt, generate = _model(num_kv_heads)
-  done = jax.jit(
-    lambda p: generate(p, prompt, _PADDING, _keys(4), 6, _END, sampling)
-  )(params)
+  done = generate(params, prompt, _PADDING, _keys(4), 6, _END, sampling)
   tokens = jnp.concatenate([prompt, done.tokens], axis=1)
-  whole, _ = model.apply(params, tokens, _PADDING)
+  whole, _ = jax.jit(model.apply)(params, tokens, _PADDING)
   whole = whole[:, _PROMPT_LENGTH - 1 : -1]
   log_probs = jax.nn.log_softmax(generation.sampling_logits(whole, sampling))
   assert done.mask[:, 0].all() and (np.asarray(done.mask).sum(1) > 1).any()
+  done, whole, log_probs = jax.device_get((done, whole, log_probs))
   for row, time in np.argwhere(done.mask):
     np.testing.assert_allclose(
       done.observed[row, time], whole[row, time], rtol=1e-5, atol=1e-5
@@ -73,9 +74,10 @@ def test_sequences_end_at_the_end():
   _, params, prompt, generate = _model()
   prompt, padding = jnp.tile(prompt, (50, 1)), jnp.tile(_PADDING, 50)
   done = generate(params, prompt, padding, _keys(200), 8, _END, _PLAIN)
+  done = jax.device_get(done)
   ended = 0
   for row in range(200):
-    tokens = np.asarray(done.tokens[row])
+    tokens = done.tokens[row]
     stops = np.flatnonzero(tokens == _END)
     length = stops[0] + 1 if len(stops) else 8
     ended += len(stops) > 0
@@ -228,11 +230,10 @@ def test_completions_of_a_prompt_are_as_if_it_was_read_for_each(length):
   completion = jax.random.randint(
     jax.random.key(4), (8, length), 2, _VOCABULARY, jnp.int32
   )
-  together = generation.completion_hidden(
-    model, params, prompt, _PADDING, completion
-  )
-  apart = generation.completion_hidden(
-    model, params, jnp.tile(prompt, (2, 1)), np.tile(_PADDING, 2), completion
+  read = jax.jit(functools.partial(generation.completion_hidden, model))
+  together = read(params, prompt, _PADDING, completion)
+  apart = read(
+    params, jnp.tile(prompt, (2, 1)), np.tile(_PADDING, 2), completion
   )
   assert together.shape == (8, length, 16)
   np.testing.assert_allclose(together, apart, rtol=1e-4, atol=1e-5)

@@ -77,7 +77,7 @@ def test_preferences_are_learned_and_the_reference_stays():
 def test_the_loss_against_a_loop():
   """The first step: ln 2 for every pair with a winner, from equal policies."""
   model, task = _make(num_prompts=32)
-  params = task.init_params(jax.random.key(0))
+  params = jax.jit(task.init_params)(jax.random.key(0))
   keys = jax.random.split(jax.random.key(1), 32)
   _, samples = jax.jit(lambda p, k: task.collect(p, (), k))(params, keys)
   assert samples.reward.shape == (8, 32)
@@ -117,7 +117,7 @@ def test_the_loss_against_a_loop():
 def test_minibatches_are_read_with_their_prompts():
   """Groups of any minibatch score as they do when all are read together."""
   model, task = _make(num_prompts=4, num_minibatches=2, beta=1.0)
-  params = task.init_params(jax.random.key(0))
+  params = jax.jit(task.init_params)(jax.random.key(0))
   other = jax.jit(model.init)(jax.random.key(5))
   keys = jax.random.split(jax.random.key(1), 4)
   _, samples = jax.jit(lambda p, k: task.collect(p, (), k))(params, keys)

@@ -20,7 +20,7 @@ _END = 1
 
 
 def _model():
-  return networks.make_language_model(
+  model = networks.make_language_model(
     networks.TransformerConfig(
       vocab_size=_VOCABULARY,
       num_layers=1,
@@ -30,6 +30,11 @@ def _model():
       mlp_width=8,
     )
   )
+  compiled = {
+    name: jax.jit(getattr(model, name))
+    for name in ("init", "hidden", "head", "apply")
+  }
+  return dataclasses.replace(model, **compiled)
 
 
 def _samples(params, model, answer=(2, 3, _END)):
@@ -72,6 +77,11 @@ def _dense(signal):
   return dense
 
 
+def _exact_signal(model, params, samples):
+  run = jax.jit(lambda p, s: signals.exact_signal(model, p, s))
+  return jax.device_get(run(params, samples))
+
+
 def _logits(model, params, samples):
   """Of the model's next tokens, read without a cache: [G, 1, C, V]."""
   tokens = jnp.concatenate([samples.prompt, samples.action], axis=-1)[:, 0]
@@ -96,7 +106,7 @@ def test_exact_advantages_against_enumeration(answer):
   """
   model, params, _ = _made()
   samples = _samples(params, model, answer)
-  signal = signals.exact_signal(model, params, samples)
+  signal = _exact_signal(model, params, samples)
   dense, value = _dense(signal), signal.value
   logits = _logits(model, params, samples)
   log_probs = np.asarray(jax.nn.log_softmax(logits), np.float64)[:, 0]
@@ -133,7 +143,7 @@ def test_exact_advantages_against_enumeration(answer):
 
 def test_exact_advantages_have_mean_zero_under_the_policy():
   model, params, samples = _made()
-  dense = _dense(signals.exact_signal(model, params, samples))
+  dense = _dense(_exact_signal(model, params, samples))
   probs = jax.nn.softmax(_logits(model, params, samples))
   mean = jnp.sum(probs * dense, axis=-1)
   np.testing.assert_allclose(jnp.where(samples.mask, mean, 0), 0, atol=1e-6)
@@ -192,9 +202,11 @@ def test_learned_advantages_against_a_loop(float64):
     truncated=None,
   )
   dirty = jnp.asarray(np.where(mask, values, np.nan))
-  found = placement.bind_device_axis(
-    lambda samples, values: signals.generalized_advantages(
-      samples, values, discount, lambda_
+  found = jax.jit(
+    placement.bind_device_axis(
+      lambda samples, values: signals.generalized_advantages(
+        samples, values, discount, lambda_
+      )
     )
   )(samples, dirty)
   np.testing.assert_allclose(
@@ -213,7 +225,7 @@ def test_a_verifier_is_asked_about_likely_tokens(name, chunk):
   better = model.init(jax.random.key(7))
   parts = {"policy": params, "verifier": better, "verifier_reference": params}
   estimate = signals.make_signal(name, model, num_known=2, chunk_tokens=chunk)
-  found = jax.jit(estimate)(parts, samples)
+  found = jax.device_get(jax.jit(estimate)(parts, samples))
   dense = _dense(found)
   own = _logits(model, params, samples)
   scores = np.asarray(jax.nn.log_softmax(_logits(model, better, samples)))

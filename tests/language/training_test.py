@@ -108,9 +108,14 @@ def _run(task, num_updates, seeds=(0,), devices=1):
   return state, placement.to_host(metrics)
 
 
+def _compiled(function):
+  """One program on one device, in place of one for every operation."""
+  return jax.jit(placement.bind_device_axis(function))
+
+
 def _sampled(task):
   """Parameters at the start, and what they sample."""
-  params = task.init_params(jax.random.key(0))
+  params = jax.jit(task.init_params)(jax.random.key(0))
   keys = jax.random.split(jax.random.key(1), _PROMPTS)
   _, samples = jax.jit(lambda p, k: task.collect(p, (), k))(params, keys)
   return params, samples
@@ -182,11 +187,7 @@ def test_samples_are_what_the_metrics_say():
     assert samples.correct[g, n] == right
     assert samples.reward[g, n] == float(right)
   logits = completions.read_logits(
-    model,
-    params["policy"],
-    samples.prompt,
-    samples.padding,
-    samples.action,
+    model, params["policy"], samples.prompt, samples.padding, samples.action
   )
   own = model.head(params["policy"], samples.hidden)
   np.testing.assert_allclose(
@@ -242,7 +243,7 @@ def test_dropped_groups_ask_for_nothing():
     params, samples = _sampled(task)
     even = np.ptp(np.asarray(samples.reward), axis=0) == 0
     assert 0 < even.sum() < _PROMPTS
-    prepare = jax.jit(placement.bind_device_axis(task.prepare))
+    prepare = _compiled(task.prepare)
     batch, metrics = prepare(params, samples)
     counted = np.asarray(batch.mask).any(axis=(0, 2))
     np.testing.assert_array_equal(counted, ~even if dropped else counted | True)
@@ -255,8 +256,7 @@ def test_vmpo_weighs_the_better_half():
   plain, weighted = _make("mdpo"), _make("vmpo", dual_bound=0.05)
   params, samples = _sampled(plain)
   (batch, _), (own, _) = (
-    jax.jit(placement.bind_device_axis(task.prepare))(params, samples)
-    for task in (plain, weighted)
+    _compiled(task.prepare)(params, samples) for task in (plain, weighted)
   )
   mask = np.asarray(batch.mask)
   expected = losses.vmpo_weights(batch.advantage, 0.05, batch.mask)
@@ -269,7 +269,7 @@ def test_vmpo_weighs_the_better_half():
 def test_advantages_of_groups(name):
   """Rewards [G, N]: estimates are over the samples of a prompt, or over all."""
   reward = jnp.array([[1.0, 0.0], [0.0, 0.0], [1.0, 0.0], [0.0, 0.0]])
-  found = placement.bind_device_axis(signals.FROM_REWARDS[name])(reward)
+  found = _compiled(signals.FROM_REWARDS[name])(reward)
   first = {
     "group_relative": 1.0,
     "group_centred": 0.5,
@@ -365,8 +365,8 @@ def test_the_kl_from_the_reference_is_of_the_same_completions(num_samples):
       reference_coefficient=coefficient,
     )
     params, samples = _sampled(task)
-    other = task.init_params(jax.random.key(2))["policy"]
-    prepare = jax.jit(placement.bind_device_axis(task.prepare))
+    other = jax.jit(task.init_params)(jax.random.key(2))["policy"]
+    prepare = _compiled(task.prepare)
     _, metrics = prepare(params | {"reference": other}, samples)
     found.append(float(metrics["kl_reference"]))
   assert found[0] > 1e-3
@@ -411,7 +411,7 @@ _ADVANTAGE = jnp.arange(12.0).reshape(2, 2, 3) - 4.0
 def _counted(algorithm, **options):
   row = algorithms.ALGORITHMS[algorithm]
   own = training.Options(**options)
-  return placement.bind_device_axis(
+  return _compiled(
     lambda advantage: preparation.count_tokens(
       row, _REWARDED, advantage, jnp.ones_like(advantage), own
     )
@@ -485,7 +485,7 @@ def test_beta_is_multiplied_where_it_is_told_to(monkeypatch):
 
   monkeypatch.setattr(signals, "make_signal", agreeing)
   prepare = functools.partial(preparation.prepare, setup)
-  found, _ = placement.bind_device_axis(prepare)(params, samples)
+  found, _ = _compiled(prepare)(params, samples)
   expected = 2.0 * np.where(found.advantage > 0, 1.0, 3.0)
   expected *= np.where(agreed, 5.0, 1.0)
   np.testing.assert_allclose(found.beta, expected)
@@ -506,15 +506,16 @@ def test_a_quarter_of_completions_is_assessed(shape, used):
     num_minibatches=1,
   )
   made = training.make_training(setup, {"policy": _chain(1e-3)})
-  params = made.init_params(jax.random.key(0))
+  params = jax.jit(made.init_params)(jax.random.key(0))
   keys = jax.random.split(jax.random.key(1), num_prompts)
   _, samples = jax.jit(lambda p, k: made.collect(p, (), k))(params, keys)
-  batch, _ = placement.bind_device_axis(made.prepare)(params, samples)
+  batch, _ = _compiled(made.prepare)(params, samples)
 
+  @_compiled
   def kl(unknown):
     """With old states that are not known of the completions [G, N]."""
     old = jnp.where(unknown[..., None, None], jnp.nan, batch.old_hidden)
-    found = placement.bind_device_axis(made.assess)(
+    found = made.assess(
       params, params, dataclasses.replace(batch, old_hidden=old)
     )
     return found["kl_old_new"]
@@ -544,12 +545,14 @@ def test_diagnostics_are_of_the_old_policys_targets():
   for num_epochs in (1, 2):
     setup = _setup(diagnostics=True, num_epochs=num_epochs, num_minibatches=1)
     made = training.make_training(setup, {"policy": _chain(1e-3)})
-    before = made.init_params(jax.random.key(0))
-    after = before | {"policy": made.init_params(jax.random.key(2))["policy"]}
+    before = jax.jit(made.init_params)(jax.random.key(0))
+    after = before | {
+      "policy": jax.jit(made.init_params)(jax.random.key(2))["policy"]
+    }
     keys = jax.random.split(jax.random.key(1), _PROMPTS)
     _, samples = jax.jit(lambda p, k, m=made: m.collect(p, (), k))(before, keys)
-    batch, _ = placement.bind_device_axis(made.prepare)(before, samples)
-    assess = jax.jit(placement.bind_device_axis(made.assess))
+    batch, _ = _compiled(made.prepare)(before, samples)
+    assess = _compiled(made.assess)
     found.append(assess(before, after, batch))
   for name in found[0]:
     np.testing.assert_allclose(found[0][name], found[1][name], rtol=1e-4)
@@ -561,7 +564,7 @@ def test_rewards_are_scaled_before_advantages():
   setup = _setup(advantage="reward", reward_scale=2.0, reward_offset=-1.0)
   params, samples = _sampled(_make(advantage="reward"))
   prepare = functools.partial(preparation.prepare, setup)
-  batch, metrics = placement.bind_device_axis(prepare)(params, samples)
+  batch, metrics = _compiled(prepare)(params, samples)
   expected = np.where(
     samples.mask, 2.0 * np.asarray(samples.reward)[..., None] - 1.0, 0.0
   )
@@ -577,7 +580,7 @@ def test_beta_follows_the_variance_of_a_dense_signal():
   setup = _setup("lco_fisher", **options)
   params, samples = _sampled(_make("lco_fisher", **options))
   prepare = functools.partial(preparation.prepare, setup)
-  batch, metrics = placement.bind_device_axis(prepare)(params, samples)
+  batch, metrics = _compiled(prepare)(params, samples)
   logits = np.asarray(
     setup.model.head(params["policy"], samples.hidden), np.float64
   )
@@ -599,13 +602,15 @@ def test_beta_follows_the_variance_of_a_dense_signal():
   np.testing.assert_allclose(metrics["beta"], expected, rtol=1e-4)
   np.testing.assert_allclose(batch.beta, expected, rtol=1e-4)
   # A baseline changes no variance.
-  signal = signals.exact_signal(setup.model, params["policy"], samples)
+  signal = jax.jit(lambda p: signals.exact_signal(setup.model, p, samples))(
+    params["policy"]
+  )
   moved = signal._replace(
     known_advantage=signal.known_advantage + 2.0,
     rest_advantage=signal.rest_advantage + 2.0,
   )
   found = [
-    placement.bind_device_axis(
+    _compiled(
       functools.partial(
         signals.measure_variance, setup.model, params["policy"], samples
       )
@@ -624,13 +629,9 @@ def test_completions_are_of_the_policy_k_updates_ago():
   params = jax.tree.map(lambda x: x[0], placement.to_host(state.params))
   old = {"policy": jax.tree.map(lambda x: x[0], params["past_policy"])}
   model, one = _model(_task()), jax.tree.map(lambda x: x[0], state)
-  samples = placement.bind_device_axis(
-    lambda state: program_lib.collect_step(task, state)[1]
-  )(one)
-  own, stale = (
-    reading.read_log_prob(model, policy, samples, 0)
-    for policy in (params["policy"], old["policy"])
-  )
+  samples = _compiled(lambda own: program_lib.collect_step(task, own)[1])(one)
+  read = jax.jit(lambda p: reading.read_log_prob(model, p, samples, 0))
+  own, stale = read(params["policy"]), read(old["policy"])
   mask = np.asarray(samples.mask)
   np.testing.assert_allclose(
     samples.log_prob[mask], stale[mask], rtol=1e-4, atol=1e-5
@@ -638,13 +639,15 @@ def test_completions_are_of_the_policy_k_updates_ago():
   assert np.abs(samples.log_prob - own)[mask].max() > 1e-2
   # A correction lets targets and ratios begin from the learner.
   setup = _setup("lco_fisher", staleness=1, stale_correction="truncated")
-  batch, _ = placement.bind_device_axis(
-    functools.partial(preparation.prepare, setup)
-  )(params, samples)
+  batch, _ = _compiled(functools.partial(preparation.prepare, setup))(
+    params, samples
+  )
   np.testing.assert_allclose(
     batch.old_log_prob[mask], own[mask], rtol=1e-4, atol=1e-5
   )
-  hidden = reading.read_hidden(model, params["policy"], samples)
+  hidden = jax.jit(lambda p: reading.read_hidden(model, p, samples))(
+    params["policy"]
+  )
   np.testing.assert_allclose(batch.old_hidden, hidden, rtol=1e-4, atol=1e-5)
   np.testing.assert_allclose(
     batch.stale_weight[mask],

@@ -1,5 +1,6 @@
 """LCO in the Fisher metric: golden numbers, oracles, and what it promises."""
 
+import functools
 import json
 import pathlib
 
@@ -15,17 +16,19 @@ _FILE = pathlib.Path(__file__).parent.parent / "data/lco_fisher_vectors.json"
 _CASES = json.loads(_FILE.read_text())["cases"]
 JUNK = (np.nan, -np.inf)
 
-SAMPLED = {
+LOSSES = {
   "fisher": losses.lco_fisher_loss,
   "proximal_kl": losses.lco_proximal_kl_loss,
   "residual": losses.lco_residual_mse_loss,
   "residual_lch": losses.lco_residual_lch_loss,
 }
+# Compiled: operation by operation would take twenty programs each.
+SAMPLED = {name: jax.jit(loss) for name, loss in LOSSES.items()}
 DENSE = {
-  "fisher": losses.lco_fisher_dense_loss,
-  "proximal_kl": losses.lco_proximal_kl_dense_loss,
-  "residual": losses.lco_fisher_dense_loss,
-  "residual_lch": losses.lco_residual_lch_dense_loss,
+  "fisher": jax.jit(losses.lco_fisher_dense_loss),
+  "proximal_kl": jax.jit(losses.lco_proximal_kl_dense_loss),
+  "residual": jax.jit(losses.lco_fisher_dense_loss),
+  "residual_lch": jax.jit(losses.lco_residual_lch_dense_loss),
 }
 # Those whose mean does not depend on a baseline, and is quadratic in A/β.
 UNBIASED = ("fisher", "proximal_kl", "residual")
@@ -34,6 +37,7 @@ each_dense = pytest.mark.parametrize("name", DENSE)
 each_unbiased = pytest.mark.parametrize("name", UNBIASED)
 
 
+@jax.jit
 def _weighted(logits, old_logits, actions, advantages, beta, where=None):
   """The weighted loss with the exact normaliser of each state."""
   del beta
@@ -73,6 +77,7 @@ def _states(count, num_actions, seed=0):
   )
 
 
+@functools.partial(jax.jit, static_argnums=0)
 def _mean_loss(loss, z, old, dense, beta):
   """Σ_a p(a) loss(a): float[count], by enumeration of the actions."""
   num_actions = z.shape[-1]
@@ -255,7 +260,9 @@ def test_convex_for_either_sign_of_the_advantage(name, num_actions, float64):
   if name == "weighted":
     advantage = jnp.exp(advantage)
   action = jnp.arange(len(z)) % num_actions
-  hessian = jax.vmap(jax.hessian(ALL[name]))(z, old, action, advantage, beta)
+  hessian = jax.jit(jax.vmap(jax.hessian(ALL[name])))(
+    z, old, action, advantage, beta
+  )
   assert np.linalg.eigvalsh(hessian).min() >= -1e-6
 
 
@@ -311,9 +318,11 @@ def test_nothing_under_a_mask_influences_anything(name, junk):
   z, old = jnp.asarray(rng.normal(size=(2, 3, 4)), jnp.float32)
   action, advantage = jnp.array([0, 1, 3]), jnp.array([1.0, -1.0, 2.0])
   where = jnp.array([[True, True, False, True]] * 2 + [[False] * 4])
-  run = jax.value_and_grad(
-    lambda z, old, a: jnp.sum(ALL[name](z, old, action, a, 0.5, where)),
-    argnums=(0, 1, 2),
+  run = jax.jit(
+    jax.value_and_grad(
+      lambda z, old, a: jnp.sum(ALL[name](z, old, action, a, 0.5, where)),
+      argnums=(0, 1, 2),
+    )
   )
   clean, slopes = run(z, old, advantage)
   dirty, dirty_slopes = run(
@@ -339,8 +348,10 @@ def test_nothing_under_a_mask_influences_a_dense_loss(name, junk):
   rng = np.random.default_rng(0)
   z, old, dense = jnp.asarray(rng.normal(size=(3, 3, 4)), jnp.float32)
   where = jnp.array([[True, True, False, True]] * 2 + [[False] * 4])
-  run = jax.value_and_grad(
-    lambda *x: jnp.sum(DENSE[name](*x, 0.5, where)), argnums=(0, 1, 2)
+  run = jax.jit(
+    jax.value_and_grad(
+      lambda *x: jnp.sum(DENSE[name](*x, 0.5, where)), argnums=(0, 1, 2)
+    )
   )
   clean, slopes = run(z, old, dense)
   dirty = [x.at[:, 2].set(junk).at[2].set(junk) for x in (z, old, dense)]
@@ -393,7 +404,7 @@ def test_half_precision_is_computed_in_float32(name):
 @each_sampled
 def test_wrong_input_raises_at_trace_time(name):
   z, action, advantage = jnp.zeros((2, 3)), jnp.array([0, 1]), jnp.ones(2)
-  loss = SAMPLED[name]
+  loss = LOSSES[name]
   for bad in (
     (jnp.zeros((3, 2)), action, advantage, 1.0),
     (z, action.astype(jnp.float32), advantage, 1.0),

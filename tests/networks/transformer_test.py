@@ -1,5 +1,7 @@
 """The transformer against a float64 oracle; causality and padding."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import ml_dtypes
@@ -29,8 +31,13 @@ def _model(config, num_outputs=None):
   tokens = jax.random.randint(
     jax.random.key(0), (len(_PADDING), _LENGTH), 0, 20, jnp.int32
   )
-  params = model.init(jax.random.key(1), tokens, _PADDING)
+  params = jax.jit(model.init)(jax.random.key(1), tokens, _PADDING)
   return model, params, tokens
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _apply(model, params, tokens, padding, cache=None, start=0):
+  return model.apply(params, tokens, padding, cache, start)
 
 
 def _oracle(config, params, tokens):
@@ -110,7 +117,7 @@ def _check_against_the_oracle(config, error):
     ),
     params,
   )
-  logits, _ = model.apply(params, tokens, _PADDING)
+  logits, _ = _apply(model, params, tokens, _PADDING)
   for row, padding in enumerate(_PADDING):
     expected = _oracle(config, params, tokens[row, padding:])
     np.testing.assert_allclose(
@@ -135,13 +142,13 @@ def test_the_cache_changes_nothing(num_kv_heads):
   """A prompt of six slots, then token by token."""
   config = _config(num_kv_heads)
   model, params, tokens = _model(config)
-  whole, none = model.apply(params, tokens, _PADDING)
+  whole, none = _apply(model, params, tokens, _PADDING)
   assert none is None
   cache = transformer.empty_cache(config, len(tokens), _LENGTH)
   parts = []
   for start, stop in [(0, 6), (6, 7), (7, 8), (8, 9)]:
-    logits, cache = model.apply(
-      params, tokens[:, start:stop], _PADDING, cache, start
+    logits, cache = _apply(
+      model, params, tokens[:, start:stop], _PADDING, cache, start
     )
     parts.append(logits)
   found = jnp.concatenate(parts, axis=1)
@@ -153,12 +160,12 @@ def test_the_cache_changes_nothing(num_kv_heads):
 
 def test_padding_changes_nothing():
   model, params, tokens = _model(_config())
-  logits, _ = model.apply(params, tokens, _PADDING)
+  logits, _ = _apply(model, params, tokens, _PADDING)
   other = tokens.at[1, :2].set(7).at[2, :5].set(3)
-  changed, _ = model.apply(params, other, _PADDING)
+  changed, _ = _apply(model, params, other, _PADDING)
   for row, padding in enumerate(_PADDING):
-    alone, _ = model.apply(
-      params, tokens[row : row + 1, padding:], jnp.zeros(1, jnp.int32)
+    alone, _ = _apply(
+      model, params, tokens[row : row + 1, padding:], np.zeros(1, np.int32)
     )
     np.testing.assert_allclose(logits[row, padding:], alone[0], atol=1e-5)
     np.testing.assert_array_equal(logits[row, padding:], changed[row, padding:])
@@ -185,7 +192,7 @@ def test_no_token_sees_a_later_one():
 
   rows = table[tokens[0]]
   for position in range(_LENGTH):
-    gradient = jax.grad(logits_at)(rows, position)
+    gradient = jax.jit(jax.grad(logits_at))(rows, position)
     sizes = np.abs(gradient).max(axis=-1)
     assert (sizes[: position + 1] > 1e-6).all()
     assert (sizes[position + 1 :] == 0).all()
@@ -199,7 +206,7 @@ def test_rematerialization_changes_nothing_but_memory():
     def loss(params, model=model, tokens=tokens):
       return jnp.sum(jnp.square(model.apply(params, tokens, _PADDING)[0]))
 
-    gradients.append(jax.grad(loss)(params))
+    gradients.append(jax.jit(jax.grad(loss))(params))
   jax.tree.map(
     lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3),
     *gradients,
@@ -210,8 +217,8 @@ def test_rematerialization_changes_nothing_but_memory():
 def test_half_precision_keeps_logits_and_parameters_wide():
   model, params, tokens = _model(_config(dtype="bfloat16"))
   wide, _, _ = _model(_config())
-  logits, _ = model.apply(params, tokens, _PADDING)
-  expected, _ = wide.apply(params, tokens, _PADDING)
+  logits, _ = _apply(model, params, tokens, _PADDING)
+  expected, _ = _apply(wide, params, tokens, _PADDING)
   assert logits.dtype == jnp.float32
   assert all(x.dtype == jnp.float32 for x in jax.tree.leaves(params))
   np.testing.assert_allclose(logits[0], expected[0], atol=0.1)
@@ -240,8 +247,8 @@ def test_half_precision_has_nearly_the_same_gradients():
 
 def test_a_value_head():
   model, _, tokens = _model(_config(), num_outputs=1)
-  params = model.init(jax.random.key(1), tokens, _PADDING)
-  values, _ = model.apply(params, tokens, _PADDING)
+  params = jax.jit(model.init)(jax.random.key(1), tokens, _PADDING)
+  values, _ = _apply(model, params, tokens, _PADDING)
   assert values.shape == (3, _LENGTH, 1)
 
 
