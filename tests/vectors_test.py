@@ -23,33 +23,31 @@ def _cases(kind):
   return [case for case in _CASES if case["kind"] == kind]
 
 
-def _run(function, *args, jit):
-  return (jax.jit(function) if jit else function)(*args)
-
-
-@pytest.fixture(params=["float32", "float64"])
-def precision(request):
-  """(array constructor, comparison) at the tolerances of each precision."""
+@pytest.fixture(
+  params=[("float32", False), ("float32", True), ("float64", True)],
+  ids=["float32-eager", "float32-jit", "float64-jit"],
+)
+def arithmetic(request):
+  """(array constructor, comparison, caller) of a precision."""
+  precision, jit = request.param
   tolerance = (
     {"rtol": 1e-4, "atol": 1e-5}
-    if request.param == "float32"
+    if precision == "float32"
     else {"rtol": 1e-10, "atol": 1e-10}
   )
 
   def array(values):
-    return jnp.asarray(values, request.param)
+    return jnp.asarray(values, precision)
 
   def check(actual, expected, **wider):
-    assert actual.dtype == request.param
+    assert actual.dtype == precision
     np.testing.assert_allclose(actual, expected, **tolerance | wider)
 
-  with jax.enable_x64(request.param == "float64"):
-    yield array, check
+  def run(function, *args):
+    return (jax.jit(function) if jit else function)(*args)
 
-
-@pytest.fixture(params=[False, True], ids=["eager", "jit"])
-def jit(request):
-  return request.param
+  with jax.enable_x64(precision == "float64"):
+    yield array, check, run
 
 
 def test_every_kind_of_case_is_covered():
@@ -64,50 +62,46 @@ def test_every_kind_of_case_is_covered():
 
 
 @pytest.mark.parametrize("case", _cases("lco"))
-def test_targets(case, precision, jit):
-  array, check = precision
+def test_targets(case, arithmetic):
+  array, check, run = arithmetic
   old_logits = array(case["old_logits"])
   if case["support"] == "sampled":
-    dense = _run(
+    dense = run(
       lambda a, i: advantages.sampled(a, i, old_logits.shape[-1]),
       array(case["advantage"]),
       jnp.asarray(case["action"]),
-      jit=jit,
     )
     check(dense, case["dense_advantages"])
   dense = array(case["dense_advantages"])
   beta = case["beta"]
-  logits = _run(
-    lambda z, a: targets.optimal_logits(z, a, beta), old_logits, dense, jit=jit
+  logits = run(
+    lambda z, a: targets.optimal_logits(z, a, beta), old_logits, dense
   )
   check(logits, case["optimal_logits"])
-  log_probs = _run(
-    lambda z, a: targets.optimal_log_probs(z, a, beta),
-    old_logits,
-    dense,
-    jit=jit,
+  log_probs = run(
+    lambda z, a: targets.optimal_log_probs(z, a, beta), old_logits, dense
   )
   check(log_probs, case["optimal_log_probs"])
 
 
 @pytest.mark.parametrize("name", _LOSSES)
 @pytest.mark.parametrize("case", _cases("lco"))
-def test_losses(case, name, precision, jit):
-  array, check = precision
+def test_losses(case, name, arithmetic):
+  array, check, run = arithmetic
   logits = array(case["logits"])
   target = array(
     case["optimal_log_probs" if name == "kld" else "optimal_logits"]
   )
   loss = _LOSSES[name]
-  check(_run(loss, logits, target, jit=jit), case[name])
+  check(run(loss, logits, target), case[name])
   gradient = jax.grad(lambda z, t: jnp.sum(loss(z, t)))
-  check(_run(gradient, logits, target, jit=jit), case[f"{name}_grad"])
+  check(run(gradient, logits, target), case[f"{name}_grad"])
 
 
 @pytest.mark.parametrize("name", ["mse", "lch"])
 @pytest.mark.parametrize("case", _cases("lco_sampled_coordinate"))
-def test_losses_of_the_sampled_coordinate(case, name, precision, jit):
-  array, check = precision
+def test_losses_of_the_sampled_coordinate(case, name, arithmetic):
+  array, check, run = arithmetic
   old_logits, logits = array(case["old_logits"]), array(case["logits"])
   num_actions = logits.shape[-1]
   action = jnp.asarray(case["action"])
@@ -118,34 +112,32 @@ def test_losses_of_the_sampled_coordinate(case, name, precision, jit):
   )
   where = jax.nn.one_hot(action, num_actions, dtype=bool)
   loss = _LOSSES[name]
-  check(_run(loss, logits, target, where, jit=jit), case[name])
+  check(run(loss, logits, target, where), case[name])
   gradient = jax.grad(lambda z, t, w: jnp.sum(loss(z, t, w)))
-  check(_run(gradient, logits, target, where, jit=jit), case[f"{name}_grad"])
+  check(run(gradient, logits, target, where), case[f"{name}_grad"])
 
 
 @pytest.mark.parametrize("case", _cases("zero_mean_completion"))
-def test_zero_mean_completion(case, precision, jit):
-  array, check = precision
-  completed = _run(
+def test_zero_mean_completion(case, arithmetic):
+  array, check, run = arithmetic
+  completed = run(
     advantages.zero_mean_completion,
     array(case["old_logits"]),
     array(case["advantages"]),
     jnp.asarray(case["indices"]),
-    jit=jit,
   )
   check(completed, case["completed"])
 
 
 @pytest.mark.parametrize("case", _cases("ratio_target"))
-def test_ratio_target(case, precision, jit):
-  array, check = precision
-  log_target = _run(
+def test_ratio_target(case, arithmetic):
+  array, check, run = arithmetic
+  log_target = run(
     lambda z, a: targets.ratio_log_probs(
       z, a, case["rho"], case["min_prob"], case["max_prob"]
     ),
     array(case["old_logits"]),
     jnp.asarray(case["action"]),
-    jit=jit,
   )
   # These golden numbers carry single-precision rounding of the sampled action's
   # probability (up to 7e-6 relative, where 1 − p is small); targets_test.py

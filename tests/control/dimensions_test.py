@@ -79,11 +79,16 @@ def test_the_loss_is_that_of_the_product(name, float64):
   loss = row.policy_loss()
   own = dimensions.make_policy_loss(row, loss, _LEGAL)
   np.testing.assert_allclose(
-    own(new, parts)[0], loss(_join(new), product)[0], rtol=1e-9, atol=1e-10
+    jax.jit(own)(new, parts)[0],
+    jax.jit(loss)(_join(new), product)[0],
+    rtol=1e-9,
+    atol=1e-10,
   )
   # And so is its gradient, which is 0 where there is no choice.
-  slope = jax.grad(lambda z: jnp.sum(own(z, parts)[0]))(new)
-  expected = jax.grad(lambda z: jnp.sum(loss(_join(z), product)[0]))(new)
+  slope, expected = (
+    jax.jit(jax.grad(lambda z: jnp.sum(own(z, parts)[0])))(new),
+    jax.jit(jax.grad(lambda z: jnp.sum(loss(_join(z), product)[0])))(new),
+  )
   np.testing.assert_allclose(slope, expected, atol=1e-9)
   np.testing.assert_array_equal(slope[:, 1, 2], 0.0)
 

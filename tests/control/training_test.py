@@ -333,12 +333,16 @@ def test_vmpo_takes_weights_in_place_of_advantages():
   batches = []
   for algorithm in ("mdpo", "vmpo"):
     net, task = _make(environment, algorithm, dual_bound=0.05)
-    params = net.init(jax.random.key(0))
+    params = jax.jit(net.init)(jax.random.key(0))
     keys = jax.random.split(jax.random.key(1), task.num_streams)
-    _, trajectory = task.collect(params, task.init_actor(keys), keys)
-    batches.append(
-      placement.bind_device_axis(task.prepare)(params, trajectory)[0]
-    )
+
+    @jax.jit
+    @placement.bind_device_axis
+    def prepare(params, keys, task=task):
+      _, trajectory = task.collect(params, task.init_actor(keys), keys)
+      return task.prepare(params, trajectory)[0]
+
+    batches.append(prepare(params, keys))
   plain, weighted = batches
   expected = losses.vmpo_weights(plain.advantage, 0.05)
   np.testing.assert_allclose(weighted.advantage, expected, rtol=1e-4)

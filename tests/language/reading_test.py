@@ -1,5 +1,7 @@
 """Completions read chunk by chunk equal those read whole."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -79,9 +81,12 @@ def test_log_probs_of_some_tokens(read, chunk):
   known = np.random.default_rng(1).integers(
     0, _VOCABULARY, (*samples.action.shape, 3)
   )
-  found = reading.read_known_log_probs(
-    model, params, samples, jnp.asarray(known, jnp.int32), chunk
-  )
+  known_tokens = jnp.asarray(known, jnp.int32)
+  found = jax.jit(
+    lambda p: reading.read_known_log_probs(
+      model, p, samples, known_tokens, chunk
+    )
+  )(params)
   expected = np.take_along_axis(log_probs, known, -1)
   np.testing.assert_allclose(found, expected, atol=1e-5)
 
@@ -89,14 +94,14 @@ def test_log_probs_of_some_tokens(read, chunk):
 @pytest.mark.parametrize("chunk", [0, 7])
 def test_the_likeliest_tokens(read, chunk):
   model, params, samples, log_probs = read
-  hidden = reading.read_hidden(model, params, samples)
-  found = reading.find_likely_tokens(
-    model,
-    params,
-    data.Samples(**(vars(samples) | {"hidden": hidden})),
-    4,
-    chunk,
-  )
+
+  @jax.jit
+  def find(params):
+    hidden = reading.read_hidden(model, params, samples)
+    own = dataclasses.replace(samples, hidden=hidden)
+    return reading.find_likely_tokens(model, params, own, 4, chunk)
+
+  found = find(params)
   np.testing.assert_array_equal(found.tokens[..., 0], samples.action)
   order = np.argsort(-log_probs, axis=-1)[..., :4]
   np.testing.assert_array_equal(found.tokens[..., 1:], order)

@@ -37,7 +37,7 @@ def _look(policy_loss, batch, logits, where=None, num_devices=1):
   """`of_loss` with the streams divided over devices."""
 
   def dealt(x):
-    return jnp.stack(jnp.split(x, num_devices, axis=1))
+    return np.stack(np.split(x, num_devices, axis=1))
 
   arguments = jax.tree.map(dealt, (logits, batch, where))
   found = jax.jit(
@@ -59,12 +59,16 @@ def test_against_a_loop_over_states(algorithm):
   def loss(z, own):
     return policy_loss(z, own)[0]
 
-  each = jax.vmap(jax.vmap(jax.grad(loss)))(logits, batch)
-  hessians = jax.vmap(jax.vmap(jax.hessian(loss)))(logits, batch)
+  each, hessians = jax.jit(
+    lambda *states: [
+      jax.vmap(jax.vmap(derivative(loss)))(*states)
+      for derivative in (jax.grad, jax.hessian)
+    ]
+  )(logits, batch)
+  changes = np.asarray(logits - batch.target_logits, np.float64)
+  each, hessians = np.asarray(each, np.float64), np.asarray(hessians)
   for index in np.ndindex(6, 4):
-    gradient = np.asarray(each[index], np.float64)
-    target = batch.target_logits[index]
-    to_go = np.asarray(logits[index] - target, np.float64)
+    gradient, to_go = each[index], changes[index]
     to_go -= to_go.mean()
     norms = np.linalg.norm(gradient) * np.linalg.norm(to_go)
     expected["curvature"].append(np.linalg.eigvalsh(hessians[index])[0])
@@ -124,7 +128,7 @@ def test_more_states_than_are_looked_at():
   def loss(z, own):
     return policy_loss(z, own)[0]
 
-  every = jax.vmap(jax.vmap(jax.hessian(loss)))(logits, batch)
+  every = jax.jit(jax.vmap(jax.vmap(jax.hessian(loss))))(logits, batch)
   smallest = np.linalg.eigvalsh(every)[..., 0]
   assert abs(found["curvature_mean"] - smallest.mean()) < 4 * (
     smallest.std() / np.sqrt(128)
@@ -149,6 +153,7 @@ def test_noise_of_gradients_against_a_loop(steps, parts, by_steps):
   rows = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), batch)
   size = len(rows.action) // parts
 
+  @jax.jit
   def gradient(part):
     loss = lambda p: objective({"policy": p}, part)[0]["policy"].mean
     return jax.grad(loss)(params["policy"])
@@ -162,13 +167,13 @@ def test_noise_of_gradients_against_a_loop(steps, parts, by_steps):
   before = {"policy": params["policy"] - 0.3 * jnp.cos(params["policy"])}
   loss = lambda p: objective({"policy": p}, rows)[0]["policy"].mean
   gone = np.asarray(params["policy"] - before["policy"]).ravel()
-  downhill = -np.asarray(jax.grad(loss)(before["policy"])).ravel()
+  downhill = -np.asarray(jax.jit(jax.grad(loss))(before["policy"])).ravel()
   cosine = downhill @ gone / np.linalg.norm(downhill) / np.linalg.norm(gone)
   noise = ((each - each.mean(0)) ** 2).sum((1, 2)).mean()
   expected = (each.mean(0) ** 2).sum() / noise
   for num_devices in (1, 2) if by_steps else (1,):
     dealt = jax.tree.map(
-      lambda x, n=num_devices: jnp.stack(jnp.split(x, n, axis=1)), batch
+      lambda x, n=num_devices: np.stack(np.split(x, n, axis=1)), batch
     )
     found = jax.jit(
       jax.vmap(

@@ -125,8 +125,10 @@ def test_corrected_steps_begin_from_the_learner(correction):
   net, task = _make(**options)
   states, _ = _states(task, 4)
   state = jax.tree.map(lambda x: jnp.asarray(x)[None], states[-1])
-  rollout, batch = jax.vmap(
-    lambda state: _prepared(task, state), axis_name=numerics.DEVICE_AXIS
+  rollout, batch = jax.jit(
+    jax.vmap(
+      lambda state: _prepared(task, state), axis_name=numerics.DEVICE_AXIS
+    )
   )(state)
   rollout, batch = jax.tree.map(lambda x: x[0], (rollout, batch))
   own = net.policy(states[-1].params["policy"], rollout.observation)
@@ -148,7 +150,9 @@ def test_corrected_steps_begin_from_the_learner(correction):
   assert np.ptp(batch.stale_weight) > 0.01
   # The loss of the policy is weighed, and nothing else.
   plain = dataclasses.replace(batch, stale_weight=None)
-  objective = training.make_objective(_make_setup(entropy_coefficient=0.5))
+  objective = jax.jit(
+    training.make_objective(_make_setup(entropy_coefficient=0.5))
+  )
   moved = states[0].params  # Not the anchor's: there the loss is 0.
   logits = net.policy(moved["policy"], batch.observation)
   parts = [objective(moved, own)[0] for own in (batch, plain)]
