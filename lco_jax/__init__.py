@@ -4,9 +4,29 @@ Importing the package loads the pure core only: targets, advantages, losses and
 diagnostics, functions of arrays. Import environments, training loops and
 reports from their own modules.
 
+What you bring yourself is registered by a decorator: `register_environment`,
+`register_task`, `register_policy_loss`.
+
 Source: arXiv:2603.00963.
 """
+
+import importlib
+from typing import Any
 
 from lco_jax import advantages, diagnostics, losses, targets
 
 __all__ = ["advantages", "diagnostics", "losses", "targets"]
+
+# Each is `register` of a package, which is imported when it is asked for.
+_REGISTRATIONS = {
+  "register_environment": "environments",
+  "register_task": "tasks",
+  "register_policy_loss": "algorithms",
+}
+
+
+def __getattr__(name: str) -> Any:
+  if name not in _REGISTRATIONS:
+    raise AttributeError(f"module 'lco_jax' has no attribute {name!r}")
+  package = importlib.import_module(f"lco_jax.{_REGISTRATIONS[name]}")
+  return package.register

@@ -110,6 +110,27 @@ def check_choice(name: str, value: str, choices: Collection[str]) -> None:
     raise ValueError(f"{name}: unknown {value!r}; known: {', '.join(choices)}")
 
 
+def check_new_name(function: str, name: str, taken: Collection[str]) -> None:
+  """Checks a name that something is registered under.
+
+  Args:
+    function: that registers it, for the error.
+    name: the name.
+    taken: names that are in use.
+
+  Raises:
+    ValueError: if the name is taken, empty, or has a character that ids and
+      flags use.
+  """
+  if not name or set(name) & set(":,= /"):
+    raise ValueError(
+      f"{function}: a name has no colon, comma, equals sign, slash or space,"
+      f" got {name!r}"
+    )
+  if name in taken:
+    raise ValueError(f"{function}: the name {name!r} is taken")
+
+
 def check_beta(beta: Any) -> None:
   """Checks a KL strength that the host knows; traced ones pass.
 

@@ -36,10 +36,10 @@ def optimal_logits(
       broadcasts against [..., A].
 
   Returns:
-    float[..., A], in the gauge of `old_logits`.
+    float[..., A], with the additive constant of `old_logits`.
 
   Raises:
-    ValueError: if a Python or NumPy `beta` is not positive and finite.
+    ValueError: if β is not positive and finite; a traced β is not checked.
 
   Source: arXiv:2603.00963, closed-form optimal policy.
   """

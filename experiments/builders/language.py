@@ -20,7 +20,6 @@ from lco_jax.training import placement, program
 
 WARM_START = "sft"
 PAIRS = ("dpo", "rebel")
-ALGORITHMS = (*algorithms.ALGORITHMS, WARM_START, *PAIRS)
 # Settings of the library that only models of many tokens need.
 NOT_SET = (
   "num_microbatches",
@@ -71,10 +70,15 @@ class Run:
   num_updates: int
 
 
+def algorithm_names() -> tuple[str, ...]:
+  """Lists the algorithms of language runs, those of plug-ins included."""
+  return (*algorithms.ALGORITHMS, WARM_START, *PAIRS)
+
+
 def build(settings: Mapping) -> Run:
   """Builds a run; a ValueError names the setting that is wrong."""
   algorithm = settings["algorithm"]
-  checks.check_choice("algorithm", algorithm, ALGORITHMS)
+  checks.check_choice("algorithm", algorithm, algorithm_names())
   settings_lib.check(
     settings,
     ("num_updates", "warm_start_prompts", "eval_problems", "eval_samples"),

@@ -13,6 +13,7 @@ import ml_collections
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from experiments.common import plugins
 from lco_jax.runs import clusters, distributed, peers, run_directory
 
 # What absl, ml_collections and a config file raise for a wrong command line.
@@ -26,6 +27,13 @@ _WRONG_FLAGS = (
   ValueError,
 )
 
+
+flags.DEFINE_list(
+  "plugins",
+  [],
+  "Files (.py) or modules that register your own environments, tasks and"
+  " policy losses; imported before --config is read.",
+)
 
 # Exit statuses beside 0, done.
 WRONG_INPUT = 2
@@ -178,11 +186,16 @@ def read_settings(
     raise ValueError("--resume_update needs --resume")
   if values.resume and values.workdir is None:
     raise ValueError("--resume needs --workdir")
-  if config is not None:
-    return json.loads(json.dumps(resolve(config)))
-  if not values.resume:
+  if config is None and not values.resume:
     raise ValueError("--config must be given: FILE:NAME")
-  return run_directory.read_config(pathlib.Path(values.workdir))
+  stored = None
+  if values.resume:
+    workdir = pathlib.Path(values.workdir)
+    stored = run_directory.read_config(workdir)
+    plugins.check_same(stored.get("plugins", {}), workdir)
+  if config is None:
+    return stored
+  return json.loads(json.dumps(resolve(config))) | plugins.settings()
 
 
 def run(
@@ -200,6 +213,7 @@ def run(
 
   def parse(argv: Sequence[str]) -> list[str]:
     try:
+      plugins.load(_find_plugins(argv))
       rest = flags.FLAGS(argv)
     except _WRONG_FLAGS as error:
       fail(error)
@@ -222,6 +236,14 @@ def run(
       fail(error, error.status)
 
   app.run(guarded, flags_parser=parse)
+
+
+def _find_plugins(argv: Sequence[str]) -> list[str]:
+  """Reads --plugins alone: they must be there when --config is read."""
+  values = flags.FlagValues()
+  flags.DEFINE_list("plugins", [], "", flag_values=values)
+  values(argv, known_only=True)
+  return values.plugins
 
 
 def run_with_stack(main: Callable[[contextlib.ExitStack], None]) -> None:

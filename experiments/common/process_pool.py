@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from experiments.common import command_line
+from experiments.common import command_line, plugins
 from lco_jax import environments, tasks
 from lco_jax.runs import run_directory
 
@@ -72,8 +72,11 @@ def hold(workdir: pathlib.Path, settings: Mapping) -> Iterator[None]:
   signal.signal(signal.SIGTERM, stop)
   with contextlib.ExitStack() as stack:
     stack.callback(_stop_all)
+    settings = {**settings, **plugins.settings()}
     try:
       if (workdir / "config.json").exists():
+        stored = run_directory.read_config(workdir)
+        plugins.check_same(stored.get("plugins", {}), workdir)
         run_directory.check_same_config(workdir, settings)
       else:
         run_directory.create(workdir, settings)
@@ -220,6 +223,7 @@ def _complete(run: Run, jobs: int) -> None:
   command = [sys.executable, "-m", f"experiments.{run.script}"]
   command += [f"--config={run.config}", f"--workdir={run.workdir}"]
   command += [f"--config.{setting}" for setting in run.settings]
+  command += plugins.command_line_flags()
   if (run.workdir / "config.json").exists():
     command.append("--resume")
   environment = dict(os.environ)

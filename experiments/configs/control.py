@@ -78,11 +78,13 @@ def get_config(environment: str = "CartPole-v1") -> ml_collections.ConfigDict:
   # Learning: see `Options` of lco_jax.control.training.
   defaults.add_options(config, training.Options)
   config.beta = config_dict.placeholder(float)  # Tuned, see below.
-  defaults.add_algorithm_options(config)
 
   # Networks.
   config.hidden_sizes = (64, 64)
   config.activation = "tanh"
+
+  # Last: it refuses an option that is called like a setting.
+  defaults.add_algorithm_options(config)
 
   config.tuned = {"chosen": ("environment", environment)} | {
     algorithm: _DEFAULT

@@ -41,13 +41,12 @@ def add_algorithm_options(config: ml_collections.ConfigDict) -> None:
   Raises:
     ValueError: naming an option that is called like another setting.
   """
-  hints = {}
+  kinds = {}
   for row in algorithms.ALGORITHMS.values():
-    hints |= typing.get_type_hints(row.policy_loss)
-  hints.pop("return")
-  for name, hint in hints.items():
+    kinds |= algorithms.option_types(row.policy_loss)
+  for name, kind in kinds.items():
     _check_new(config, name)
-    config[name] = _default(None, hint)
+    config[name] = config_dict.placeholder(kind)
 
 
 def _check_new(config: ml_collections.ConfigDict, name: str) -> None:

@@ -61,7 +61,6 @@ def get_config(task: str = "addition") -> ml_collections.ConfigDict:
     config.advantage = "oracle"
   # Run whose final policy advantage=verifier or =preference asks.
   config.verifier_from = config_dict.placeholder(str)
-  defaults.add_algorithm_options(config)
 
   # Sampling and rewards.
   defaults.add_options(config, generation.Sampling)
@@ -79,9 +78,12 @@ def get_config(task: str = "addition") -> ml_collections.ConfigDict:
   config.dtype = "float32"
   config.rematerialize = False
 
+  # Last: it refuses an option that is called like a setting.
+  defaults.add_algorithm_options(config)
+
   own = _TUNED_ADDITION if exact else {}
   config.tuned = {"chosen": ("task", task)} | {
     algorithm: _DEFAULT | _TUNED.get(algorithm, {}) | own.get(algorithm, {})
-    for algorithm in (*build.ALGORITHMS,)
+    for algorithm in build.algorithm_names()
   }
   return config

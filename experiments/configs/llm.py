@@ -102,7 +102,6 @@ def get_config(task: str = "chain_sum") -> ml_collections.ConfigDict:
   defaults.add_options(
     config, training.Options, without=(*build.NOT_SET, *config.keys())
   )
-  defaults.add_algorithm_options(config)
   config.max_visits = 1  # Maximal updates with the same unsolved prompt.
 
   # Model for advantage=verifier (its log-probabilities) and =preference (their
@@ -112,6 +111,9 @@ def get_config(task: str = "chain_sum") -> ml_collections.ConfigDict:
   config.verifier_reference = config_dict.placeholder(str)
 
   config.update(_BY_TASK.get(task, {}))
+  # Last: it refuses an option that is called like a setting.
+  defaults.add_algorithm_options(config)
+
   config.tuned = {"chosen": ("task", task)} | {
     algorithm: dict(_DEFAULT) for algorithm in algorithms.ALGORITHMS
   }

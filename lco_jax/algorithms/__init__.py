@@ -7,7 +7,9 @@ from lco_jax.algorithms.table import (
   Algorithm,
   list_options,
   make_policy_loss,
+  option_types,
   options_by_name,
+  register,
   weigh_steps,
 )
 
@@ -17,7 +19,9 @@ __all__ = [
   "WEIGHTINGS",
   "Algorithm",
   "make_policy_loss",
+  "option_types",
   "options_by_name",
+  "register",
   "list_options",
   "weigh_steps",
 ]

@@ -6,7 +6,9 @@ in language, and the weights of tokens.
 
 import dataclasses
 import inspect
+import typing
 from collections.abc import Callable, Iterable
+from types import NoneType
 
 from jax import Array
 
@@ -32,8 +34,6 @@ class Algorithm:
     policy_loss: options → PolicyLoss.
     advantage: default advantage signal in language, one of `signals.NAMES`.
     weighting: one of WEIGHTINGS.
-    for_control: whether control offers it; the others equal one of these except
-      for their use of language batches.
     drops_even_groups: whether to drop groups whose samples all have the same
       reward instead of counting them with advantage 0.
     weights: name of the weights that replace its advantages, one of WEIGHTS;
@@ -97,6 +97,80 @@ ALGORITHMS = {
 _FOR_LANGUAGE = ("rloo", "grpo", "dr_grpo", "dapo", "gspo")
 # The algorithms that control trains with.
 CONTROL = {k: row for k, row in ALGORITHMS.items() if k not in _FOR_LANGUAGE}
+
+
+def register(
+  name: str,
+  advantage: str = "group_relative",
+  weighting: str = "token",
+  **fields: bool | str | None,
+) -> Callable:
+  """Registers a policy loss of your own as an algorithm.
+
+      @lco_jax.register_policy_loss("my_loss")
+      def make_my_loss(slope: float = 1.0):
+        def loss(logits, batch):  # [..., A], fields [...]
+          return losses_of_steps, {}  # float[...], metrics
+        return loss
+
+  The keyword arguments of the decorated function become the algorithm's options
+  in `--config`. Control, language and pretrained models can use it.
+
+  Args:
+    name: of the algorithm.
+    advantage: default advantage signal in language, one of `signals.NAMES`.
+    weighting: one of WEIGHTINGS.
+    **fields: further fields of `Algorithm`, such as has_target.
+
+  Raises:
+    ValueError: if the name is taken or cannot be one; the weighting is unknown;
+      or an option has no type, no default, or the name of an option of another
+      type.
+    TypeError: if `Algorithm` has no such field.
+  """
+  function = "register_policy_loss"
+
+  def add(policy_loss: Callable) -> Callable:
+    checks.check_new_name(function, name, ALGORITHMS)
+    checks.check_choice(f"{function}: weighting", weighting, WEIGHTINGS)
+    known = {}
+    for row in ALGORITHMS.values():
+      known |= option_types(row.policy_loss)
+    for option, kind in option_types(policy_loss).items():
+      if known.get(option, kind) != kind:
+        raise ValueError(
+          f"{function}: {option}: another algorithm has an option of this name"
+          f" and of type {known[option].__name__}"
+        )
+    row = Algorithm(policy_loss, advantage, weighting, **fields)
+    ALGORITHMS[name] = CONTROL[name] = row
+    return policy_loss
+
+  return add
+
+
+def option_types(policy_loss: Callable) -> dict[str, type]:
+  """Lists the options of a policy loss with their types, without None.
+
+  Raises:
+    ValueError: if an option has no default, or neither a type nor a default
+      that tells it.
+  """
+  hints, found = typing.get_type_hints(policy_loss), {}
+  for name, parameter in inspect.signature(policy_loss).parameters.items():
+    if parameter.default is parameter.empty:
+      raise ValueError(
+        f"{policy_loss.__name__}: option {name!r} has no default"
+      )
+    hint = hints.get(name, type(parameter.default))
+    kinds = [k for k in (typing.get_args(hint) or (hint,)) if k is not NoneType]
+    if len(kinds) != 1 or kinds[0] not in (bool, int, float, str):
+      raise ValueError(
+        f"{policy_loss.__name__}: option {name!r} must be a bool, int, float or"
+        " str, and say so by its annotation or its default"
+      )
+    found[name] = kinds[0]
+  return found
 
 
 def list_options(algorithm: str) -> tuple[str, ...]:

@@ -1,4 +1,6 @@
-"""Environments by id: NAMESPACE:NAME, or a bare gymnax name.
+"""Environments by id: NAMESPACE:NAME, or a bare name.
+
+A bare name is one that `register` was called with, or else gymnax's.
 
 | namespace | environments |
 |---|---|
@@ -11,6 +13,11 @@ Continuous actions are cut into bins. Actions of several dimensions are
 independent choices, one for each.
 """
 
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+from lco_jax import checks
 from lco_jax.environments import (
   bins,
   gymnasium_env,
@@ -34,6 +41,36 @@ _NAMESPACES = {
   "tabular": tabular.make,
 }
 
+# {bare name: what makes the environment}.
+_REGISTERED: dict[str, Callable[[], Any]] = {}
+
+
+def register(name: str) -> Callable[[Callable[[], Any]], Callable[[], Any]]:
+  """Registers an environment of your own under a bare name.
+
+      @lco_jax.register_environment("two_states")
+      def make_two_states():
+        return lco_jax.environments.Environment(...)
+
+  The decorated function takes no arguments and returns one of these: an
+  `Environment`; an environment with gymnax's interface, alone or as a pair
+  (environment, parameters); a new `gymnasium.Env`. A class of Gymnasium
+  environments can be decorated itself.
+
+  Args:
+    name: id of the environment, without a colon.
+
+  Raises:
+    ValueError: if the name is taken, or cannot be an id.
+  """
+
+  def add(make_one: Callable[[], Any]) -> Callable[[], Any]:
+    checks.check_new_name("register_environment", name, _REGISTERED)
+    _REGISTERED[name] = make_one
+    return make_one
+
+  return add
+
 
 def make(
   environment_id: str, action_bins: int | None = None
@@ -49,6 +86,8 @@ def make(
     ValueError: if the namespace or the name is unknown, or `action_bins` and
       the environment's actions do not go together.
   """
+  if environment_id in _REGISTERED:
+    return _make_registered(environment_id, action_bins)
   namespace, colon, name = environment_id.rpartition(":")
   if not colon:
     namespace = "gymnax"
@@ -63,6 +102,36 @@ def make(
   return _NAMESPACES[namespace](name)
 
 
+def _make_registered(
+  name: str, action_bins: int | None
+) -> Environment | HostEnvironment:
+  """Builds a registered environment; its own name keeps gymnax's apart."""
+  import gymnasium
+  import gymnax  # Imported here, as in `gymnax_env`.
+
+  if name in gymnax.registered_envs:
+    raise ValueError(
+      f"environment {name!r} is registered, but gymnax has this name; choose"
+      " another"
+    )
+  made = _REGISTERED[name]()
+  if isinstance(made, Environment | HostEnvironment):
+    bins.refuse_bins(action_bins, name)
+    return dataclasses.replace(made, name=name)
+  if isinstance(made, gymnasium.Env):
+    made.close()
+    return gymnasium_env.wrap(_REGISTERED[name], name, action_bins)
+  environment, params = made if isinstance(made, tuple) else (made, None)
+  if not hasattr(environment, "step_env"):
+    raise ValueError(
+      f"environment {name!r}: want an Environment, a gymnasium.Env or a gymnax"
+      f" environment, got {type(made).__name__}"
+    )
+  if params is None:
+    params = environment.default_params
+  return gymnax_env.wrap(environment, params, name, action_bins)
+
+
 __all__ = [
   "Environment",
   "HostEnvironment",
@@ -71,4 +140,5 @@ __all__ = [
   "legal_actions",
   "logits_shape",
   "make",
+  "register",
 ]

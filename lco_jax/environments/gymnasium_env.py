@@ -7,6 +7,8 @@ are the originals.
 
 import difflib
 import functools
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -42,24 +44,45 @@ def make(name: str, action_bins: int | None = None) -> base.HostEnvironment:
       are of another kind.
   """
   import gymnasium  # Imported here: in-graph runs do not need it.
-  from gymnasium import spaces
 
   if name not in gymnasium.registry:
     close = difflib.get_close_matches(name, gymnasium.registry, n=3)
     hint = f"; did you mean {', '.join(close)}?" if close else ""
     raise ValueError(f"unknown environment 'gymnasium:{name}'{hint}")
+  return wrap(
+    functools.partial(gymnasium.make, name), f"gymnasium:{name}", action_bins
+  )
+
+
+def wrap(
+  make_one: Callable[[], Any], name: str, action_bins: int | None = None
+) -> base.HostEnvironment:
+  """Wraps environments that a function makes.
+
+  Args:
+    make_one: makes a new gymnasium.Env.
+    name: id of the environment.
+    action_bins: as of `make`.
+
+  Raises:
+    ValueError: as of `make`, if the environment cannot be built or its spaces
+      are not supported.
+  """
+  import gymnasium
+  from gymnasium import spaces
+
   try:
-    example = gymnasium.make(name)
+    example = make_one()
   except Exception as error:  # Constructors may raise any exception.
     first_line = next(iter(str(error).splitlines()), type(error).__name__)
     raise ValueError(
-      f"environment 'gymnasium:{name}' cannot be built: {first_line}"
+      f"environment {name!r} cannot be built: {first_line}"
     ) from error
   actions, observations = example.action_space, example.observation_space
-  limit = example.spec.max_episode_steps
+  limit = example.spec.max_episode_steps if example.spec else None
   example.close()
   num_actions, action_sizes, decode, chosen = _read_actions(
-    actions, action_bins, f"gymnasium:{name}"
+    actions, action_bins, name
   )
   if isinstance(observations, spaces.Box):
     shape = observations.shape
@@ -72,7 +95,7 @@ def make(name: str, action_bins: int | None = None) -> base.HostEnvironment:
     )
     if sizes.ndim > 1:
       raise ValueError(
-        f"environment 'gymnasium:{name}' observes {observations};"
+        f"environment {name!r} observes {observations};"
         " MultiDiscrete must have one axis"
       )
     shape = (int(sizes.sum()),)
@@ -81,36 +104,24 @@ def make(name: str, action_bins: int | None = None) -> base.HostEnvironment:
     )
   else:
     raise ValueError(
-      f"environment 'gymnasium:{name}' observes {observations};"
+      f"environment {name!r} observes {observations};"
       " Box, Discrete and MultiDiscrete are supported"
     )
 
-  def make_copies(count: int) -> gymnasium.vector.VectorEnv:
-    wrappers = [
-      functools.partial(
-        gymnasium.wrappers.TransformAction,
-        func=decode,
-        action_space=chosen,
-      )
-    ]
+  def make_limited() -> gymnasium.Env:
+    own = gymnasium.wrappers.TransformAction(make_one(), decode, chosen)
     if limit is None:
-      wrappers.append(
-        functools.partial(
-          gymnasium.wrappers.TimeLimit, max_episode_steps=_TIME_LIMIT
-        )
-      )
-    return gymnasium.make_vec(
-      name,
-      num_envs=count,
-      vectorization_mode="sync",
-      vector_kwargs={
-        "autoreset_mode": gymnasium.vector.AutoresetMode.SAME_STEP
-      },
-      wrappers=wrappers,
+      own = gymnasium.wrappers.TimeLimit(own, _TIME_LIMIT)
+    return own
+
+  def make_copies(count: int) -> gymnasium.vector.VectorEnv:
+    return gymnasium.vector.SyncVectorEnv(
+      [make_limited] * count,
+      autoreset_mode=gymnasium.vector.AutoresetMode.SAME_STEP,
     )
 
   return base.HostEnvironment(
-    name=f"gymnasium:{name}",
+    name=name,
     observation_shape=tuple(shape),
     num_actions=num_actions,
     action_sizes=action_sizes,

@@ -1,6 +1,7 @@
 """Adapter from gymnax's in-graph environments to `Environment`."""
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +26,6 @@ def make(name: str, action_bins: int | None = None) -> base.Environment:
   """
   # Imported here, because importing gymnax starts JAX's backends.
   import gymnax
-  from gymnax.environments import spaces
 
   if name not in gymnax.registered_envs:
     raise ValueError(
@@ -38,6 +38,26 @@ def make(name: str, action_bins: int | None = None) -> base.Environment:
     raise ValueError(
       f"environment {name!r} cannot be built: {error}"
     ) from error
+  return wrap(environment, params, name, action_bins)
+
+
+def wrap(
+  environment: Any, params: Any, name: str, action_bins: int | None = None
+) -> base.Environment:
+  """Wraps an environment that has gymnax's interface.
+
+  Args:
+    environment: has reset_env, step_env, is_truncated, action_space and
+      observation_space.
+    params: its parameters, with max_steps_in_episode.
+    name: id of the environment.
+    action_bins: as of `make`.
+
+  Raises:
+    ValueError: as of `make`, if its spaces are not supported.
+  """
+  from gymnax.environments import spaces
+
   action_space = environment.action_space(params)
   if isinstance(action_space, spaces.Discrete):
     bins.refuse_bins(action_bins, name)

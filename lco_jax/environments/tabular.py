@@ -84,7 +84,7 @@ def expected_return(
   """Exact discounted return of a policy from the initial distribution.
 
   Args:
-    mdp: the process.
+    mdp: the MDP.
     policy: float[S, A], rows sum to 1.
     discount: γ.
   """

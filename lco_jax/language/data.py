@@ -51,24 +51,25 @@ class TokenBatch:
   """The data of completions that an objective reads; constant in the epochs.
 
   Nothing here has the size of the vocabulary: the objective makes logits from
-  hidden states. In each place the advantages of K tokens are known, and all
-  other tokens share one number. The batch's loss is the weighted sum of the
-  tokens' losses, Σ weight · loss of a token, divided by the sum of `share`.
+  hidden states. At each position the advantages of K tokens are known; all
+  other tokens have the same advantage, `rest_advantage`. The batch's loss is
+  the weighted sum of the tokens' losses, Σ weight · loss of a token, divided by
+  the sum of `share`.
 
   Attributes:
     prompt: int32[..., P], padded on the left.
     padding: int32[...], slots of the prompt that hold no token.
     action: int32[..., C], the completion's tokens.
     mask: bool[..., C], tokens that enter the loss.
-    sampled: bool[..., C], tokens that metrics average over: the mask, and the
-      tokens of groups that are left out of it.
+    sampled: bool[..., C], all sampled tokens, also those that the mask leaves
+      out; metrics average over them.
     weight: float[..., C], weight of the token's loss.
     share: float[...], what the sequence adds to the divisor.
     advantage: float[..., C], advantage of the sampled token.
-    old_hidden: float[..., C, W], final hidden states of the policy that targets
-      and ratios begin from: the one that sampled, or with a correction of
-      stale samples the learner's at the beginning of the update.
-    old_log_prob: float[..., C], log π of the token by that policy, before
+    old_hidden: float[..., C, W], final hidden states of the old policy, which
+      targets and ratios begin from. This is the policy that sampled; if stale
+      samples are corrected, it is the learner at the start of the update.
+    old_log_prob: float[..., C], log π of the token by the old policy, before
       temperature and cuts.
     reference_log_prob: float[..., C], log π of the token by the reference
       policy.

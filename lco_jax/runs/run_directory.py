@@ -76,9 +76,11 @@ def read_config(path: pathlib.Path) -> dict:
   Args:
     path: the run directory.
 
+  Returns:
+    The settings; looking up one that is missing raises a ValueError.
+
   Raises:
-    ValueError: if there is no run or the file is damaged. Reading a missing
-      setting from the result raises ValueError too.
+    ValueError: if there is no run or the file is damaged.
   """
   try:
     config = json.loads((path / "config.json").read_text())

@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Callable
 
+from lco_jax import checks
 from lco_jax.tasks import (
   arithmetic,
   base,
@@ -38,6 +39,32 @@ TASKS: dict[str, Callable[..., Task]] = {
   "countdown": countdown.countdown,
 }
 
+
+def register(name: str) -> Callable[[Callable[..., Task]], Callable[..., Task]]:
+  """Registers a language task of your own.
+
+      @lco_jax.register_task("copy")
+      def make_copy(length: int = 4) -> lco_jax.tasks.Task:
+        ...
+
+  The decorated function returns a `Task`. Its parameters are whole numbers with
+  defaults, the sizes in `copy:LENGTH`.
+
+  Args:
+    name: id of the task, without a colon.
+
+  Raises:
+    ValueError: if the name is taken, or cannot be an id.
+  """
+
+  def add(make_one: Callable[..., Task]) -> Callable[..., Task]:
+    checks.check_new_name("register_task", name, TASKS)
+    TASKS[name] = make_one
+    return make_one
+
+  return add
+
+
 __all__ = [
   "END",
   "EXTRACTIONS",
@@ -53,6 +80,7 @@ __all__ = [
   "find_split",
   "make",
   "make_text_task",
+  "register",
 ]
 
 
@@ -85,5 +113,7 @@ def make(name: str) -> Task:
       f"task: {kind} takes {kind}:{','.join(parameters).upper()}, got {name!r}"
     )
   task = TASKS[kind](*map(int, numbers))
+  if not isinstance(task, Task):
+    raise ValueError(f"task {kind!r}: want a Task, got {type(task).__name__}")
   base.check_splits(task)
   return task

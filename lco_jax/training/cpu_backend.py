@@ -10,6 +10,7 @@ import functools
 import os
 
 import jax
+from absl import logging
 
 _LEVEL = "xla_backend_optimization_level"
 _LIBRARY = "xla_cpu_experimental_ynn_fusion_type"
@@ -25,7 +26,8 @@ def divide_cores(*shares: int) -> None:
   """Divides the CPU backend into single-thread devices that share the work.
 
   Makes as many devices, up to the number of cores, as divide the work evenly.
-  Call it before JAX starts its backends. The user's NPROC (threads) and number
+  Call it before JAX starts its backends; later it can change nothing, and logs
+  a warning. The user's NPROC (threads) and number
   of host devices in XLA_FLAGS take precedence. Accelerators are not affected.
 
   Args:
@@ -38,10 +40,16 @@ def divide_cores(*shares: int) -> None:
   # Only Linux reports the cores that a process may use.
   affinity = getattr(os, "sched_getaffinity", None)
   cores = len(affinity(0)) if affinity else os.cpu_count()
-  jax.config.update(
-    "jax_num_cpu_devices",
-    max(n for n in range(1, cores + 1) if any(s % n == 0 for s in shares)),
-  )
+  try:
+    jax.config.update(
+      "jax_num_cpu_devices",
+      max(n for n in range(1, cores + 1) if any(s % n == 0 for s in shares)),
+    )
+  except RuntimeError:
+    logging.warning(
+      "JAX has started before its cores could be divided, so the run may be"
+      " slower; a plug-in should import gymnax inside its functions"
+    )
 
 
 def keep_memory() -> None:

@@ -57,7 +57,11 @@ def acting(params: Mapping[str, types.Params]) -> dict[str, types.Params]:
 def beta(
   options: PolicyOptions, params: Mapping[str, types.Params]
 ) -> Array | float:
-  """β of an update's targets, fixed or by feedback."""
+  """Returns β of an update's targets.
+
+  It is the setting, or the value that feedback has adapted. The rule `variance`
+  is applied to each batch when it is prepared.
+  """
   if options.beta_rule == "feedback":
     return jnp.exp(params[LOG_BETA])
   return options.beta

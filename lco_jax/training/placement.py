@@ -142,9 +142,12 @@ def bind_device_axis(function: Callable) -> Callable:
 
 
 def to_devices(tree: Any, mesh: Mesh, specs: Any) -> Any:
-  """Puts NumPy arrays that all processes have whole on devices.
+  """Puts NumPy arrays on devices.
 
-  `specs` is a spec, or a pytree of specs, that says where each goes.
+  Args:
+    tree: the arrays; every process must have them whole.
+    mesh: the devices.
+    specs: sharding of the arrays: one spec for all, or a pytree of specs.
   """
   return jax.tree.map(
     lambda leaf, sharding: jax.make_array_from_callback(

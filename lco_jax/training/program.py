@@ -169,7 +169,7 @@ def collect_step(
 def collection_keys(
   training: Training, state: types.LearnerState
 ) -> types.PRNGKey:
-  """Keys [N] of this device's streams for the rollout that follows a state."""
+  """Derives the keys [N] of this device's streams for the next rollout."""
   collect_key, _ = _update_keys(state)
   return _stream_keys(collect_key, _own_streams(training))
 

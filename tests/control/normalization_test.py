@@ -7,6 +7,7 @@ import pytest
 
 from lco_jax import algorithms, environments, networks
 from lco_jax.control import evaluation, normalization, training
+from lco_jax.runs import checkpointing, runner
 from lco_jax.training import optimizers, placement, program
 
 pytestmark = pytest.mark.third_party
@@ -53,8 +54,10 @@ def _run(task, num_updates, devices=1):
 
 
 def _rollouts(task, states):
-  collect = placement.bind_device_axis(
-    lambda state: program.collect_step(task, state)[1]
+  collect = jax.jit(
+    placement.bind_device_axis(
+      lambda state: program.collect_step(task, state)[1]
+    )
   )
   return [collect(jax.tree.map(jnp.asarray, state)) for state in states]
 
@@ -152,6 +155,39 @@ def test_devices_do_not_matter():
     lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-3, atol=1e-4),
     one.params,
     eight.params,
+  )
+
+
+def test_a_resumed_run_is_bit_for_bit_the_same(tmp_path):
+  """On as many devices; on others up to rounding."""
+  _, task = _make(**_OPTIONS)
+  saved = checkpointing.Checkpoints(tmp_path / "checkpoints", "f", 3)
+
+  def run(num_updates, devices=2, saver=None, resume=False):
+    mesh = placement.make_mesh(1, task.num_streams, jax.devices()[:devices])
+    start = (
+      runner.resume(task, (0,), mesh, saved)
+      if resume
+      else runner.begin(task, (0,), mesh)
+    )
+    return runner.run(
+      task,
+      start,
+      num_updates,
+      [],
+      saver=runner.Saver(saver),
+      updates_per_chunk=2,
+      show_progress=False,
+    ).params
+
+  whole = run(6)
+  assert {normalization.OBSERVATIONS, normalization.RETURNS} <= whole.keys()
+  run(4, saver=saved)
+  jax.tree.map(np.testing.assert_array_equal, whole, run(6, resume=True))
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-3, atol=1e-4),
+    whole,
+    run(6, devices=4, resume=True),
   )
 
 

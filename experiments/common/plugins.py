@@ -1,0 +1,141 @@
+"""Loading of plug-ins: files of a user's own environments, tasks and losses.
+
+A plug-in registers what it brings when it is imported, see
+`lco_jax.register_environment`. Only files and modules that the command line
+names are imported.
+"""
+
+import hashlib
+import importlib
+import importlib.util
+import pathlib
+import sys
+import traceback
+from collections.abc import Mapping, Sequence
+from types import ModuleType
+
+# {name: path or module as given on the command line} of those loaded.
+_LOADED: dict[str, str] = {}
+_HASHES: dict[str, str] = {}
+# In sys.modules, before the name of a file: it must hide no other module.
+_PREFIX = "lco_jax_plugin_"
+
+
+def load(names: Sequence[str]) -> None:
+  """Imports plug-ins, in this order; those that are loaded already stay.
+
+  Args:
+    names: paths that end with .py, or names of modules.
+
+  Raises:
+    ValueError: if one cannot be found or imported, with its file and line.
+  """
+  for given in names:
+    is_file = given.endswith(".py")
+    name = pathlib.Path(given).name if is_file else given
+    if _LOADED.get(name, given) != given:
+      raise ValueError(
+        f"--plugins: {_LOADED[name]} and {given} have the same name"
+      )
+    if name in _LOADED:
+      continue
+    module = _import_file(pathlib.Path(given)) if is_file else _import(given)
+    _LOADED[name] = given
+    _HASHES[name] = _hash_sources(module)
+
+
+def command_line_flags() -> list[str]:
+  """The flag that makes another script load the same plug-ins."""
+  return [f"--plugins={','.join(_LOADED.values())}"] if _LOADED else []
+
+
+def settings() -> dict[str, dict[str, str]]:
+  """The part of a run's settings that identifies its plug-ins.
+
+  Returns:
+    {"plugins": {name: SHA-256 of the source}}; empty without plug-ins.
+  """
+  return {"plugins": dict(_HASHES)} if _HASHES else {}
+
+
+def check_same(stored: Mapping[str, str], where: pathlib.Path) -> None:
+  """Checks that a run goes on with the plug-ins that it began with.
+
+  Args:
+    stored: {name: SHA-256} of the run; empty if it has none.
+    where: directory of the run.
+
+  Raises:
+    ValueError: naming the plug-in that is missing, new or changed.
+  """
+  for name in sorted(stored.keys() | _HASHES.keys()):
+    if name not in _HASHES:
+      raise ValueError(f"--plugins: the run in {where} uses {name}; give it")
+    if name not in stored:
+      raise ValueError(
+        f"--plugins: the run in {where} does not use {_LOADED[name]}; leave it"
+        " out"
+      )
+    if stored[name] != _HASHES[name]:
+      raise ValueError(
+        f"--plugins: {_LOADED[name]} has changed since the run in {where}"
+        " began; restore it, or begin a new run"
+      )
+
+
+def _import_file(path: pathlib.Path) -> ModuleType:
+  if not path.is_file():
+    raise ValueError(f"--plugins: no file {path}")
+  path = path.resolve()
+  name = _PREFIX + path.stem
+  spec = importlib.util.spec_from_file_location(name, path)
+  module = importlib.util.module_from_spec(spec)
+  sys.modules[name] = module
+  try:
+    spec.loader.exec_module(module)
+  except Exception as error:  # The user's code may raise any exception.
+    del sys.modules[name]
+    raise ValueError(f"--plugins: {_describe(error, path)}") from error
+  return module
+
+
+def _import(name: str) -> ModuleType:
+  try:
+    return importlib.import_module(name)
+  except Exception as error:
+    if isinstance(error, ModuleNotFoundError) and error.name == name:
+      raise ValueError(
+        f"--plugins: no module {name}; the name of a file ends with .py"
+      ) from error
+    raise ValueError(f"--plugins: {_describe(error)}") from error
+
+
+def _describe(error: Exception, path: pathlib.Path | None = None) -> str:
+  """FILE:LINE: what happened, in one line.
+
+  Args:
+    error: raised while a plug-in was imported.
+    path: of the plug-in's file, whose own line is named; None for the last.
+  """
+  frames = traceback.extract_tb(error.__traceback__)
+  own = [f for f in frames if path is None or f.filename == str(path)]
+  if isinstance(error, SyntaxError) and error.filename:
+    place = f"{error.filename}:{error.lineno}"
+  else:
+    place = f"{own[-1].filename}:{own[-1].lineno}" if own else f"{path}"
+  message = next(iter(str(error).splitlines()), "")
+  if isinstance(error, SyntaxError):
+    message = error.msg
+  return f"{place}: {type(error).__name__}: {message}"
+
+
+def _hash_sources(module: ModuleType) -> str:
+  """SHA-256 of a module's file; of all Python files of a package."""
+  file = pathlib.Path(module.__file__)
+  files = (
+    sorted(file.parent.rglob("*.py")) if file.name == "__init__.py" else [file]
+  )
+  digest = hashlib.sha256()
+  for own in files:
+    digest.update(own.name.encode() + b"\0" + own.read_bytes() + b"\0")
+  return digest.hexdigest()
