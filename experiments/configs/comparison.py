@@ -50,7 +50,13 @@ def _many_actions() -> dict:
       "Pendulum-v1",
       "Reacher-misc",
       "PointRobot-misc",
+      "MountainCarContinuous-v0",
       "Acrobot-v1",
+      "MountainCar-v0",
+      "Catch-bsuite",
+      "DeepSea-bsuite",
+      "FourRooms-misc",
+      "UmbrellaChain-bsuite",
       "CartPole-v1",
     ),
     "variants": (
