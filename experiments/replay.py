@@ -10,7 +10,7 @@ import numpy as np
 from absl import flags
 
 from experiments.builders import control, language
-from experiments.common import command_line, training_run
+from experiments.common import command_line, plugins, training_run
 from lco_jax.control import host_rollout
 from lco_jax.runs import checkpointing, fault_replay, run_directory, runner
 from lco_jax.training import cpu_backend, placement
@@ -27,6 +27,7 @@ def main() -> None:
   workdir = pathlib.Path(flags.FLAGS.workdir)
   try:
     settings = run_directory.read_config(workdir)
+    plugins.check_same(settings.get("plugins", {}), workdir)
     if not training_run.can_replay(settings):
       raise ValueError(
         f"workdir {workdir}: runs of pretrained models cannot be replayed"

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optax
 
 import lco_jax
-from lco_jax import environments, losses, tasks
+from lco_jax import environments, losses, numerics, tasks
 from lco_jax.tasks import base
 
 
@@ -90,15 +90,13 @@ def make_copying(length: int = 3) -> tasks.Task:
 
 @lco_jax.register_policy_loss("lco_huber", has_target=True)
 def make_lco_huber(delta: float = 1.0):
-  """LCO with a Huber loss: quadratic up to `delta`, then linear; convex."""
+  """LCO on the sampled action's residual, with a Huber loss."""
 
   def policy_loss(logits, batch):
-    # Without their mean, as it changes no probability.
-    logits, target = (
-      losses.centred_logits(own, batch.legal)
-      for own in (logits, batch.target_logits)
-    )
-    each = optax.huber_loss(logits, target, delta=delta)
-    return jnp.sum(each, axis=-1), {}
+    # How far the action's logit has moved, in the mean over actions 0.
+    moved = numerics.action_log_prob(logits, batch.action) - batch.old_log_prob
+    moved = moved + losses.kl_divergence(batch.old_logits, logits)
+    wanted = batch.advantage / batch.beta
+    return optax.huber_loss(moved, wanted, delta=delta), {}
 
   return policy_loss

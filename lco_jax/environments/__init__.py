@@ -114,7 +114,10 @@ def _make_registered(
       f"environment {name!r} is registered, but gymnax has this name; choose"
       " another"
     )
-  made = _REGISTERED[name]()
+  try:
+    made = _REGISTERED[name]()
+  except Exception as error:  # The user's code may raise any exception.
+    raise ValueError(f"environment {name!r}: {error}") from error
   if isinstance(made, Environment | HostEnvironment):
     bins.refuse_bins(action_bins, name)
     return dataclasses.replace(made, name=name)
