@@ -6,6 +6,7 @@ check themselves when they are made.
 """
 
 import dataclasses
+import difflib
 import math
 import numbers
 from collections.abc import Collection
@@ -107,7 +108,16 @@ def check_choice(name: str, value: str, choices: Collection[str]) -> None:
     ValueError: if the value is not among the choices.
   """
   if value not in choices:
-    raise ValueError(f"{name}: unknown {value!r}; known: {', '.join(choices)}")
+    raise ValueError(
+      f"{name}: unknown {value!r}{suggest(value, choices)}; known:"
+      f" {', '.join(choices)}"
+    )
+
+
+def suggest(name: str, known: Collection[str]) -> str:
+  """Says which known name is near a name, for an error; or nothing."""
+  near = difflib.get_close_matches(str(name), known, n=1)
+  return f" (did you mean {near[0]}?)" if near else ""
 
 
 def check_new_name(function: str, name: str, taken: Collection[str]) -> None:

@@ -3,9 +3,12 @@
 import contextlib
 import hashlib
 import json
+import os
 import pathlib
+import re
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import jax
@@ -14,6 +17,7 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from experiments.common import plugins
+from lco_jax import checks
 from lco_jax.runs import clusters, distributed, peers, run_directory
 
 # What absl, ml_collections and a config file raise for a wrong command line.
@@ -39,6 +43,8 @@ flags.DEFINE_list(
 WRONG_INPUT = 2
 FAILED = 1  # In training; what was written before stays usable.
 STOPPED = 75  # By a signal, with the state saved: try again with --resume.
+INTERRUPTED = 130  # By Ctrl-C, at once: as the shell has it.
+_INTERRUPTED_LINE = "interrupted; checkpoints stay usable"
 
 
 class ScriptError(Exception):
@@ -57,14 +63,37 @@ class ScriptError(Exception):
 
 
 class StopSignal:
-  """Notes that the process was asked to end (SIGTERM), and lets it go on."""
+  """Notes a request to end (SIGTERM, Ctrl-C), and lets the process go on.
+
+  A second Ctrl-C ends it at once. A thread listens, since the main one may wait
+  for a compiled program, and Python calls no handler meanwhile.
+  """
 
   def __init__(self):
     self._received = False
-    signal.signal(signal.SIGTERM, self._receive)
+    listen, tell = os.pipe()
+    os.set_blocking(tell, False)
+    signal.set_wakeup_fd(tell)
+    for number in (signal.SIGTERM, signal.SIGINT):
+      signal.signal(number, lambda *_: None)
+    threading.Thread(target=self._listen, args=(listen,), daemon=True).start()
 
-  def _receive(self, number, frame):
-    self._received = True
+  def _listen(self, pipe: int) -> None:
+    interrupts = 0
+    while True:
+      for number in os.read(pipe, 16):
+        if number not in (signal.SIGTERM, signal.SIGINT):
+          continue
+        self._received = True
+        interrupts += number == signal.SIGINT
+        if interrupts == 1 and number == signal.SIGINT:
+          _say(
+            "stopping when this chunk of updates is done; Ctrl-C again ends"
+            " at once"
+          )
+        elif interrupts > 1:
+          _say(_INTERRUPTED_LINE)
+          os._exit(INTERRUPTED)
 
   def __call__(self) -> bool:
     """Whether the signal has come."""
@@ -234,6 +263,8 @@ def run(
       if error.everywhere and jax.process_index():
         sys.exit(error.status)  # The first process says it for all.
       fail(error, error.status)
+    except KeyboardInterrupt:
+      fail(_INTERRUPTED_LINE, INTERRUPTED)
 
   app.run(guarded, flags_parser=parse)
 
@@ -256,11 +287,22 @@ def run_with_stack(main: Callable[[contextlib.ExitStack], None]) -> None:
   run(with_stack)
 
 
+def _say(line: str) -> None:
+  """Writes a line on standard error, below a progress bar."""
+  print(f"\n{line}", file=sys.stderr, flush=True)
+
+
 def fail(error: Exception | str, status: int = WRONG_INPUT) -> None:
-  """Prints one line on standard error and exits."""
+  """Prints one line on standard error and exits; a stop is no error."""
   message = str(error.args[0] if isinstance(error, KeyError) else error)
   lines = [line.strip() for line in message.splitlines() if line.strip()]
-  print(f"error: {lines[-1] if lines else 'unknown'}", file=sys.stderr)
+  line = lines[-1] if lines else "unknown"
+  # What ml_collections says of a setting that is not there.
+  meant = re.search(r'Did you mean "(\w+)" instead of "(\w+)"', line)
+  if meant:
+    line = f"{meant[2]}: no such setting; did you mean {meant[1]}?"
+  is_error = status not in (STOPPED, INTERRUPTED)
+  print(f"{'error: ' if is_error else ''}{line}", file=sys.stderr)
   sys.exit(status)
 
 
@@ -287,10 +329,7 @@ def resolve(config: ml_collections.ConfigDict) -> dict:
       " defaults are taken"
     )
   known = [name for name in tuned if name != "chosen"]
-  if settings["algorithm"] not in known:
-    raise ValueError(
-      f"algorithm: unknown {settings['algorithm']!r}; known: {', '.join(known)}"
-    )
+  checks.check_choice("algorithm", settings["algorithm"], known)
   for name, value in tuned[settings["algorithm"]].items():
     if settings[name] is None:
       settings[name] = value

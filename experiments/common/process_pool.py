@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from experiments.common import command_line, plugins
-from lco_jax import environments, tasks
+from lco_jax import checks, environments, tasks
 from lco_jax.runs import run_directory
 
 _RUNNING: set[subprocess.Popen] = set()
@@ -70,6 +70,7 @@ def hold(workdir: pathlib.Path, settings: Mapping) -> Iterator[None]:
     )
 
   signal.signal(signal.SIGTERM, stop)
+  signal.signal(signal.SIGINT, stop)
   with contextlib.ExitStack() as stack:
     stack.callback(_stop_all)
     settings = {**settings, **plugins.settings()}
@@ -146,11 +147,13 @@ def check_run(base: str, task: str, settings: Sequence[str]) -> None:
   for name, value in given.items():
     if name not in config:
       raise command_line.ScriptError(f"{name}={value}: {base} has no {name}")
-    if name == "algorithm" and value not in config.tuned:
-      known = ", ".join(x for x in config.tuned if x != "chosen")
-      raise command_line.ScriptError(
-        f"algorithm: unknown {value!r}; known: {known}"
-      )
+    if name == "algorithm":
+      try:
+        checks.check_choice(
+          name, value, [x for x in config.tuned if x != "chosen"]
+        )
+      except ValueError as error:
+        raise command_line.ScriptError(error) from error
 
 
 def check_rates(rates: Sequence[float], jobs: int) -> None:

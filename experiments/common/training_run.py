@@ -226,7 +226,8 @@ def train(
       )
   except runner.StoppedError as stopped:
     raise command_line.ScriptError(
-      f"{stopped}; go on with --resume --workdir={script_workdir or workdir}",
+      f"{stopped}; its state is saved: go on with --resume"
+      f" --workdir={script_workdir or workdir}",
       command_line.STOPPED,
       everywhere=True,
     ) from stopped

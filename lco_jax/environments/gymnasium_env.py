@@ -5,13 +5,13 @@ check policies trained in gymnax: its environments are re-implementations, these
 are the originals.
 """
 
-import difflib
 import functools
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
+from lco_jax import checks
 from lco_jax.environments import base, bins
 
 # gymnax ids whose Gymnasium original has the same id and physics, and whether
@@ -46,9 +46,10 @@ def make(name: str, action_bins: int | None = None) -> base.HostEnvironment:
   import gymnasium  # Imported here: in-graph runs do not need it.
 
   if name not in gymnasium.registry:
-    close = difflib.get_close_matches(name, gymnasium.registry, n=3)
-    hint = f"; did you mean {', '.join(close)}?" if close else ""
-    raise ValueError(f"unknown environment 'gymnasium:{name}'{hint}")
+    raise ValueError(
+      f"unknown environment 'gymnasium:{name}'"
+      f"{checks.suggest(name, gymnasium.registry)}"
+    )
   return wrap(
     functools.partial(gymnasium.make, name), f"gymnasium:{name}", action_bins
   )

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from lco_jax import checks
 from lco_jax.environments import base, bins
 
 
@@ -29,7 +30,8 @@ def make(name: str, action_bins: int | None = None) -> base.Environment:
 
   if name not in gymnax.registered_envs:
     raise ValueError(
-      f"unknown environment {name!r}; gymnax has:"
+      f"unknown environment {name!r}"
+      f"{checks.suggest(name, gymnax.registered_envs)}; gymnax has:"
       f" {', '.join(sorted(gymnax.registered_envs))}"
     )
   try:

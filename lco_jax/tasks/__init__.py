@@ -103,7 +103,8 @@ def make(name: str) -> Task:
   kind, _, sizes = name.partition(":")
   if kind not in TASKS:
     raise ValueError(
-      f"task: unknown {name!r}; known: {', '.join(TASKS)},"
+      f"task: unknown {name!r}{checks.suggest(kind, TASKS)}; known:"
+      f" {', '.join(TASKS)},"
       f" {reasoning_gym_arrays.PREFIX}NAME"
     )
   parameters = list(inspect.signature(TASKS[kind]).parameters)

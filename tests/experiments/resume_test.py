@@ -96,7 +96,8 @@ def whole(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-  ("number", "status"), [(signal.SIGKILL, -9), (signal.SIGTERM, 75)]
+  ("number", "status"),
+  [(signal.SIGKILL, -9), (signal.SIGTERM, 75), (signal.SIGINT, 75)],
 )
 def test_a_run_that_is_ended_and_resumed_is_the_same(
   tmp_path, whole, number, status
@@ -107,13 +108,33 @@ def test_a_run_that_is_ended_and_resumed_is_the_same(
   process.send_signal(number)
   ended, _, line = _finish(process)
   assert ended == status
-  if number == signal.SIGTERM:
-    assert line.startswith("error: stopped after update") and "--resume" in line
+  if status == 75:  # No error: it was asked to.
+    assert line.startswith("stopped after update") and "--resume" in line
   status, _, line = _finish(_start(workdir, "--resume"))
   assert status == 0, line
   expected, found = _outcome(whole), _outcome(workdir)
   for name in expected:
     assert found[name] == expected[name], name
+
+
+def test_a_second_interrupt_ends_at_once(tmp_path):
+  """Also while a compiled program runs, for seconds."""
+  process = _start(
+    tmp_path / "run",
+    *scripts.overridden(
+      *_NEW,
+      "--config.updates_per_chunk=100000",
+      "--config.total_steps=6400000",
+    ),
+  )
+  for said in ("2 learners:", "Ctrl-C again ends at once"):
+    deadline = time.monotonic() + 200
+    while said not in process.complaints():
+      assert process.poll() is None and time.monotonic() < deadline
+      time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+  status, _, line = _finish(process)
+  assert (status, line) == (130, "interrupted; checkpoints stay usable")
 
 
 def _refused(workdir, *flags, status=2, **options):
