@@ -1,4 +1,4 @@
-"""Compares algorithms over tasks, each at its own tuned learning rate.
+r"""Compares algorithms over tasks, each at its own tuned learning rate.
 
 python -m experiments.compare --workdir=DIR
 python -m experiments.compare --workdir=DIR \

@@ -1,4 +1,4 @@
-"""Completes prompts with a pretrained model and reports log-likelihoods.
+r"""Completes prompts with a pretrained model and reports log-likelihoods.
 
 python -m experiments.generate --model=smollm2 --prompts=IN.jsonl \
     --out=OUT.jsonl --max_new_tokens=24

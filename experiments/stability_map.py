@@ -1,4 +1,4 @@
-"""Maps the stability of algorithms over learning rates × epochs × seeds.
+r"""Maps the stability of algorithms over learning rates × epochs × seeds.
 
 python -m experiments.stability_map --workdir=DIR
 python -m experiments.stability_map --workdir=DIR \

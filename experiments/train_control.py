@@ -1,4 +1,4 @@
-"""Trains a policy for control and evaluates it.
+r"""Trains a policy for control and evaluates it.
 
 python -m experiments.train_control --workdir=DIR \
     --config=experiments/configs/control.py:CartPole-v1 \

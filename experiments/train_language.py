@@ -1,4 +1,4 @@
-"""Trains a language model on a task that verifies itself, and evaluates it.
+r"""Trains a language model on a task that verifies itself, and evaluates it.
 
 python -m experiments.train_language --workdir=DIR \
     --config=experiments/configs/language.py:addition \

@@ -1,4 +1,4 @@
-"""Trains a pretrained language model on a task of reasoning-gym.
+r"""Trains a pretrained language model on a task of reasoning-gym.
 
 python -m experiments.train_llm --workdir=DIR \
     --config=experiments/configs/llm.py:chain_sum

@@ -1,4 +1,4 @@
-"""Trains a verifier by pairs of completions, which a task's own verifier ranks.
+r"""Trains a verifier on pairs of completions that a task's verifier ranks.
 
 python -m experiments.train_verifier --workdir=DIR \
     --config=experiments/configs/verifier.py:chain_sum

@@ -1,4 +1,4 @@
-"""A plug-in: an environment of each kind, a language task and a policy loss.
+r"""A plug-in: an environment of each kind, a language task and a policy loss.
 
 python -m experiments.train_control --workdir=DIR \
     --plugins=docs/examples/my_plugin.py \

@@ -16,6 +16,7 @@ import ml_collections
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from experiments.common import help as help_lib
 from experiments.common import plugins
 from lco_jax import checks
 from lco_jax.runs import clusters, distributed, peers, run_directory
@@ -241,6 +242,8 @@ def run(
   """
 
   def parse(argv: Sequence[str]) -> list[str]:
+    if help_lib.is_requested(argv):
+      _show_help(argv)
     try:
       plugins.load(_find_plugins(argv))
       rest = flags.FLAGS(argv)
@@ -267,6 +270,27 @@ def run(
       fail(_INTERRUPTED_LINE, INTERRUPTED)
 
   app.run(guarded, flags_parser=parse)
+
+
+def _show_help(argv: Sequence[str]) -> None:
+  """Prints what the script takes, and exits."""
+  given = [word for word in argv if word not in ("-h", "-help", "--help")]
+  config = None
+  try:
+    plugins.load(_find_plugins(given))
+    try:
+      flags.FLAGS(given)
+    except flags.IllegalFlagValueError as error:
+      # For help, flags that a run needs may be left out.
+      if "must have a value" not in str(error):
+        raise
+    if "config" in flags.FLAGS and flags.FLAGS["config"].value is not None:
+      config = flags.FLAGS["config"].value
+      config.keys()  # Raises what loading the file raised.
+  except (*_WRONG_FLAGS, OSError) as error:
+    fail(error)
+  help_lib.show(flags.FLAGS, config, sys.modules["__main__"].__doc__ or "")
+  sys.exit(0)
 
 
 def _find_plugins(argv: Sequence[str]) -> list[str]:

@@ -1,6 +1,9 @@
-"""Settings that configs take from the options of the library."""
+"""Settings that configs take from the options of the library, and meanings."""
 
 import dataclasses
+import inspect
+import math
+import re
 import typing
 from collections.abc import Collection
 from typing import Any
@@ -8,7 +11,11 @@ from typing import Any
 import ml_collections
 from ml_collections import config_dict
 
+from experiments.configs import meanings
 from lco_jax import algorithms
+
+# {setting: what it means}; configs add what they take from options.
+_MEANINGS = dict(meanings.MEANINGS)
 
 
 def add_options(
@@ -31,6 +38,25 @@ def add_options(
     if field.name not in without:
       _check_new(config, field.name)
       config[field.name] = _default(field.default, hints[field.name])
+      _MEANINGS[field.name] = _describe(field)
+
+
+def add_unset_options(
+  config: ml_collections.ConfigDict, options: type, names: Collection[str]
+) -> None:
+  """Adds some settings of options, unset: their own defaults hold.
+
+  Arguments are those of `add_options`, and the names.
+
+  Raises:
+    ValueError: naming a setting that the config has already.
+  """
+  hints = typing.get_type_hints(options)
+  for field in dataclasses.fields(options):
+    if field.name in names:
+      _check_new(config, field.name)
+      config[field.name] = _default(None, hints[field.name])
+      _MEANINGS[field.name] = _describe(field)
 
 
 def add_algorithm_options(config: ml_collections.ConfigDict) -> None:
@@ -41,12 +67,45 @@ def add_algorithm_options(config: ml_collections.ConfigDict) -> None:
   Raises:
     ValueError: naming an option that is called like another setting.
   """
-  kinds = {}
-  for row in algorithms.ALGORITHMS.values():
-    kinds |= algorithms.option_types(row.policy_loss)
+  kinds, takers = {}, {}
+  for algorithm, row in algorithms.ALGORITHMS.items():
+    own = algorithms.option_types(row.policy_loss)
+    kinds |= own
+    for name in own:
+      takers.setdefault(name, []).append(algorithm)
   for name, kind in kinds.items():
     _check_new(config, name)
     config[name] = config_dict.placeholder(kind)
+    _MEANINGS[name] = _describe_option(name, takers[name])
+
+
+def meaning(name: str) -> str:
+  """What a setting of a config that was made means; empty if unknown."""
+  return _MEANINGS.get(name, "")
+
+
+def _describe(field: dataclasses.Field) -> str:
+  """The meaning of a field of options, with the values that it may have."""
+  signs = {"at_least": "≥", "above": ">", "at_most": "≤", "below": "<"}
+  limits = [
+    f"{signs[name]} {bound:g}"
+    if isinstance(bound, float)
+    else f"{signs[name]} {bound}"
+    for name, bound in field.metadata["bounds"].items()
+    if math.isfinite(bound)
+  ]
+  choices = field.metadata["choices"]
+  allowed = " or ".join(choices) if choices else ", ".join(limits)
+  return field.metadata["meaning"] + (f" ({allowed})" if allowed else "")
+
+
+def _describe_option(name: str, takers: list[str]) -> str:
+  """The meaning of an option of algorithms, from the first one's docstring."""
+  first = algorithms.ALGORITHMS[takers[0]].policy_loss
+  text = inspect.getdoc(first) or ""
+  found = re.search(rf"^  {name}: ((?:.|\n    )*)", text, re.MULTILINE)
+  meaning = " ".join(found[1].split()).rstrip(".") if found else ""
+  return f"{', '.join(takers)}{meaning and ': '}{meaning}"
 
 
 def _check_new(config: ml_collections.ConfigDict, name: str) -> None:

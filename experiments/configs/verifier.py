@@ -4,9 +4,8 @@ A reasoning-gym task follows the colon. None stands for the value in `tuned`.
 """
 
 import ml_collections
-from ml_collections import config_dict
 
-from experiments.configs import llm
+from experiments.configs import defaults, llm
 from lco_jax.language import pairs
 
 # Common starting points, not tuned.
@@ -33,8 +32,7 @@ def get_config(task: str = "chain_sum") -> ml_collections.ConfigDict:
   config.num_updates = 40
   config.eval_samples = 8
   # Options of qrm; dpo uses beta.
-  for name in pairs.ALGORITHMS["qrm"]:
-    config[name] = config_dict.placeholder(float)
+  defaults.add_unset_options(config, pairs.Options, pairs.ALGORITHMS["qrm"])
 
   config.update(_BY_TASK.get(task, {}))
   config.tuned = {"chosen": ("task", task)} | {

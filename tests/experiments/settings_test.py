@@ -17,10 +17,13 @@ from experiments.configs import (
   control,
   defaults,
   stability_map,
+  verifier,
 )
+from experiments.configs import language as language_config
 from experiments.configs import llm as llm_config
 from lco_jax import advantages, algorithms, targets
 from lco_jax.language import generation, training
+from tests import scripts
 
 
 def _plain(config, **changes):
@@ -35,6 +38,38 @@ def test_two_settings_of_one_name_are_refused():
   config = ml_collections.ConfigDict({"top_k": 1})
   with pytest.raises(ValueError, match="top_k: two settings"):
     defaults.add_options(config, generation.Sampling)
+
+
+@pytest.mark.parametrize(
+  "config",
+  [comparison, control, language_config, llm_config, stability_map, verifier],
+)
+def test_every_setting_has_a_meaning(config):
+  for name in config.get_config():
+    assert defaults.meaning(name) or name == "tuned", name
+
+
+def test_help_lists_flags_and_settings():
+  help_of = lambda *flags: scripts.run("train_control", *flags, "--help")
+  done = help_of()
+  assert done.returncode == 0 and not done.stderr
+  assert done.stdout.startswith("Trains a policy for control")
+  for flag in ("--workdir", "--config", "--resume", "--plugins", "--profile"):
+    assert f"\n  {flag} " in done.stdout
+  assert "--config.num_envs" not in done.stdout
+  example = scripts.ROOT / "docs" / "examples" / "my_plugin.py"
+  done = help_of(
+    "--config=experiments/configs/control.py:two_states",
+    "--config.num_envs=4",
+    f"--plugins={example}",
+  )
+  assert done.returncode == 0
+  assert "--config.num_envs=4" in done.stdout
+  own = done.stdout.partition("--config.delta=None")[2]
+  assert own.split()[0] == "lco_huber"
+  assert max(map(len, done.stdout.splitlines())) <= 80
+  wrong = help_of("--config=experiments/configs/none.py:x")
+  assert wrong.returncode == 2 and "none.py" in wrong.complaint
 
 
 def test_a_setting_that_is_missing_is_not_filled_in():
