@@ -181,7 +181,7 @@ def test_value_and_gradient_against_an_oracle(float64, name):
     each = each + 0.01 * (pi * np.log(pi)).sum(-1)
     return _reduced(each, np.asarray(tokens.mask), weighting)
 
-  value, gradient = jax.value_and_grad(lambda z: mean(z, tokens)[0])(
+  value, gradient = jax.jit(jax.value_and_grad(lambda z: mean(z, tokens)[0]))(
     jnp.asarray(z)
   )
   np.testing.assert_allclose(value, oracle(z), rtol=1e-8)
@@ -195,8 +195,8 @@ def test_cispo_is_reinforce_of_constant_weights(float64):
   weight = np.minimum(np.exp(x - np.asarray(tokens.old_log_prob)), 1.28)
   weighted = tokens._replace(advantage=tokens.advantage * weight)
   np.testing.assert_allclose(
-    jax.grad(lambda z: _mean_loss("cispo")(z, tokens)[0])(z),
-    jax.grad(lambda z: _mean_loss("reinforce")(z, weighted)[0])(z),
+    jax.jit(jax.grad(lambda z: _mean_loss("cispo")(z, tokens)[0]))(z),
+    jax.jit(jax.grad(lambda z: _mean_loss("reinforce")(z, weighted)[0]))(z),
     atol=1e-12,
   )
 
@@ -205,12 +205,13 @@ def test_cispo_is_reinforce_of_constant_weights(float64):
 def test_nothing_under_the_mask_counts(name):
   """NaN there, also in the logits, changes no bit of loss or gradient."""
   mean = _mean_loss(name, entropy_coefficient=0.01, reference_coefficient=0.1)
+  derived = jax.jit(jax.value_and_grad(mean, has_aux=True))
 
   def run(fill):
     tokens = _tokens(np.float32, fill)
     mask = np.asarray(tokens.mask)
     logits = np.where(mask[..., None], _logits(np.float32), fill)
-    return jax.value_and_grad(mean, has_aux=True)(jnp.asarray(logits), tokens)
+    return derived(jnp.asarray(logits), tokens)
 
   clean, dirty = run(0.0), run(np.nan)
   for a, b in zip(jax.tree.leaves(clean), jax.tree.leaves(dirty), strict=True):
@@ -224,7 +225,7 @@ def test_a_batch_without_tokens_asks_for_nothing(name):
   tokens = _tokens(np.float32)
   tokens = tokens._replace(mask=jnp.zeros_like(tokens.mask))
   mean = _mean_loss(name)
-  value, gradient = jax.value_and_grad(lambda z: mean(z, tokens)[0])(
+  value, gradient = jax.jit(jax.value_and_grad(lambda z: mean(z, tokens)[0]))(
     jnp.asarray(_logits(np.float32))
   )
   assert value == 0 and (np.asarray(gradient) == 0).all()
@@ -337,8 +338,8 @@ def _bigrams():
 
   return networks.LanguageModel(
     init=init,
-    hidden=hidden,
-    head=lambda params, x: x @ params["params"]["output"].T,
+    hidden=jax.jit(hidden),
+    head=jax.jit(lambda params, x: x @ params["params"]["output"].T),
     apply=None,
     empty_cache=lambda *_: (),
     reader=None,
@@ -446,6 +447,7 @@ def test_chunks_equal_whole_logits(name, algorithm):
     "max_kl": 1.0,
   }
 
+  @jax.jit
   def whole(params):
     read = jnp.concatenate([batch.prompt, batch.action[:, :-1]], axis=1)
     hidden, _ = model.hidden(params, read, batch.padding)
@@ -554,9 +556,8 @@ def test_entropy_is_of_all_that_was_sampled():
   objective = _objective(model, "dapo", chunk_tokens=4)
   left_out = jnp.arange(len(batch.action)) % 2 == 0
   some = dataclasses.replace(batch, mask=batch.mask & ~left_out[:, None])
-  found, everything = (
-    objective({"policy": old}, own, None)[1]["entropy"] for own in (some, batch)
-  )
+  entropy = jax.jit(lambda own: objective({"policy": old}, own, None)[1])
+  found, everything = (entropy(own)["entropy"] for own in (some, batch))
   assert (
     float(found.count) == float(everything.count) == float(batch.sampled.sum())
   )
@@ -666,7 +667,7 @@ def test_losses_of_the_temperature_that_sampled_are_unbiased(
       rows = jnp.broadcast_to(logits, (vocabulary, vocabulary))
       return probs @ objectives.token_losses(rows, tokens, setup)[0]
 
-    return jax.grad(mean)(z)
+    return jax.jit(jax.grad(mean))(z)
 
   np.testing.assert_allclose(expected_gradient(temperature), 0.0, atol=1e-6)
   assert np.abs(expected_gradient(1.0)).max() > 0.02
@@ -713,7 +714,7 @@ def test_the_kl_to_the_reference_by_each_estimator(kind):
         reference_coefficient=coefficient,
         reference_kl=kind,
       )
-      parts, _ = objective(
+      parts, _ = jax.jit(objective)(
         {"policy": new, "reference": reference}, batch, {"policy": old}
       )
       found.append(parts["policy"].mean)

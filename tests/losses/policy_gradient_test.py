@@ -24,7 +24,8 @@ def _reinforce(logits, action, advantage):
 
 
 def _spectrum(loss, logits):
-  return np.linalg.eigvalsh(np.asarray(diagnostics.logit_hessian(loss, logits)))
+  hessian = jax.jit(lambda z: diagnostics.logit_hessian(loss, z))(logits)
+  return np.linalg.eigvalsh(hessian)
 
 
 def _ppo_oracle(log_prob, old, advantage, low, high):
