@@ -19,13 +19,14 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from lco_jax import numerics
+from lco_jax import arguments, numerics
 
 # Floor on the probability mass of the unknown actions, as in the authors' code:
 # without it, their advantage could grow without bound.
 _MIN_UNKNOWN_MASS = 0.1
 
 
+@arguments.explain_errors
 def generalized_advantage_estimation(
   rewards: Array,
   values: Array,
@@ -73,6 +74,7 @@ def generalized_advantage_estimation(
   return advantages
 
 
+@arguments.explain_errors
 def discounted_returns(
   rewards: Array,
   next_values: Array,
@@ -105,6 +107,7 @@ def discounted_returns(
   )
 
 
+@arguments.explain_errors
 def normalized(advantages: Array, mean: Array, variance: Array) -> Array:
   """Standardises advantages by the given mean and variance of the batch.
 
@@ -125,6 +128,7 @@ def normalized(advantages: Array, mean: Array, variance: Array) -> Array:
   return jnp.where(variance <= jnp.square(rounding), 0.0, scaled)
 
 
+@arguments.explain_errors
 def group_relative(
   rewards: Array, epsilon: float = 1e-6, ddof: int = 0
 ) -> Array:
@@ -149,6 +153,7 @@ def group_relative(
   return jnp.where(spread, centred / scale, 0.0)
 
 
+@arguments.explain_errors
 def group_centred(rewards: Array) -> Array:
   """Subtracts each group's mean reward, without dividing by its deviation.
 
@@ -166,6 +171,7 @@ def group_centred(rewards: Array) -> Array:
   return jnp.where(spread, centred, 0.0)
 
 
+@arguments.explain_errors
 def leave_one_out(rewards: Array) -> Array:
   """Subtracts from each reward the mean of the others in its group (RLOO).
 
@@ -186,6 +192,7 @@ def leave_one_out(rewards: Array) -> Array:
   return (rewards - jnp.mean(rewards, axis=-1, keepdims=True)) * (n / (n - 1))
 
 
+@arguments.explain_errors
 def sampled(advantage: Array, actions: Array, num_actions: int) -> Array:
   """Places the advantage at the sampled action and 0 at the others.
 
@@ -205,6 +212,7 @@ def sampled(advantage: Array, actions: Array, num_actions: int) -> Array:
   return jnp.where(taken, advantage[..., None], 0.0)
 
 
+@arguments.explain_errors
 def standardized(scores: Array, known: Array, min_std: float = 1e-3) -> Array:
   """Standardises the known actions' scores: mean 0, unbiased variance 1.
 
@@ -228,6 +236,7 @@ def standardized(scores: Array, known: Array, min_std: float = 1e-3) -> Array:
   return centred / jnp.sqrt(jnp.maximum(variance, min_std**2))
 
 
+@arguments.explain_errors
 def completed(old_logits: Array, advantages: Array, known: Array) -> Array:
   """Completes the advantages of known actions to mean zero under π_old.
 
@@ -256,6 +265,7 @@ def completed(old_logits: Array, advantages: Array, known: Array) -> Array:
   return jnp.where(known, kept, rest)
 
 
+@arguments.explain_errors
 def zero_mean_completion(
   old_logits: Array, advantages: Array, indices: Array
 ) -> Array:

@@ -21,9 +21,10 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from lco_jax import checks, numerics
+from lco_jax import arguments, checks, numerics
 
 
+@arguments.explain_errors
 def optimal_logits(
   old_logits: Array, advantages: Array, beta: Array | float
 ) -> Array:
@@ -31,7 +32,8 @@ def optimal_logits(
 
   Args:
     old_logits: float[..., A], behaviour policy's logits, in nats.
-    advantages: float[..., A], advantage of every action, in units of return.
+    advantages: float[..., A], advantage of every action, in units of return;
+      of the sampled action's alone `advantages.sampled` makes it.
     beta: KL strength, positive, in units of return; a scalar or an array that
       broadcasts against [..., A].
 
@@ -50,6 +52,7 @@ def optimal_logits(
   return old_logits + advantages / jnp.broadcast_to(beta, old_logits.shape)
 
 
+@arguments.explain_errors
 def optimal_log_probs(
   old_logits: Array,
   advantages: Array,
@@ -60,7 +63,8 @@ def optimal_log_probs(
 
   Args:
     old_logits: float[..., A], behaviour policy's logits, in nats.
-    advantages: float[..., A], advantage of every action, in units of return.
+    advantages: float[..., A], advantage of every action, in units of return;
+      of the sampled action's alone `advantages.sampled` makes it.
     beta: KL strength, positive; a scalar or broadcasting against [..., A].
     where: bool[..., A], legal actions; None means all.
 
@@ -77,6 +81,7 @@ def optimal_log_probs(
   )
 
 
+@arguments.explain_errors
 def sign_dependent_beta(
   advantage: Array, beta: Array | float, nonpositive_multiple: float
 ) -> Array:
@@ -103,6 +108,7 @@ def sign_dependent_beta(
   return jnp.where(advantage > 0, beta, low)[..., None]
 
 
+@arguments.explain_errors
 def beta_of_variance(variance: Array, kl_budget: float) -> Array:
   """β at which the optimal policies are a KL away, √(Var_p(A) / 2ε).
 
@@ -124,6 +130,7 @@ def beta_of_variance(variance: Array, kl_budget: float) -> Array:
   return jnp.sqrt(jnp.maximum(variance, 1e-12) / (2.0 * kl_budget))
 
 
+@arguments.explain_errors
 def ratio_log_probs(
   old_logits: Array,
   actions: Array,

@@ -28,10 +28,11 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from lco_jax import checks, numerics
+from lco_jax import arguments, checks, numerics
 from lco_jax.losses import regularizers
 
 
+@arguments.explain_errors
 def lco_fisher_loss(
   logits: Array,
   old_logits: Array,
@@ -67,6 +68,7 @@ def lco_fisher_loss(
   return 0.5 * jnp.sum(probs * jnp.square(change), axis=-1) - step * own
 
 
+@arguments.explain_errors
 def lco_fisher_dense_loss(
   logits: Array,
   old_logits: Array,
@@ -98,6 +100,7 @@ def lco_fisher_dense_loss(
   return jnp.sum(probs * change * (0.5 * change - step), axis=-1)
 
 
+@arguments.explain_errors
 def lco_proximal_kl_loss(
   logits: Array,
   old_logits: Array,
@@ -134,6 +137,7 @@ def lco_proximal_kl_loss(
   return _forward_kl(logits, old_logits, where) - step * own
 
 
+@arguments.explain_errors
 def lco_proximal_kl_dense_loss(
   logits: Array,
   old_logits: Array,
@@ -167,6 +171,7 @@ def lco_proximal_kl_dense_loss(
   )
 
 
+@arguments.explain_errors
 def lco_residual_mse_loss(
   logits: Array,
   old_logits: Array,
@@ -203,6 +208,7 @@ def lco_residual_mse_loss(
   return 0.5 * jnp.square(own - step)
 
 
+@arguments.explain_errors
 def lco_residual_lch_loss(
   logits: Array,
   old_logits: Array,
@@ -239,6 +245,7 @@ def lco_residual_lch_loss(
   return numerics.log_cosh(own - step)
 
 
+@arguments.explain_errors
 def lco_residual_lch_dense_loss(
   logits: Array,
   old_logits: Array,
@@ -268,6 +275,7 @@ def lco_residual_lch_dense_loss(
   return jnp.sum(probs * numerics.log_cosh(change - step), axis=-1)
 
 
+@arguments.explain_errors
 def lco_weighted_loss(
   logits: Array,
   old_logits: Array,
@@ -303,6 +311,7 @@ def lco_weighted_loss(
   return _forward_kl(logits, old_logits, where) - excess * log_prob
 
 
+@arguments.explain_errors
 def lco_weights(
   advantages: Array,
   beta: Array | float,

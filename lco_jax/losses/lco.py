@@ -16,9 +16,10 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from lco_jax import numerics
+from lco_jax import arguments, numerics
 
 
+@arguments.explain_errors
 def lco_mse_loss(
   logits: Array, target_logits: Array, where: Array | None = None
 ) -> Array:
@@ -43,6 +44,7 @@ def lco_mse_loss(
   return 0.5 * jnp.sum(jnp.square(residual), axis=-1)
 
 
+@arguments.explain_errors
 def lco_lch_loss(
   logits: Array, target_logits: Array, where: Array | None = None
 ) -> Array:
@@ -65,6 +67,7 @@ def lco_lch_loss(
   return jnp.sum(numerics.log_cosh(residual), axis=-1)
 
 
+@arguments.explain_errors
 def lco_kld_loss(
   logits: Array, target_logits: Array, where: Array | None = None
 ) -> Array:
@@ -96,6 +99,7 @@ def lco_kld_loss(
   return jnp.sum(jnp.exp(target_log_probs) * difference, axis=-1)
 
 
+@arguments.explain_errors
 def centred_logits(logits: Array, where: Array | None = None) -> Array:
   """Subtracts the mean over the legal actions, which removes the offset.
 
@@ -118,6 +122,7 @@ def centred_logits(logits: Array, where: Array | None = None) -> Array:
   return jnp.where(where, logits - mean, 0.0)
 
 
+@arguments.explain_errors
 def importance_weight(
   old_logits: Array, actions: Array, max_weight: float
 ) -> Array:

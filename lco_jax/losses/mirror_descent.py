@@ -13,10 +13,11 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from lco_jax import numerics
+from lco_jax import arguments, numerics
 from lco_jax.losses import lco
 
 
+@arguments.explain_errors
 def mdpo_loss(
   log_prob: Array,
   old_log_prob: Array,
@@ -46,6 +47,7 @@ def mdpo_loss(
   return -ratio * advantage + beta * (ratio * log_ratio - jnp.expm1(log_ratio))
 
 
+@arguments.explain_errors
 def awr_loss(
   log_prob: Array,
   advantage: Array,
@@ -73,6 +75,7 @@ def awr_loss(
   return -jax.lax.stop_gradient(jnp.exp(exponent)) * log_prob
 
 
+@arguments.explain_errors
 def apa_loss(
   log_prob: Array,
   old_log_prob: Array,
@@ -98,6 +101,7 @@ def apa_loss(
   return jnp.square(advantage - beta * log_ratio)
 
 
+@arguments.explain_errors
 def cmpo_loss(
   logits: Array,
   old_logits: Array,
@@ -141,6 +145,7 @@ def cmpo_loss(
   return loss if where is None else jnp.where(where, loss, 0.0)
 
 
+@arguments.explain_errors
 def vmpo_loss(
   logits: Array,
   old_logits: Array,
@@ -178,6 +183,7 @@ def vmpo_loss(
   return loss if where is None else jnp.where(where, loss, 0.0)
 
 
+@arguments.explain_errors
 def vmpo_weights(
   advantage: Array,
   bound: float,

@@ -14,9 +14,10 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from lco_jax import checks, numerics
+from lco_jax import arguments, checks, numerics
 
 
+@arguments.explain_errors
 def reinforce_loss(
   log_prob: Array, advantage: Array, where: Array | None = None
 ) -> Array:
@@ -36,6 +37,7 @@ def reinforce_loss(
   return -jax.lax.stop_gradient(advantage) * log_prob
 
 
+@arguments.explain_errors
 def ppo_clip_loss(
   log_prob: Array,
   old_log_prob: Array,
@@ -76,6 +78,7 @@ def ppo_clip_loss(
   return -surrogate
 
 
+@arguments.explain_errors
 def reinforce_dense_loss(
   logits: Array, dense_advantages: Array, where: Array | None = None
 ) -> Array:
@@ -98,6 +101,7 @@ def reinforce_dense_loss(
   return -jnp.sum(probs * jax.lax.stop_gradient(advantages), axis=-1)
 
 
+@arguments.explain_errors
 def ppo_clip_dense_loss(
   logits: Array,
   old_logits: Array,
@@ -141,6 +145,7 @@ def ppo_clip_dense_loss(
   return jnp.sum(jnp.exp(old_log_probs) * each, axis=-1)
 
 
+@arguments.explain_errors
 def cispo_loss(
   log_prob: Array,
   old_log_prob: Array,
@@ -169,6 +174,7 @@ def cispo_loss(
   return -jax.lax.stop_gradient(weight * advantage) * log_prob
 
 
+@arguments.explain_errors
 def sequence_log_prob_ratio(
   log_prob: Array, old_log_prob: Array, where: Array
 ) -> Array:
@@ -191,6 +197,7 @@ def sequence_log_prob_ratio(
   return jnp.broadcast_to(mean, log_ratio.shape)
 
 
+@arguments.explain_errors
 def stale_weight(log_ratio: Array, correction: str, bound: float) -> Array:
   """Weight of a sample of another policy than the one that learns.
 

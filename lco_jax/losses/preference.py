@@ -5,9 +5,10 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from lco_jax import numerics
+from lco_jax import arguments, numerics
 
 
+@arguments.explain_errors
 def dpo_loss(
   chosen_log_ratio: Array,
   rejected_log_ratio: Array,
@@ -35,6 +36,7 @@ def dpo_loss(
   return loss if where is None else jnp.where(where, loss, 0.0)
 
 
+@arguments.explain_errors
 def qrm_loss(
   chosen_log_prob: Array,
   rejected_log_prob: Array,
@@ -72,6 +74,7 @@ def qrm_loss(
   return loss if where is None else jnp.where(where, loss, 0.0)
 
 
+@arguments.explain_errors
 def rebel_loss(
   first_log_ratio: Array,
   second_log_ratio: Array,

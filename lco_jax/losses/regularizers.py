@@ -14,9 +14,10 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from lco_jax import checks, numerics
+from lco_jax import arguments, checks, numerics
 
 
+@arguments.explain_errors
 def entropy(logits: Array, where: Array | None = None) -> Array:
   """Shannon entropy, −Σₐ π(a) log π(a).
 
@@ -33,6 +34,7 @@ def entropy(logits: Array, where: Array | None = None) -> Array:
   return -jnp.sum(jnp.exp(log_probs) * finite, axis=-1)
 
 
+@arguments.explain_errors
 def kl_divergence(
   logits_p: Array, logits_q: Array, where: Array | None = None
 ) -> Array:
@@ -55,6 +57,7 @@ def kl_divergence(
   return jnp.sum(jnp.exp(log_p) * difference, axis=-1)
 
 
+@arguments.explain_errors
 def kl_estimate_k1(
   log_prob_p: Array, log_prob_q: Array, where: Array | None = None
 ) -> Array:
@@ -71,6 +74,7 @@ def kl_estimate_k1(
   return -_log_ratio(log_prob_p, log_prob_q, where)
 
 
+@arguments.explain_errors
 def kl_estimate_k2(
   log_prob_p: Array, log_prob_q: Array, where: Array | None = None
 ) -> Array:
@@ -87,6 +91,7 @@ def kl_estimate_k2(
   return 0.5 * jnp.square(_log_ratio(log_prob_p, log_prob_q, where))
 
 
+@arguments.explain_errors
 def kl_estimate_k3(
   log_prob_p: Array, log_prob_q: Array, where: Array | None = None
 ) -> Array:
@@ -104,6 +109,7 @@ def kl_estimate_k3(
   return jnp.expm1(d) - d
 
 
+@arguments.explain_errors
 def kl_penalty(
   log_prob: Array,
   reference_log_prob: Array,

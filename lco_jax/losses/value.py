@@ -5,9 +5,10 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from lco_jax import numerics
+from lco_jax import arguments, numerics
 
 
+@arguments.explain_errors
 def squared_value_loss(
   values: Array, targets: Array, where: Array | None = None
 ) -> Array:
@@ -27,6 +28,7 @@ def squared_value_loss(
   return 0.5 * jnp.square(values - jax.lax.stop_gradient(targets))
 
 
+@arguments.explain_errors
 def clipped_value_loss(
   values: Array,
   old_values: Array,
