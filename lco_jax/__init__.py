@@ -11,11 +11,24 @@ Source: arXiv:2603.00963.
 """
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lco_jax import advantages, diagnostics, losses, targets
 
-__all__ = ["advantages", "diagnostics", "losses", "targets"]
+if TYPE_CHECKING:  # What `__getattr__` finds.
+  from lco_jax.algorithms import register as register_policy_loss
+  from lco_jax.environments import register as register_environment
+  from lco_jax.tasks import register as register_task
+
+__all__ = [
+  "advantages",
+  "diagnostics",
+  "losses",
+  "register_environment",
+  "register_policy_loss",
+  "register_task",
+  "targets",
+]
 
 # Each is `register` of a package, which is imported when it is asked for.
 _REGISTRATIONS = {
