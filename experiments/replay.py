@@ -27,7 +27,7 @@ def main() -> None:
   workdir = pathlib.Path(flags.FLAGS.workdir)
   try:
     settings = run_directory.read_config(workdir)
-    plugins.check_same(settings.get("plugins", {}), workdir)
+    plugins.check_run(workdir)
     if not training_run.can_replay(settings):
       raise ValueError(
         f"workdir {workdir}: runs of pretrained models cannot be replayed"

@@ -1,8 +1,8 @@
 """Errors of public functions that name the argument, and what it should be.
 
 The docstrings of public functions give the type and the shape of every array,
-such as `float[..., A]`. When a check of arrays fails, the error is built from
-them.
+such as `float[..., A]`. When a function's own check of its arrays fails, the
+error is built from them; shapes are compared with the first argument's.
 """
 
 import functools
@@ -52,9 +52,10 @@ def _faults(
   sizes = {}
   for name, kind, axes, meaning in _documented(function):
     value = arguments.get(name)
-    if value is None:
+    try:
+      value = jnp.asarray(value)
+    except (TypeError, ValueError):  # None, or no array.
       continue
-    value = jnp.asarray(value)
     shape, dtype = value.shape, value.dtype
     expected = _unify(axes, shape, sizes)
     is_kind = jnp.issubdtype(dtype, _KINDS[kind])

@@ -90,10 +90,6 @@ class Process:
     """Its exit status, or None while it runs."""
     return self._process.exitcode
 
-  def complaints(self) -> str:
-    """What it has said on standard error so far."""
-    return self._texts[1].read_text() if self._texts[1].exists() else ""
-
   def send_signal(self, number: int) -> None:
     """Sends it a signal, if it still runs."""
     if self.poll() is None:

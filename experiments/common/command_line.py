@@ -33,19 +33,25 @@ _WRONG_FLAGS = (
 )
 
 
-flags.DEFINE_list(
-  "plugins",
-  [],
-  "Files (.py) or modules that register your own environments, tasks and"
-  " policy losses; imported before --config is read.",
-)
-
 # Exit statuses beside 0, done.
 WRONG_INPUT = 2
 FAILED = 1  # In training; what was written before stays usable.
 STOPPED = 75  # By a signal, with the state saved: try again with --resume.
 INTERRUPTED = 130  # By Ctrl-C, at once: as the shell has it.
-_INTERRUPTED_LINE = "interrupted; checkpoints stay usable"
+_INTERRUPTED_LINE = "interrupted; what was written before stays usable"
+
+
+def _define_plugins(values: flags.FlagValues) -> None:
+  flags.DEFINE_list(
+    "plugins",
+    [],
+    "Files (.py) or modules that register your own environments, tasks and"
+    " policy losses; imported before --config is read.",
+    flag_values=values,
+  )
+
+
+_define_plugins(flags.FLAGS)
 
 
 class ScriptError(Exception):
@@ -88,12 +94,12 @@ class StopSignal:
         self._received = True
         interrupts += number == signal.SIGINT
         if interrupts == 1 and number == signal.SIGINT:
-          _say(
-            "stopping when this chunk of updates is done; Ctrl-C again ends"
-            " at once"
+          say(
+            "stopping when this chunk of updates or this evaluation is done;"
+            " Ctrl-C again ends at once"
           )
         elif interrupts > 1:
-          _say(_INTERRUPTED_LINE)
+          say(_INTERRUPTED_LINE)
           os._exit(INTERRUPTED)
 
   def __call__(self) -> bool:
@@ -218,13 +224,10 @@ def read_settings(
     raise ValueError("--resume needs --workdir")
   if config is None and not values.resume:
     raise ValueError("--config must be given: FILE:NAME")
-  stored = None
-  if values.resume:
-    workdir = pathlib.Path(values.workdir)
-    stored = run_directory.read_config(workdir)
-    plugins.check_same(stored.get("plugins", {}), workdir)
   if config is None:
-    return stored
+    workdir = pathlib.Path(values.workdir)
+    plugins.check_run(workdir)
+    return run_directory.read_config(workdir)
   return json.loads(json.dumps(resolve(config))) | plugins.settings()
 
 
@@ -242,13 +245,15 @@ def run(
   """
 
   def parse(argv: Sequence[str]) -> list[str]:
-    if help_lib.is_requested(argv):
-      _show_help(argv)
     try:
+      if help_lib.is_requested(argv):
+        _show_help(argv)
       plugins.load(_find_plugins(argv))
       rest = flags.FLAGS(argv)
     except _WRONG_FLAGS as error:
       fail(error)
+    except KeyboardInterrupt:
+      fail(_INTERRUPTED_LINE, INTERRUPTED)
     wanted = 2 if choices else 1
     if len(rest) > wanted and not several:
       fail(f"unexpected argument {rest[wanted]!r}")
@@ -296,7 +301,7 @@ def _show_help(argv: Sequence[str]) -> None:
 def _find_plugins(argv: Sequence[str]) -> list[str]:
   """Reads --plugins alone: they must be there when --config is read."""
   values = flags.FlagValues()
-  flags.DEFINE_list("plugins", [], "", flag_values=values)
+  _define_plugins(values)
   values(argv, known_only=True)
   return values.plugins
 
@@ -311,9 +316,10 @@ def run_with_stack(main: Callable[[contextlib.ExitStack], None]) -> None:
   run(with_stack)
 
 
-def _say(line: str) -> None:
-  """Writes a line on standard error, below a progress bar."""
-  print(f"\n{line}", file=sys.stderr, flush=True)
+def say(line: str) -> None:
+  """Writes a line on standard error, below a progress bar, if it is open."""
+  with contextlib.suppress(OSError, ValueError):
+    print(f"\n{line}", file=sys.stderr, flush=True)
 
 
 def fail(error: Exception | str, status: int = WRONG_INPUT) -> None:
@@ -328,6 +334,16 @@ def fail(error: Exception | str, status: int = WRONG_INPUT) -> None:
   is_error = status not in (STOPPED, INTERRUPTED)
   print(f"{'error: ' if is_error else ''}{line}", file=sys.stderr)
   sys.exit(status)
+
+
+def check_algorithm(algorithm: str, tuned: Mapping) -> None:
+  """Checks the name of an algorithm; `tuned` is that of a config.
+
+  Raises:
+    ValueError: if the config does not know the algorithm.
+  """
+  known = [name for name in tuned if name != "chosen"]
+  checks.check_choice("algorithm", algorithm, known)
 
 
 def resolve(config: ml_collections.ConfigDict) -> dict:
@@ -352,8 +368,7 @@ def resolve(config: ml_collections.ConfigDict) -> dict:
       f"{name}: choose it with --config=FILE:{settings[name]}, so that its own"
       " defaults are taken"
     )
-  known = [name for name in tuned if name != "chosen"]
-  checks.check_choice("algorithm", settings["algorithm"], known)
+  check_algorithm(settings["algorithm"], tuned)
   for name, value in tuned[settings["algorithm"]].items():
     if settings[name] is None:
       settings[name] = value

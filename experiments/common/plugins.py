@@ -11,8 +11,10 @@ import importlib.util
 import pathlib
 import sys
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from types import ModuleType
+
+from lco_jax.runs import run_directory
 
 # {name: path or module as given on the command line} of those loaded.
 _LOADED: dict[str, str] = {}
@@ -44,8 +46,8 @@ def load(names: Sequence[str]) -> None:
     _HASHES[name] = _hash_sources(module)
 
 
-def command_line_flags() -> list[str]:
-  """The flag that makes another script load the same plug-ins."""
+def make_flags() -> list[str]:
+  """Makes the flag with which another script loads the same plug-ins."""
   return [f"--plugins={','.join(_LOADED.values())}"] if _LOADED else []
 
 
@@ -58,17 +60,19 @@ def settings() -> dict[str, dict[str, str]]:
   return {"plugins": dict(_HASHES)} if _HASHES else {}
 
 
-def check_same(stored: Mapping[str, str], where: pathlib.Path) -> None:
+def check_run(where: pathlib.Path, may_add: bool = False) -> None:
   """Checks that a run goes on with the plug-ins that it began with.
 
   Args:
-    stored: {name: SHA-256} of the run; empty if it has none.
     where: directory of the run.
+    may_add: whether others may be given as well.
 
   Raises:
-    ValueError: naming the plug-in that is missing, new or changed.
+    ValueError: naming the plug-in that is missing, new or changed; or if the
+      run's configuration cannot be read.
   """
-  for name in sorted(stored.keys() | _HASHES.keys()):
+  stored = run_directory.read_config(where).get("plugins", {})
+  for name in sorted(stored.keys() | (() if may_add else _HASHES.keys())):
     if name not in _HASHES:
       raise ValueError(f"--plugins: the run in {where} uses {name}; give it")
     if name not in stored:
@@ -93,7 +97,7 @@ def _import_file(path: pathlib.Path) -> ModuleType:
   sys.modules[name] = module
   try:
     spec.loader.exec_module(module)
-  except Exception as error:  # The user's code may raise any exception.
+  except (Exception, SystemExit) as error:  # The user's code may raise any.
     del sys.modules[name]
     raise ValueError(f"--plugins: {_describe(error, path)}") from error
   return module
@@ -101,32 +105,32 @@ def _import_file(path: pathlib.Path) -> ModuleType:
 
 def _import(name: str) -> ModuleType:
   try:
-    return importlib.import_module(name)
-  except Exception as error:
+    module = importlib.import_module(name)
+  except (Exception, SystemExit) as error:
     if isinstance(error, ModuleNotFoundError) and error.name == name:
       raise ValueError(
         f"--plugins: no module {name}; the name of a file ends with .py"
       ) from error
     raise ValueError(f"--plugins: {_describe(error)}") from error
+  if getattr(module, "__file__", None) is None:
+    raise ValueError(f"--plugins: {name} is no module with a file of its own")
+  return module
 
 
-def _describe(error: Exception, path: pathlib.Path | None = None) -> str:
+def _describe(error: BaseException, path: pathlib.Path | None = None) -> str:
   """FILE:LINE: what happened, in one line.
 
   Args:
     error: raised while a plug-in was imported.
     path: of the plug-in's file, whose own line is named; None for the last.
   """
+  kind = type(error).__name__
+  if isinstance(error, SyntaxError) and error.filename:
+    return f"{error.filename}:{error.lineno}: {kind}: {error.msg}"
   frames = traceback.extract_tb(error.__traceback__)
   own = [f for f in frames if path is None or f.filename == str(path)]
-  if isinstance(error, SyntaxError) and error.filename:
-    place = f"{error.filename}:{error.lineno}"
-  else:
-    place = f"{own[-1].filename}:{own[-1].lineno}" if own else f"{path}"
-  message = next(iter(str(error).splitlines()), "")
-  if isinstance(error, SyntaxError):
-    message = error.msg
-  return f"{place}: {type(error).__name__}: {message}"
+  place = f"{own[-1].filename}:{own[-1].lineno}" if own else f"{path}"
+  return f"{place}: {kind}: {next(iter(str(error).splitlines()), '')}"
 
 
 def _hash_sources(module: ModuleType) -> str:

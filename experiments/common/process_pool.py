@@ -18,10 +18,10 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from experiments.common import command_line, plugins
-from lco_jax import checks, environments, tasks
+from lco_jax import environments, tasks
 from lco_jax.runs import run_directory
 
 _RUNNING: set[subprocess.Popen] = set()
@@ -55,33 +55,44 @@ class Run(NamedTuple):
 def hold(workdir: pathlib.Path, settings: Mapping) -> Iterator[None]:
   """Creates or reopens and locks a comparison's directory; ends runs on exit.
 
+  SIGTERM or Ctrl-C lets the runs save their state; a second Ctrl-C kills them.
+
   Args:
     workdir: the directory.
-    settings: settings that must not change between calls.
+    settings: settings that must not change between calls. Plug-ins must not
+      change either, but there may be new ones.
 
   Raises:
     ScriptError: if the directory has other settings, is locked or not writable;
-      if the process receives SIGTERM; or if the comparison fails.
+      if the process is asked to stop; or if the comparison fails.
   """
 
   def stop(number, frame):
+    signal.signal(signal.SIGINT, _kill_all)
+    command_line.say(
+      "stopping when the runs have saved their state; Ctrl-C again kills them"
+    )
+    again = " ".join([*plugins.make_flags(), f"--workdir={workdir}"])
     raise command_line.ScriptError(
-      f"stopped; continue with --workdir={workdir}", command_line.STOPPED
+      f"stopped; continue with {again}", command_line.STOPPED
     )
 
   signal.signal(signal.SIGTERM, stop)
   signal.signal(signal.SIGINT, stop)
   with contextlib.ExitStack() as stack:
     stack.callback(_stop_all)
-    settings = {**settings, **plugins.settings()}
     try:
       if (workdir / "config.json").exists():
+        plugins.check_run(workdir, may_add=True)
         stored = run_directory.read_config(workdir)
-        plugins.check_same(stored.get("plugins", {}), workdir)
-        run_directory.check_same_config(workdir, settings)
+        known = {k: v for k, v in stored.items() if k == "plugins"}
+        run_directory.check_same_config(workdir, {**settings, **known})
       else:
-        run_directory.create(workdir, settings)
+        run_directory.create(workdir, {**settings, **plugins.settings()})
       stack.enter_context(run_directory.lock(workdir))
+      run_directory.write_json(
+        workdir / "config.json", {**settings, **plugins.settings()}
+      )
     except ValueError as error:
       raise command_line.ScriptError(error) from error
     try:
@@ -149,9 +160,7 @@ def check_run(base: str, task: str, settings: Sequence[str]) -> None:
       raise command_line.ScriptError(f"{name}={value}: {base} has no {name}")
     if name == "algorithm":
       try:
-        checks.check_choice(
-          name, value, [x for x in config.tuned if x != "chosen"]
-        )
+        command_line.check_algorithm(value, config.tuned)
       except ValueError as error:
         raise command_line.ScriptError(error) from error
 
@@ -226,7 +235,7 @@ def _complete(run: Run, jobs: int) -> None:
   command = [sys.executable, "-m", f"experiments.{run.script}"]
   command += [f"--config={run.config}", f"--workdir={run.workdir}"]
   command += [f"--config.{setting}" for setting in run.settings]
-  command += plugins.command_line_flags()
+  command += plugins.make_flags()
   if (run.workdir / "config.json").exists():
     command.append("--resume")
   environment = dict(os.environ)
@@ -242,6 +251,7 @@ def _complete(run: Run, jobs: int) -> None:
     stdout=subprocess.DEVNULL,
     stderr=subprocess.PIPE,
     text=True,
+    start_new_session=True,  # Ctrl-C reaches this process alone.
   )
   _RUNNING.add(process)
   if _STOPPING.is_set():  # `_stop_all` may have missed this new process.
@@ -251,7 +261,7 @@ def _complete(run: Run, jobs: int) -> None:
   if process.returncode:
     last = complaint.strip().rpartition("\n")[2]
     status = f"ended with status {process.returncode}"
-    line = last if last.startswith("error: ") else f"{status} {last}"
+    line = last if last.startswith("error: ") else f"{status}: {last}"
     raise command_line.ScriptError(
       f"{run.workdir}: {line}", command_line.FAILED
     )
@@ -262,6 +272,12 @@ def _stop_all() -> None:
   _STOPPING.set()
   for process in list(_RUNNING):
     process.terminate()
+
+
+def _kill_all(number: int, frame: Any) -> None:
+  """Kills all running processes, as the handler of a signal."""
+  for process in list(_RUNNING):
+    process.kill()
 
 
 def _format_duration(seconds: float) -> str:

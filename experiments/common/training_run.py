@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from experiments.common import command_line
+from experiments.common import command_line, plugins
 from lco_jax.language import scoring
 from lco_jax.runs import checkpointing, metric_writers, run_directory, runner
 from lco_jax.training import finiteness, host_loop, placement, program
@@ -151,6 +151,7 @@ def open_directory(
         f"workdir {workdir} is a part of the run in {workdir.parent}; resume"
         " that"
       )
+    plugins.check_run(workdir)
     run_directory.check_same_config(workdir, settings)
   else:
     run_directory.create(workdir, settings)
@@ -226,7 +227,8 @@ def train(
       )
   except runner.StoppedError as stopped:
     raise command_line.ScriptError(
-      f"{stopped}; its state is saved: go on with --resume"
+      f"{stopped}; its state is saved: go on with"
+      f" {' '.join(['--resume', *plugins.make_flags()])}"
       f" --workdir={script_workdir or workdir}",
       command_line.STOPPED,
       everywhere=True,
@@ -277,7 +279,8 @@ def _describe_fault(
   )
   if can_replay(settings):
     line += (
-      f"; to look into it: python -m experiments.replay --workdir={workdir}"
+      "; to look into it: python -m experiments.replay"
+      f" {' '.join([*plugins.make_flags(), f'--workdir={workdir}'])}"
     )
   return line
 

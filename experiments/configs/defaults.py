@@ -35,10 +35,10 @@ def add_options(
   """
   hints = typing.get_type_hints(options)
   for field in dataclasses.fields(options):
+    _MEANINGS[field.name] = _describe(field)  # Others are set by the config.
     if field.name not in without:
       _check_new(config, field.name)
       config[field.name] = _default(field.default, hints[field.name])
-      _MEANINGS[field.name] = _describe(field)
 
 
 def add_unset_options(
@@ -53,10 +53,10 @@ def add_unset_options(
   """
   hints = typing.get_type_hints(options)
   for field in dataclasses.fields(options):
+    _MEANINGS[field.name] = _describe(field)
     if field.name in names:
       _check_new(config, field.name)
       config[field.name] = _default(None, hints[field.name])
-      _MEANINGS[field.name] = _describe(field)
 
 
 def add_algorithm_options(config: ml_collections.ConfigDict) -> None:

@@ -34,6 +34,7 @@ MEANINGS = {
   "instruction": "text after every question",
   "chat": "whether questions are user messages of a chat",
   "extraction": "how the answer is found in a completion",
+  "reward": "exact: 1 for a solution; or score, of the task's verifier",
   "completion_length": "largest number of tokens of a completion",
   "scoring_workers": "processes that score completions",
   "scoring_seconds": "time limit of scoring a completion",

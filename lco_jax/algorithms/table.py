@@ -54,6 +54,11 @@ class Algorithm:
   joint: bool = False
   of_sequences: bool = False
 
+  def __post_init__(self):
+    checks.check_choice("weighting", self.weighting, WEIGHTINGS)
+    if self.weights is not None:
+      checks.check_choice("weights", self.weights, WEIGHTS)
+
 
 def _make_lco(policy_loss, weights: str | None = None) -> Algorithm:
   return Algorithm(
@@ -123,16 +128,15 @@ def register(
     **fields: further fields of `Algorithm`, such as has_target.
 
   Raises:
-    ValueError: if the name is taken or cannot be one; the weighting is unknown;
-      or an option has no type, no default, or the name of an option of another
-      type.
+    ValueError: if the name is taken or cannot be one; the weighting or the
+      weights are unknown; or an option has no type, no default, or the name
+      of an option of another type.
     TypeError: if `Algorithm` has no such field.
   """
   function = "register_policy_loss"
 
   def add(policy_loss: Callable) -> Callable:
     checks.check_new_name(function, name, ALGORITHMS)
-    checks.check_choice(f"{function}: weighting", weighting, WEIGHTINGS)
     known = {}
     for row in ALGORITHMS.values():
       known |= option_types(row.policy_loss)

@@ -78,7 +78,8 @@ def make(
   """Builds an environment by its id.
 
   Args:
-    environment_id: "NAMESPACE:NAME"; without a namespace, gymnax's.
+    environment_id: "NAMESPACE:NAME"; without a namespace, a registered name or
+      else gymnax's.
     action_bins: values of each dimension of a continuous action, ≥ 2; None for
       discrete ones.
 
@@ -106,7 +107,6 @@ def _make_registered(
   name: str, action_bins: int | None
 ) -> Environment | HostEnvironment:
   """Builds a registered environment; its own name keeps gymnax's apart."""
-  import gymnasium
   import gymnax  # Imported here, as in `gymnax_env`.
 
   if name in gymnax.registered_envs:
@@ -115,16 +115,30 @@ def _make_registered(
       " another"
     )
   try:
-    made = _REGISTERED[name]()
+    return _adapt(_REGISTERED[name], name, action_bins)
+  except ValueError:
+    raise
   except Exception as error:  # The user's code may raise any exception.
-    raise ValueError(f"environment {name!r}: {error}") from error
+    raise ValueError(
+      f"environment {name!r}: {type(error).__name__}: {error}"
+    ) from error
+
+
+def _adapt(
+  make_one: Callable[[], Any], name: str, action_bins: int | None
+) -> Environment | HostEnvironment:
+  """Builds an environment of whatever kind a function returns."""
+  import gymnasium
+
+  made = make_one()
   if isinstance(made, Environment | HostEnvironment):
     bins.refuse_bins(action_bins, name)
     return dataclasses.replace(made, name=name)
   if isinstance(made, gymnasium.Env):
     made.close()
-    return gymnasium_env.wrap(_REGISTERED[name], name, action_bins)
-  environment, params = made if isinstance(made, tuple) else (made, None)
+    return gymnasium_env.wrap(make_one, name, action_bins)
+  is_pair = isinstance(made, tuple) and len(made) == 2
+  environment, params = made if is_pair else (made, None)
   if not hasattr(environment, "step_env"):
     raise ValueError(
       f"environment {name!r}: want an Environment, a gymnasium.Env or a gymnax"

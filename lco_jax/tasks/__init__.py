@@ -113,7 +113,14 @@ def make(name: str) -> Task:
     raise ValueError(
       f"task: {kind} takes {kind}:{','.join(parameters).upper()}, got {name!r}"
     )
-  task = TASKS[kind](*map(int, numbers))
+  try:
+    task = TASKS[kind](*map(int, numbers))
+  except ValueError:
+    raise
+  except Exception as error:  # A task of a user's own may raise any exception.
+    raise ValueError(
+      f"task {kind!r}: {type(error).__name__}: {error}"
+    ) from error
   if not isinstance(task, Task):
     raise ValueError(f"task {kind!r}: want a Task, got {type(task).__name__}")
   base.check_splits(task)

@@ -27,8 +27,8 @@ def divide_cores(*shares: int) -> None:
 
   Makes as many devices, up to the number of cores, as divide the work evenly.
   Call it before JAX starts its backends; later it can change nothing, and logs
-  a warning. The user's NPROC (threads) and number
-  of host devices in XLA_FLAGS take precedence. Accelerators are not affected.
+  a warning. The user's NPROC (threads) and number of host devices in XLA_FLAGS
+  take precedence. Accelerators are not affected.
 
   Args:
     *shares: numbers of which the number of devices must divide at least one,
@@ -48,7 +48,8 @@ def divide_cores(*shares: int) -> None:
   except RuntimeError:
     logging.warning(
       "JAX has started before its cores could be divided, so the run may be"
-      " slower; a plug-in should import gymnax inside its functions"
+      " slower; a plug-in should not compute with JAX, or import gymnax, when"
+      " it is imported"
     )
 
 

@@ -91,5 +91,5 @@ def test_what_cannot_be_built_is_named():
     raise RuntimeError("no simulator")
 
   lco_jax.register_environment("broken")(make_broken)
-  with pytest.raises(ValueError, match="environment 'broken': no simulator"):
+  with pytest.raises(ValueError, match="'broken': RuntimeError: no simulator"):
     environments.make("broken")

@@ -117,26 +117,6 @@ def test_a_run_that_is_ended_and_resumed_is_the_same(
     assert found[name] == expected[name], name
 
 
-def test_a_second_interrupt_ends_at_once(tmp_path):
-  """Also while a compiled program runs, for seconds."""
-  process = _start(
-    tmp_path / "run",
-    *scripts.overridden(
-      *_NEW,
-      "--config.updates_per_chunk=100000",
-      "--config.total_steps=6400000",
-    ),
-  )
-  for said in ("2 learners:", "Ctrl-C again ends at once"):
-    deadline = time.monotonic() + 200
-    while said not in process.complaints():
-      assert process.poll() is None and time.monotonic() < deadline
-      time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
-  status, _, line = _finish(process)
-  assert (status, line) == (130, "interrupted; checkpoints stay usable")
-
-
 def _refused(workdir, *flags, status=2, **options):
   """The one line with which a command ends, below its progress bar."""
   done = _start(workdir, *flags, **options).finish()

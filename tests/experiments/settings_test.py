@@ -16,6 +16,7 @@ from experiments.configs import (
   comparison,
   control,
   defaults,
+  meanings,
   stability_map,
   verifier,
 )
@@ -44,7 +45,8 @@ def test_two_settings_of_one_name_are_refused():
   "config",
   [comparison, control, language_config, llm_config, stability_map, verifier],
 )
-def test_every_setting_has_a_meaning(config):
+def test_every_setting_has_a_meaning(config, monkeypatch):
+  monkeypatch.setattr(defaults, "_MEANINGS", dict(meanings.MEANINGS))
   for name in config.get_config():
     assert defaults.meaning(name) or name == "tuned", name
 
