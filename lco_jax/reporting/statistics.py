@@ -130,7 +130,14 @@ def paired_p_value(x: np.ndarray, y: np.ndarray) -> float:
 
   Returns:
     The p-value of the difference of means.
+
+  Raises:
+    ValueError: if the scores are not one number for each seed.
   """
+  if np.ndim(x) != 1 or np.shape(x) != np.shape(y):
+    raise ValueError(
+      f"want scores [seeds] of both, got {np.shape(x)} and {np.shape(y)}"
+    )
   if len(x) < 2 or np.array_equal(x, y):
     return 1.0  # Swapping cannot change the difference.
   return float(

@@ -1,6 +1,7 @@
 import json
 
 import numpy as np
+import pytest
 
 from lco_jax.reporting import statistics
 
@@ -93,6 +94,8 @@ def test_paired_differences():
   assert statistics.paired_p_value(x + 1, x) == 2 / 2**8
   assert statistics.paired_p_value(x, x) == 1.0
   assert statistics.paired_p_value(np.ones(1), np.zeros(1)) == 1.0
+  with pytest.raises(ValueError, match=r"want scores \[seeds\]"):
+    statistics.paired_p_value(x[None], x[None])
   # What seeds have in common does not hide a difference, as it would unpaired.
   noise = 100 * np.random.default_rng(0).normal(size=8)
   assert statistics.paired_p_value(noise + 1 + 0.1 * x, noise) < 0.01
