@@ -116,7 +116,7 @@ def check_choice(name: str, value: str, choices: Collection[str]) -> None:
 
 def suggest(name: str, known: Collection[str]) -> str:
   """Says which known name is near a name, for an error; or nothing."""
-  near = difflib.get_close_matches(str(name), known, n=1)
+  near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.75)
   return f" (did you mean {near[0]}?)" if near else ""
 
 
