@@ -4,8 +4,8 @@ Importing the package loads the pure core only: targets, advantages, losses and
 diagnostics, functions of arrays. Import environments, training loops and
 reports from their own modules.
 
-What you bring yourself is registered by a decorator: `register_environment`,
-`register_task`, `register_policy_loss`.
+The decorators `register_environment`, `register_task` and
+`register_policy_loss` add your own environments, tasks and losses.
 
 Source: arXiv:2603.00963.
 """

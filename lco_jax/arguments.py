@@ -119,7 +119,7 @@ def _unify(
 
 
 def _describe_all(error: AssertionError, arguments: Mapping[str, Any]) -> str:
-  """What failed, and all arrays, where no single one is at fault."""
+  """Describes a failed check and all arrays, if none alone is wrong."""
   reason = re.sub(r"^\[Chex\] Assertion \w+ failed: +", "", str(error))
   arrays = [
     f"{name} {value.dtype}{_format(value.shape)}"

@@ -1,4 +1,4 @@
-"""What --help shows: a script, its flags, and the settings of its config."""
+"""The text of --help: a script, its flags, the settings of its config."""
 
 import sys
 import textwrap

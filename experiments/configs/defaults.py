@@ -80,7 +80,7 @@ def add_algorithm_options(config: ml_collections.ConfigDict) -> None:
 
 
 def meaning(name: str) -> str:
-  """What a setting of a config that was made means; empty if unknown."""
+  """Returns the meaning of a setting, once its config is made; or nothing."""
   return _MEANINGS.get(name, "")
 
 
@@ -110,7 +110,8 @@ def _describe_option(name: str, takers: list[str]) -> str:
 
 def _check_new(config: ml_collections.ConfigDict, name: str) -> None:
   """All settings of a config share one space of names."""
-  if name in config:
+  # Configs and runs add the last two themselves.
+  if name in config or name in ("tuned", "plugins"):
     raise ValueError(f"{name}: two settings have this name")
 
 

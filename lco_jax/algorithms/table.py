@@ -100,6 +100,9 @@ ALGORITHMS = {
 
 # Those that differ from others by what they do in language alone.
 _FOR_LANGUAGE = ("rloo", "grpo", "dr_grpo", "dapo", "gspo")
+# Trainings that are no policy losses, and a key of configs: their names would
+# hide a registered loss.
+_RESERVED = ("sft", "dpo", "qrm", "rebel", "chosen")
 # The algorithms that control trains with.
 CONTROL = {k: row for k, row in ALGORITHMS.items() if k not in _FOR_LANGUAGE}
 
@@ -136,7 +139,7 @@ def register(
   function = "register_policy_loss"
 
   def add(policy_loss: Callable) -> Callable:
-    checks.check_new_name(function, name, ALGORITHMS)
+    checks.check_new_name(function, name, (*ALGORITHMS, *_RESERVED))
     known = {}
     for row in ALGORITHMS.values():
       known |= option_types(row.policy_loss)

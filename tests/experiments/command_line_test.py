@@ -1,4 +1,4 @@
-"""What a process does that is asked to end while a compiled program runs."""
+"""Signals that come while a compiled program runs."""
 
 import os
 import signal

@@ -217,6 +217,11 @@ def make_loss({options}):
       "own.py:4: ValueError: register_policy_loss: the name 'ppo' is taken",
     ),
     (
+      _REGISTERED.format(name="sft", options=""),
+      "own.py:4: ValueError: register_policy_loss: the name 'sft' is taken",
+    ),
+    (_REGISTERED.format(name="own", options="tuned=1"), "tuned: two settings"),
+    (
       _REGISTERED.format(name="a:b", options=""),
       "own.py:4: ValueError: register_policy_loss: a name has no colon",
     ),
