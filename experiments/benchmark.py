@@ -26,11 +26,13 @@ import jax
 from absl import flags
 
 from experiments.benchmarks import language
-from experiments.builders import control
-from experiments.common import command_line, training_run
-from experiments.configs import control as control_config
-from experiments.configs import language as language_config
+from experiments.common import command_line
 from lco_jax.runs import runner
+from lco_jax.trainers import control
+from lco_jax.trainers import run as run_lib
+from lco_jax.trainers import settings as settings_lib
+from lco_jax.trainers.configs import control as control_config
+from lco_jax.trainers.configs import language as language_config
 from lco_jax.training import cpu_backend
 
 _NUM_SEEDS = {"control": (1, 8), "language": (1, 4)}
@@ -84,13 +86,13 @@ def measure(
   elif what == "control":
     config = control_config.get_config("CartPole-v1")
     config.update(_SETTINGS | chosen)
-    settings = command_line.resolve(config)
+    settings = settings_lib.resolve(config)
     cpu_backend.divide_cores(case)
     figures = _control(settings, repeats)
   else:
     config = language_config.get_config("addition")
     config.update(chosen | _LANGUAGE_SETTINGS)
-    settings = command_line.resolve(config)
+    settings = settings_lib.resolve(config)
     cpu_backend.divide_cores(case, settings["num_prompts"])
     figures = language.measure(settings, _NUM_UPDATES, repeats)
     if case == 1:
@@ -116,14 +118,14 @@ def measure(
 
 def _control(settings: dict, repeats: int) -> dict:
   """Medians of whole runs."""
-  _, training, num_updates = control.build(settings)
-  seeds = training_run.seeds_of(settings)
-  mesh = training_run.make_mesh(settings, training)
+  run = control.build(settings)
+  seeds = run_lib.seeds_of(settings)
+  mesh = run_lib.make_mesh(settings, run.training)
   results = [
     runner.run(
-      training,
-      runner.begin(training, seeds, mesh),
-      num_updates,
+      run.training,
+      runner.begin(run.training, seeds, mesh),
+      run.num_updates,
       writers=[],
       show_progress=False,
     )

@@ -9,10 +9,11 @@ import jax
 import numpy as np
 from absl import flags
 
-from experiments.builders import control, language
-from experiments.common import command_line, plugins, training_run
+from experiments.common import command_line, plugins
 from lco_jax.control import host_rollout
 from lco_jax.runs import checkpointing, fault_replay, run_directory, runner
+from lco_jax.trainers import control, language
+from lco_jax.trainers import run as run_lib
 from lco_jax.training import cpu_backend, placement
 
 # Minibatches in the printed table, enough to see where the fault starts.
@@ -28,7 +29,7 @@ def main() -> None:
   try:
     settings = run_directory.read_config(workdir)
     plugins.check_run(workdir)
-    if not training_run.can_replay(settings):
+    if not run_lib.can_replay(settings):
       raise ValueError(
         f"workdir {workdir}: runs of pretrained models cannot be replayed"
       )
@@ -37,7 +38,8 @@ def main() -> None:
     if "task" in settings:
       training = language.build(settings).training
     else:
-      setup, training, _ = control.build(settings)
+      own = control.build(settings)
+      setup, training = own.setup, own.training
       if setup.on_host:
         blank = host_rollout.blank_trajectory(
           setup.environment,
@@ -47,7 +49,7 @@ def main() -> None:
         )
     mesh = placement.make_mesh(1, training.num_streams, jax.local_devices()[:1])
     seed, state, rollout, recorded = runner.load_fault(
-      training_run.fault_checkpoints(workdir, settings), training, mesh, blank
+      run_lib.fault_checkpoints(workdir, settings), training, mesh, blank
     )
   except (ValueError, OSError, checkpointing.CheckpointError) as error:
     raise command_line.ScriptError(error) from error

@@ -4,8 +4,9 @@ Importing the package loads the pure core only: targets, advantages, losses and
 diagnostics, functions of arrays. Import environments, training loops and
 reports from their own modules.
 
-The decorators `register_environment`, `register_task` and
-`register_policy_loss` add your own environments, tasks and losses.
+`train`, `train_language` and `load_policy` train and read policies. The
+decorators `register_environment`, `register_task` and `register_policy_loss`
+add your own environments, tasks and losses.
 
 Source: arXiv:2603.00963.
 """
@@ -19,27 +20,35 @@ if TYPE_CHECKING:  # What `__getattr__` finds.
   from lco_jax.algorithms import register as register_policy_loss
   from lco_jax.environments import register as register_environment
   from lco_jax.tasks import register as register_task
+  from lco_jax.trainers.policies import load_policy
+  from lco_jax.trainers.training_calls import train, train_language
 
 __all__ = [
   "advantages",
   "diagnostics",
+  "load_policy",
   "losses",
   "register_environment",
   "register_policy_loss",
   "register_task",
   "targets",
+  "train",
+  "train_language",
 ]
 
-# Each is `register` of a package, which is imported when it is asked for.
-_REGISTRATIONS = {
-  "register_environment": "environments",
-  "register_task": "tasks",
-  "register_policy_loss": "algorithms",
+# {name: (module, name in it)} of what is imported when it is asked for.
+_LAZY = {
+  "load_policy": ("trainers.policies", "load_policy"),
+  "register_environment": ("environments", "register"),
+  "register_policy_loss": ("algorithms", "register"),
+  "register_task": ("tasks", "register"),
+  "train": ("trainers.training_calls", "train"),
+  "train_language": ("trainers.training_calls", "train_language"),
 }
 
 
 def __getattr__(name: str) -> Any:
-  if name not in _REGISTRATIONS:
+  if name not in _LAZY:
     raise AttributeError(f"module 'lco_jax' has no attribute {name!r}")
-  package = importlib.import_module(f"lco_jax.{_REGISTRATIONS[name]}")
-  return package.register
+  module, own = _LAZY[name]
+  return getattr(importlib.import_module(f"lco_jax.{module}"), own)

@@ -18,9 +18,9 @@ from tests import compiler
 
 ROOT = pathlib.Path(__file__).parent.parent
 _LIBRARIES = [
-  "experiments.builders.control",
-  "experiments.builders.language",
-  "experiments.builders.llm",
+  "lco_jax.trainers.control",
+  "lco_jax.trainers.language",
+  "lco_jax.trainers.llm_training",
   "experiments.common.training_run",
   "lco_jax.runs.distributed",
   "lco_jax.reporting.curves",

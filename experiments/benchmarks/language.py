@@ -6,11 +6,12 @@ import statistics
 import jax
 import jax.numpy as jnp
 
-from experiments.builders import language
-from experiments.common import timing, training_run
+from experiments.common import timing
 from lco_jax import tasks
 from lco_jax.language import generation
 from lco_jax.runs import runner
+from lco_jax.trainers import language
+from lco_jax.trainers import run as run_lib
 from lco_jax.training import placement
 from lco_jax.training import program as program_lib
 
@@ -31,8 +32,8 @@ def measure(settings: dict, num_updates: int, repeats: int) -> dict:
     {name: figure}; tokens are those of completions, of all seeds.
   """
   run = language.build(settings)
-  seeds = training_run.seeds_of(settings)
-  mesh = training_run.make_mesh(settings, run.training)
+  seeds = run_lib.seeds_of(settings)
+  mesh = run_lib.make_mesh(settings, run.training)
   results = [
     runner.run(
       run.training,

@@ -18,8 +18,8 @@ from ml_collections import config_flags
 
 from experiments.common import help as help_lib
 from experiments.common import plugins
-from lco_jax import checks
 from lco_jax.runs import clusters, distributed, peers, run_directory
+from lco_jax.trainers import settings as settings_lib
 
 # What absl, ml_collections and a config file raise for a wrong command line.
 _WRONG_FLAGS = (
@@ -228,7 +228,9 @@ def read_settings(
     workdir = pathlib.Path(values.workdir)
     plugins.check_run(workdir)
     return run_directory.read_config(workdir)
-  return json.loads(json.dumps(resolve(config))) | plugins.settings()
+  return (
+    json.loads(json.dumps(settings_lib.resolve(config))) | plugins.settings()
+  )
 
 
 def run(
@@ -334,42 +336,3 @@ def fail(error: Exception | str, status: int = WRONG_INPUT) -> None:
   is_error = status not in (STOPPED, INTERRUPTED)
   print(f"{'error: ' if is_error else ''}{line}", file=sys.stderr)
   sys.exit(status)
-
-
-def check_algorithm(algorithm: str, tuned: Mapping) -> None:
-  """Checks the name of an algorithm; `tuned` is that of a config.
-
-  Raises:
-    ValueError: if the config does not know the algorithm.
-  """
-  known = [name for name in tuned if name != "chosen"]
-  checks.check_choice("algorithm", algorithm, known)
-
-
-def resolve(config: ml_collections.ConfigDict) -> dict:
-  """Plain settings of a run: what is unset takes the algorithm's tuned value.
-
-  Args:
-    config: has `algorithm`, and `tuned` {"chosen": (setting, value) of what was
-      chosen behind the config's colon, algorithm: {name: value}}.
-
-  Returns:
-    {name: value}, without `tuned`.
-
-  Raises:
-    ValueError: if the tuned values are those of another environment or task, or
-      there are none for the algorithm.
-  """
-  settings = config.to_dict()
-  tuned = settings.pop("tuned")
-  name, chosen = tuned["chosen"]
-  if settings[name] != chosen:
-    raise ValueError(
-      f"{name}: choose it with --config=FILE:{settings[name]}, so that its own"
-      " defaults are taken"
-    )
-  check_algorithm(settings["algorithm"], tuned)
-  for name, value in tuned[settings["algorithm"]].items():
-    if settings[name] is None:
-      settings[name] = value
-  return settings

@@ -6,7 +6,7 @@ import textwrap
 import ml_collections
 from absl import flags
 
-from experiments.configs import defaults
+from lco_jax.trainers.configs import defaults
 
 _WIDTH = 80
 # Where the column of meanings begins.

@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 from experiments.common import command_line, plugins
 from lco_jax import environments, tasks
 from lco_jax.runs import run_directory
+from lco_jax.trainers import settings as settings_lib
 
 _RUNNING: set[subprocess.Popen] = set()
 _STOPPING = threading.Event()
@@ -160,7 +161,7 @@ def check_run(base: str, task: str, settings: Sequence[str]) -> None:
       raise command_line.ScriptError(f"{name}={value}: {base} has no {name}")
     if name == "algorithm":
       try:
-        command_line.check_algorithm(value, config.tuned)
+        settings_lib.check_algorithm(value, config.tuned)
       except ValueError as error:
         raise command_line.ScriptError(error) from error
 

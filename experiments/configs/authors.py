@@ -13,7 +13,7 @@ fixed point.
 
 import ml_collections
 
-from experiments.configs import llm
+from lco_jax.trainers.configs import llm
 
 _RECIPE = {
   "algorithm": "lco_mse",

@@ -88,7 +88,7 @@ class Checkpoints:
       for left_over in self.directory.glob(f"{_PARTIAL}*"):
         shutil.rmtree(left_over)
       partial.mkdir()
-      leaves = _flatten(tree)
+      leaves = flatten(tree)
       # Save synchronously: the data is on disk afterwards, or this raises.
       with _make_checkpointer() as checkpointer:
         checkpointer.save(
@@ -98,7 +98,7 @@ class Checkpoints:
       manifest = {
         "step": step,
         "fingerprint": self.fingerprint,
-        "leaves": _describe(leaves),
+        "leaves": describe(leaves),
         "files": _hash_files(partial / _ARRAYS, sync=True),
         "notes": dict(notes),
       }
@@ -169,8 +169,8 @@ class Checkpoints:
       ) from error
     if manifest["fingerprint"] != self.fingerprint:
       raise CheckpointError(f"checkpoint {path} is of another configuration")
-    leaves = _flatten(like)
-    for name, description in _describe(leaves).items():
+    leaves = flatten(like)
+    for name, description in describe(leaves).items():
       if manifest["leaves"].get(name) != description:
         raise CheckpointError(
           f"checkpoint {path}: {name} is {manifest['leaves'].get(name)},"
@@ -199,8 +199,8 @@ def _make_checkpointer() -> ocp.Checkpointer:
   )
 
 
-def _flatten(tree: Any) -> dict[str, np.ndarray]:
-  """Flattens a pytree to {path: leaf}, the only structure that Orbax sees."""
+def flatten(tree: Any) -> dict[str, np.ndarray]:
+  """Flattens a pytree of arrays to {path: leaf}, as files hold it."""
   return {
     jax.tree_util.keystr(path): np.asarray(leaf)
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
@@ -212,7 +212,8 @@ def _drop_empty(leaves: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
   return {name: leaf for name, leaf in leaves.items() if leaf.size}
 
 
-def _describe(leaves: Mapping[str, np.ndarray]) -> dict[str, str]:
+def describe(leaves: Mapping[str, np.ndarray]) -> dict[str, str]:
+  """Describes dtype and shape of each of some arrays."""
   return {
     name: f"{leaf.dtype}{list(leaf.shape)}" for name, leaf in leaves.items()
   }

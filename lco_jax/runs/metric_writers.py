@@ -191,6 +191,38 @@ class WandbWriter:
     self._run.finish()
 
 
+class Recorder:
+  """Keeps metrics in memory, for a run without a directory."""
+
+  def __init__(self):
+    self._steps, self._metrics = [], {}
+
+  def write(self, updates, steps, metrics):
+    """See MetricWriter."""
+    self._steps.append(np.asarray(steps, np.float64))
+    for name in sorted(metrics.keys() - set(TIMINGS)):
+      values = np.asarray(metrics[name], np.float64)
+      self._metrics.setdefault(name, []).append(values)
+
+  def close(self):
+    """See MetricWriter."""
+
+  def read(
+    self, learners: slice, names: Sequence[str] | None = None
+  ) -> dict[str, np.ndarray]:
+    """Returns what was written, as `run_directory.read_metrics` does.
+
+    Args:
+      learners: whose metrics.
+      names: metrics; None for all.
+    """
+    names = list(self._metrics) if names is None else names
+    found = {
+      name: np.concatenate(self._metrics[name])[:, learners] for name in names
+    }
+    return {"env_steps": np.concatenate(self._steps)} | found
+
+
 class PartWriter:
   """Passes the metrics of some learners to another writer."""
 

@@ -14,6 +14,10 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
+PICTURE = "learning_curve.png"
+# Columns of metrics.csv that say where in a run its metrics are from.
+_PLACE = ("update", "env_steps", "seed")
+
 
 class _StoredConfig(dict):
   """A run's settings; a missing one raises ValueError as wrong user input."""
@@ -156,13 +160,13 @@ def write_json(path: pathlib.Path, content: Mapping) -> None:
 
 
 def read_metrics(
-  path: pathlib.Path, names: Sequence[str]
+  path: pathlib.Path, names: Sequence[str] | None = None
 ) -> dict[str, np.ndarray]:
   """Reads columns of a run's metrics.csv.
 
   Args:
     path: the run directory.
-    names: columns.
+    names: columns; None for all metrics.
 
   Returns:
     {name: float[updates, seeds]}, NaN for an empty cell; and "env_steps",
@@ -171,9 +175,12 @@ def read_metrics(
   Raises:
     ValueError: if the file ends within an update.
   """
-  columns = {name: [] for name in ("env_steps", "seed", *names)}
   with open(path / "metrics.csv", newline="") as file:
-    for row in csv.DictReader(file):
+    rows = csv.DictReader(file)
+    if names is None:
+      names = [name for name in rows.fieldnames or () if name not in _PLACE]
+    columns = {name: [] for name in ("env_steps", "seed", *names)}
+    for row in rows:
       for name, values in columns.items():
         values.append(float(row[name] or "nan"))
   num_seeds = len(set(columns.pop("seed")))

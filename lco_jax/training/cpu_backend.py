@@ -22,17 +22,18 @@ _MALLOC_OPTIONS = {
 }
 
 
-def divide_cores(*shares: int) -> None:
+def divide_cores(*shares: int, warn: bool = True) -> None:
   """Divides the CPU backend into single-thread devices that share the work.
 
   Makes as many devices, up to the number of cores, as divide the work evenly.
-  Call it before JAX starts its backends; later it can change nothing, and logs
-  a warning. The user's NPROC (threads) and number of host devices in XLA_FLAGS
-  take precedence. Accelerators are not affected.
+  Call it before JAX starts its backends; later it can change nothing. The
+  user's NPROC (threads) and number of host devices in XLA_FLAGS take
+  precedence. Accelerators are not affected.
 
   Args:
     *shares: numbers of which the number of devices must divide at least one,
       such as the number of parallel seeds.
+    warn: whether to log a warning if JAX has started its backends.
   """
   os.environ.setdefault("NPROC", "1")
   if "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
@@ -46,6 +47,8 @@ def divide_cores(*shares: int) -> None:
       max(n for n in range(1, cores + 1) if any(s % n == 0 for s in shares)),
     )
   except RuntimeError:
+    if not warn:
+      return
     logging.warning(
       "JAX has started before its cores could be divided, so the run may be"
       " slower; a plug-in should not compute with JAX, or import gymnax, when"

@@ -8,8 +8,8 @@ import sys
 import pytest
 
 from experiments.benchmarks import language, llm
-from experiments.common import command_line
 from experiments.configs import language as language_config
+from lco_jax.trainers import settings as settings_lib
 from tests import compiler, scripts, tiny_model
 
 _ROOT = scripts.ROOT
@@ -85,7 +85,7 @@ def test_what_is_measured_of_language(monkeypatch):
       "mlp_width": 8,
     }
   )
-  settings = command_line.resolve(config)
+  settings = settings_lib.resolve(config)
   figures = language.measure(settings, num_updates=2, repeats=1)
   figures |= language.decoding(settings)
   for name in (

@@ -8,15 +8,11 @@ import ml_collections
 import numpy as np
 import pytest
 
-from experiments.builders import llm
 from experiments.common import process_pool
-from experiments.common import settings as settings_lib
 from experiments.configs import (
   authors,
   comparison,
   control,
-  defaults,
-  meanings,
   stability_map,
   verifier,
 )
@@ -24,6 +20,9 @@ from experiments.configs import language as language_config
 from experiments.configs import llm as llm_config
 from lco_jax import advantages, algorithms, targets
 from lco_jax.language import generation, training
+from lco_jax.trainers import llm
+from lco_jax.trainers import settings as settings_lib
+from lco_jax.trainers.configs import defaults, meanings
 from tests import scripts
 
 

@@ -1,6 +1,6 @@
 """Settings that several kinds of runs have in common, checked and used.
 
-Settings are plain values, from `command_line.read_settings`.
+Settings are plain values, from `resolve`.
 """
 
 import dataclasses
@@ -8,6 +8,7 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import TypeVar
 
+import ml_collections
 import optax
 
 from lco_jax import checks
@@ -211,3 +212,42 @@ def check_all_actions(chosen: Mapping, sampled_only: bool, signal: str) -> None:
       f"all_actions: the advantage {signal!r} is known for the sampled action"
       " alone"
     )
+
+
+def check_algorithm(algorithm: str, tuned: Mapping) -> None:
+  """Checks the name of an algorithm; `tuned` is that of a config.
+
+  Raises:
+    ValueError: if the config does not know the algorithm.
+  """
+  known = [name for name in tuned if name != "chosen"]
+  checks.check_choice("algorithm", algorithm, known)
+
+
+def resolve(config: ml_collections.ConfigDict) -> dict:
+  """Plain settings of a run: what is unset takes the algorithm's tuned value.
+
+  Args:
+    config: has `algorithm`, and `tuned` {"chosen": (setting, value) of what was
+      chosen behind the config's colon, algorithm: {name: value}}.
+
+  Returns:
+    {name: value}, without `tuned`.
+
+  Raises:
+    ValueError: if the tuned values are those of another environment or task, or
+      there are none for the algorithm.
+  """
+  settings = config.to_dict()
+  tuned = settings.pop("tuned")
+  name, chosen = tuned["chosen"]
+  if settings[name] != chosen:
+    raise ValueError(
+      f"{name}: choose it with --config=FILE:{settings[name]}, so that its own"
+      " defaults are taken"
+    )
+  check_algorithm(settings["algorithm"], tuned)
+  for name, value in tuned[settings["algorithm"]].items():
+    if settings[name] is None:
+      settings[name] = value
+  return settings

@@ -11,8 +11,8 @@ from typing import Any
 import ml_collections
 from ml_collections import config_dict
 
-from experiments.configs import meanings
 from lco_jax import algorithms
+from lco_jax.trainers.configs import meanings
 
 # {setting: what it means}; configs add what they take from options.
 _MEANINGS = dict(meanings.MEANINGS)

@@ -1,6 +1,6 @@
 """A run on a pretrained model from its settings, shared by the scripts.
 
-Settings are plain values, from `command_line.read_settings`.
+Settings are plain values, from `settings.resolve`.
 """
 
 import dataclasses
@@ -10,7 +10,6 @@ from typing import Any
 
 from jax.sharding import Mesh
 
-from experiments.common import settings as settings_lib
 from lco_jax import (
   algorithms,
   checks,
@@ -22,6 +21,7 @@ from lco_jax import (
 )
 from lco_jax.language import generation, host_sampler, pairs
 from lco_jax.language import training as language
+from lco_jax.trainers import settings as settings_lib
 from lco_jax.training import program
 
 REWARDS = ("exact", "score")

@@ -6,10 +6,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments.builders import llm
-from experiments.common import training_run
 from lco_jax import algorithms
 from lco_jax.language import reading, signals, text_completion
+from lco_jax.trainers import llm
+from lco_jax.trainers import run as run_lib
 from lco_jax.training import memory as memory_lib
 from lco_jax.training import placement
 
@@ -28,8 +28,8 @@ def estimate(settings: Mapping, run: llm.Run) -> str:
     run: built from them.
   """
   config, training = run.model_config, run.training
-  mesh = training_run.make_mesh(settings, training)
-  learners = training_run.num_learners(settings)
+  mesh = run_lib.make_mesh(settings, training)
+  learners = run_lib.num_learners(settings)
   here = learners // mesh.shape[placement.SEED_AXIS]
   shards = mesh.shape[placement.DEVICE_AXIS]
   prompts = settings["num_prompts"] // shards

@@ -1,1 +1,0 @@
-"""Builds runs from their settings."""

@@ -1,0 +1,1 @@
+"""Settings of runs with their defaults, one file for each kind of run."""

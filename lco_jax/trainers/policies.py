@@ -1,0 +1,327 @@
+"""Trained policies: what a finished run has learned, ready to act.
+
+A policy is read from a run directory or from a folder that `save` wrote. It
+needs neither the optimizer nor the training loop.
+"""
+
+import dataclasses
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from lco_jax import environments, tasks, types
+from lco_jax.language import generation
+from lco_jax.runs import checkpointing, run_directory
+from lco_jax.trainers import control, language
+from lco_jax.trainers import run as run_lib
+
+# Files of a saved policy.
+_PARAMS, _CONFIG = "policy.safetensors", "config.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class ControlPolicy:
+  """A trained policy of control, of one seed.
+
+  Attributes:
+    run: what trained it: environment, networks and options.
+    params: parts of the parameters that act, moments of observations included.
+    settings: of the run.
+  """
+
+  run: control.Run
+  params: types.Params
+  settings: Mapping
+
+  @property
+  def environment(
+    self,
+  ) -> environments.Environment | environments.HostEnvironment:
+    """The environment of training."""
+    return self.run.setup.environment
+
+  def logits(self, observation: Array) -> Array:
+    """Logits of the actions; the observation is normalised as in training.
+
+    Args:
+      observation: float[..., O], as the environment gives it.
+
+    Returns:
+      float[..., A], or [..., D, A] for actions of D dimensions.
+    """
+    observation = jnp.asarray(observation, jnp.float32)
+    shape = self.environment.observation_shape
+    before = observation.shape[: observation.ndim - len(shape)]
+    if observation.shape != (*before, *shape):
+      raise ValueError(
+        f"observation must have shape [..., {', '.join(map(str, shape))}], got"
+        f" {observation.shape}"
+      )
+    logits = self.run.policy(self.params, observation.reshape(-1, *shape))
+    return logits.reshape(*before, *logits.shape[1:])
+
+  def act(self, observation: Array, key: types.PRNGKey | None = None) -> Array:
+    """Chooses actions.
+
+    Args:
+      observation: float[..., O].
+      key: to sample with; None for the likeliest action.
+
+    Returns:
+      int32[...], or [..., D] for actions of D dimensions.
+    """
+    logits = self.logits(observation)
+    if key is None:
+      return jnp.argmax(logits, axis=-1).astype(jnp.int32)
+    return jax.random.categorical(key, logits).astype(jnp.int32)
+
+  __call__ = act
+
+  def save(self, folder: str | pathlib.Path) -> None:
+    """Writes policy.safetensors and config.json into a new folder.
+
+    Args:
+      folder: new or empty.
+
+    Raises:
+      ValueError: if it cannot be written to.
+    """
+    _save(self, folder)
+
+
+@dataclasses.dataclass(frozen=True)
+class LanguagePolicy:
+  """A trained policy of a small language task, of one seed.
+
+  Attributes:
+    run: what trained it: task and model.
+    params: of the model.
+    settings: of the run.
+  """
+
+  run: language.Run
+  params: types.Params
+  settings: Mapping
+
+  @property
+  def task(self) -> tasks.Task:
+    """The task of training."""
+    return self.run.task
+
+  def logits(self, text: str) -> Array:
+    """Logits of the token after each character of a text, float[L, V].
+
+    Args:
+      text: of the task's characters, L of them.
+
+    Raises:
+      ValueError: if it has other characters, or none.
+    """
+    tokens = self._encode(text)
+    return self.run.model.apply(
+      self.params, tokens[None], jnp.zeros(1, jnp.int32)
+    )[0][0]
+
+  def complete(
+    self, prompts: Sequence[str], key: types.PRNGKey | None = None
+  ) -> list[str]:
+    """Completes prompts.
+
+    Args:
+      prompts: of the task's characters, at most its prompt_length of them.
+      key: to sample with; None for the likeliest tokens.
+
+    Raises:
+      ValueError: if one has other characters, or is too long.
+    """
+    width = self.task.prompt_length
+    tokens = np.full((len(prompts), width), tasks.PADDING, np.int32)
+    for row, prompt in zip(tokens, prompts, strict=True):
+      encoded = self._encode(prompt)
+      if len(encoded) > width:
+        raise ValueError(
+          f"prompt {prompt!r} has {len(encoded)} characters, more than"
+          f" {self.task.name}'s {width}"
+        )
+      row[width - len(encoded) :] = encoded
+    padding = jnp.asarray((tokens == tasks.PADDING).sum(axis=1), jnp.int32)
+    temperature = 0.0 if key is None else 1.0
+    key = jax.random.key(0) if key is None else key
+    found = generation.generate(
+      self.run.model,
+      self.params,
+      jnp.asarray(tokens),
+      padding,
+      jax.random.split(key, len(prompts)),
+      self.task.completion_length,
+      tasks.END,
+      generation.Sampling(temperature=temperature),
+    )
+    return [self.task.text(own) for own in np.asarray(found.tokens)]
+
+  __call__ = complete
+
+  def save(self, folder: str | pathlib.Path) -> None:
+    """Writes policy.safetensors and config.json into a new folder.
+
+    Args:
+      folder: new or empty.
+
+    Raises:
+      ValueError: if it cannot be written to.
+    """
+    _save(self, folder)
+
+  def _encode(self, text: str) -> Array:
+    tokens = tasks.encode(self.task.characters, text)
+    if not tokens:
+      raise ValueError("the text is empty")
+    return jnp.asarray(tokens, jnp.int32)
+
+
+Policy = ControlPolicy | LanguagePolicy
+
+
+def load_policy(
+  directory: str | pathlib.Path,
+  seed: int | None = None,
+  *,
+  environment: environments.Environment
+  | environments.HostEnvironment
+  | None = None,
+  task: tasks.Task | None = None,
+) -> Policy:
+  """Reads a trained policy.
+
+  Args:
+    directory: of a run of control or of a small language task, one learning
+      rate of such a run (RUN/rate_...), or a folder that `save` wrote.
+    seed: which of the run's seeds; None for the first.
+    environment: of the run, if it was trained in an object that has no id.
+    task: of the run, likewise.
+
+  Returns:
+    The policy after the last update that was saved.
+
+  Raises:
+    ValueError: if it holds no such policy.
+    CheckpointError: if its checkpoint cannot be read.
+  """
+  directory = pathlib.Path(directory)
+  if (directory / _PARAMS).exists():
+    if seed is not None:
+      raise ValueError(f"{directory} holds one policy; leave seed out")
+    return _read_saved(directory, environment or task)
+  settings = run_directory.read_config(directory)
+  if "model" in settings:
+    raise ValueError(
+      f"{directory} is a run on a pretrained model; read what it exported with"
+      " lco_jax.pretrained.load"
+    )
+  seeds = run_lib.seeds_of(settings)
+  seed = seeds[0] if seed is None else seed
+  if seed not in seeds:
+    raise ValueError(
+      f"seed {seed}: the run in {directory} has seeds {seeds[0]} to {seeds[-1]}"
+    )
+  whole, all_settings, place = _find_learners(directory, settings)
+  run = _build(all_settings, environment or task)
+  _, params = run_lib.restore_params(whole, all_settings, run.training)
+  own = jax.tree.map(lambda leaf: leaf[place + seeds.index(seed)], params)
+  return make_policy(run, settings, own)
+
+
+def make_policy(
+  run: control.Run | language.Run,
+  settings: Mapping,
+  params: Mapping[str, types.Params],
+) -> Policy:
+  """Makes the policy of one seed.
+
+  Args:
+    run: what trained it.
+    settings: of the run.
+    params: {part: parameters} of the seed.
+  """
+  if isinstance(run, control.Run):
+    return ControlPolicy(run, control.acting_params(params), settings)
+  return LanguagePolicy(run, params["policy"], settings)
+
+
+def _build(settings: Mapping, problem: Any) -> control.Run | language.Run:
+  if "environment" in settings:
+    return control.build(settings, problem)
+  if "task" in settings:
+    return language.build(settings, problem)
+  raise ValueError(
+    "the directory holds no run of control or of a language task; its"
+    " config.json has neither environment nor task"
+  )
+
+
+def _find_learners(
+  directory: pathlib.Path, settings: Mapping
+) -> tuple[pathlib.Path, Mapping, int]:
+  """Finds the run whose checkpoints hold a directory's learners.
+
+  Returns:
+    (its directory, its settings, place of the first learner).
+
+  Raises:
+    ValueError: if the directory holds several learning rates.
+  """
+  if settings["policy_learning_rates"]:
+    first = next(iter(run_lib.cells(directory, settings)))
+    raise ValueError(
+      f"{directory} has several learning rates; choose one, such as"
+      f" {first.workdir}"
+    )
+  whole = directory.parent
+  if directory.name.startswith("rate_") and (whole / _CONFIG).exists():
+    all_settings = run_directory.read_config(whole)
+    for cell in run_lib.cells(whole, all_settings):
+      if cell.workdir.name == directory.name:
+        return whole, all_settings, cell.learners.start
+  return directory, settings, 0
+
+
+def _save(policy: Policy, folder: str | pathlib.Path) -> None:
+  import safetensors.numpy  # An optional dependency.
+
+  folder = pathlib.Path(folder)
+  # config.json comes last: a folder without parameters is not a policy.
+  run_directory.check_unused(folder)
+  folder.mkdir(parents=True, exist_ok=True)
+  safetensors.numpy.save_file(
+    checkpointing.flatten(policy.params), folder / _PARAMS
+  )
+  run_directory.write_json(folder / _CONFIG, dict(policy.settings))
+
+
+def _read_saved(folder: pathlib.Path, problem: Any) -> Policy:
+  import safetensors
+  import safetensors.numpy
+
+  settings = run_directory.read_config(folder)
+  run = _build(settings, problem)
+  shapes = jax.eval_shape(run.training.init_params, jax.random.key(0))
+  blank = make_policy(run, settings, shapes)
+  try:
+    found = safetensors.numpy.load_file(folder / _PARAMS)
+  except (OSError, safetensors.SafetensorError) as error:
+    raise ValueError(f"{folder / _PARAMS}: {error}") from error
+  expected = checkpointing.describe(blank.params)
+  if checkpointing.describe(found) != expected:
+    raise ValueError(
+      f"{folder / _PARAMS} does not hold the arrays of the policy that"
+      f" {_CONFIG} describes"
+    )
+  params = jax.tree.unflatten(
+    jax.tree.structure(blank.params), [found[name] for name in expected]
+  )
+  return dataclasses.replace(blank, params=params)

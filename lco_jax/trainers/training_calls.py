@@ -1,0 +1,201 @@
+"""Training from Python: `lco_jax.train` and `lco_jax.train_language`.
+
+The functions do what the scripts of the same names do. They need neither flags
+nor a directory.
+"""
+
+import contextlib
+import dataclasses
+import json
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+
+from lco_jax import checks, environments, tasks
+from lco_jax.trainers import control, language, policies
+from lco_jax.trainers import run as run_lib
+from lco_jax.trainers import settings as settings_lib
+from lco_jax.trainers.configs import control as control_config
+from lco_jax.trainers.configs import language as language_config
+from lco_jax.training import cpu_backend
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+  """What a call of `train` or `train_language` returns.
+
+  Attributes:
+    settings: of the run, {name: value}.
+    summary: final scores and times, as summary.json has them.
+    metrics: {name: float[updates, seeds]}, and "env_steps", float[updates]:
+      environment steps, or samples, of each seed.
+    policies: one for each seed.
+  """
+
+  settings: Mapping[str, Any]
+  summary: Mapping[str, Any]
+  metrics: Mapping[str, np.ndarray]
+  policies: Sequence[policies.Policy]
+
+
+def train(
+  environment: str | environments.Environment | environments.HostEnvironment,
+  algorithm: str = "lco_mse",
+  *,
+  num_seeds: int = 8,
+  total_steps: int | None = None,
+  workdir: str | pathlib.Path | None = None,
+  resume: bool = False,
+  show_progress: bool = True,
+  **options: Any,
+) -> Trained:
+  """Trains policies for control, one for each seed.
+
+  Call it before other computations with JAX: then it uses all cores of a CPU.
+
+  Args:
+    environment: an id, see `lco_jax.environments`; or an environment itself.
+    algorithm: a name of `lco_jax.algorithms.CONTROL`.
+    num_seeds: seeds, trained side by side.
+    total_steps: environment steps of each seed; None for the environment's
+      default.
+    workdir: new or empty directory, which gets the files that
+      `experiments.train_control` writes; None to write nothing.
+    resume: whether to go on with the run in `workdir`.
+    show_progress: whether to draw a progress bar on standard error.
+    **options: other settings, by the names of
+      experiments/configs/control.py. `python -m experiments.train_control
+      --config=experiments/configs/control.py:ID --help` lists them.
+
+  Raises:
+    ValueError: naming the setting that is wrong, before anything is written.
+    FaultError: if an update is not finite.
+    CheckpointError: if a checkpoint cannot be read or written.
+  """
+  own, name = None, environment
+  if not isinstance(environment, str):
+    own, name = environment, environment.name
+  launch = _make_launch(
+    control_config.get_config(name),
+    options
+    | {"algorithm": algorithm, "num_seeds": num_seeds}
+    | ({} if total_steps is None else {"total_steps": total_steps}),
+    workdir,
+    resume,
+    show_progress,
+  )
+  cpu_backend.divide_cores(num_seeds, warn=False)
+  with contextlib.ExitStack() as stack:
+    run = control.prepare(stack, launch, own)
+    return _gather(control.execute(stack, launch, run), run)
+
+
+def train_language(
+  task: str | tasks.Task,
+  algorithm: str = "lco_kld",
+  *,
+  num_seeds: int = 4,
+  num_updates: int | None = None,
+  workdir: str | pathlib.Path | None = None,
+  resume: bool = False,
+  show_progress: bool = True,
+  **options: Any,
+) -> Trained:
+  """Trains policies for a small language task, one for each seed.
+
+  A supervised warm start comes first, unless warm_start_updates is 0. Call it
+  before other computations with JAX: then it uses all cores of a CPU.
+
+  Args:
+    task: an id, see `lco_jax.tasks`; or a task itself.
+    algorithm: a name of `lco_jax.algorithms.ALGORITHMS`, or sft, dpo or rebel.
+    num_seeds: seeds, trained side by side.
+    num_updates: updates of each seed; None for the task's default.
+    workdir: new or empty directory, which gets the files that
+      `experiments.train_language` writes; None to write nothing.
+    resume: whether to go on with the run in `workdir`.
+    show_progress: whether to draw a progress bar on standard error.
+    **options: other settings, by the names of
+      experiments/configs/language.py. `python -m experiments.train_language
+      --config=experiments/configs/language.py:TASK --help` lists them.
+
+  Raises:
+    ValueError: naming the setting that is wrong, before anything is written.
+    FaultError: if an update is not finite.
+    CheckpointError: if a checkpoint cannot be read or written.
+  """
+  own, name = (None, task) if isinstance(task, str) else (task, task.name)
+  launch = _make_launch(
+    language_config.get_config(name),
+    options
+    | {"algorithm": algorithm, "num_seeds": num_seeds}
+    | ({} if num_updates is None else {"num_updates": num_updates}),
+    workdir,
+    resume,
+    show_progress,
+  )
+  cpu_backend.divide_cores(*language.shares(launch.settings), warn=False)
+  with contextlib.ExitStack() as stack:
+    prepared = language.prepare(stack, launch, own)
+    return _gather(language.execute(launch, prepared), prepared.run)
+
+
+def _make_launch(
+  config: ml_collections.ConfigDict,
+  options: Mapping[str, Any],
+  workdir: str | pathlib.Path | None,
+  resume: bool,
+  show_progress: bool,
+) -> run_lib.Launch:
+  """Makes a launch from a config and the settings that differ from it.
+
+  Raises:
+    ValueError: naming a setting that is unknown or of another type.
+  """
+  known = [name for name in config if name != "tuned"]
+  for name, value in options.items():
+    if name not in known:
+      raise ValueError(f"{name}: no such setting{checks.suggest(name, known)}")
+    try:
+      config[name] = value
+    except TypeError:
+      wanted = config.get_type(name).__name__
+      raise ValueError(
+        f"{name} must be of type {wanted}, got {value!r}"
+      ) from None
+  if config.policy_learning_rates:
+    raise ValueError(
+      "policy_learning_rates: call with one policy_learning_rate at a time"
+    )
+  if resume and workdir is None:
+    raise ValueError("resume needs the workdir of the run to go on with")
+  return run_lib.Launch(
+    # As JSON keeps them, so that they compare with a file's.
+    json.loads(json.dumps(settings_lib.resolve(config))),
+    None if workdir is None else pathlib.Path(workdir),
+    resume=resume,
+    show_progress=show_progress,
+    tell=print if show_progress else lambda line: None,
+  )
+
+
+def _gather(done: run_lib.Outcome, run: control.Run | language.Run) -> Trained:
+  """What a call returns, of a run at one learning rate."""
+  ((cell, summary),) = done.reported
+  return Trained(
+    cell.settings,
+    summary,
+    done.started.read_metrics(cell),
+    [
+      policies.make_policy(
+        run,
+        cell.settings,
+        jax.tree.map(lambda leaf, place=place: leaf[place], done.result.params),
+      )
+      for place in range(cell.settings["num_seeds"])
+    ],
+  )

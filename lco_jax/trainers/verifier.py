@@ -1,0 +1,116 @@
+"""Training of verifiers of pretrained models, on pairs of completions."""
+
+import contextlib
+from collections.abc import Mapping
+
+import jax
+import numpy as np
+
+from lco_jax import types
+from lco_jax.language import generation, pairs, scoring, text_evaluation
+from lco_jax.reporting import statistics
+from lco_jax.runs import run_directory, runner
+from lco_jax.trainers import llm_training
+from lco_jax.trainers import run as run_lib
+
+
+def execute(
+  stack: contextlib.ExitStack,
+  launch: run_lib.Launch,
+  prepared: llm_training.Prepared,
+) -> run_lib.Outcome:
+  """Trains and evaluates a verifier, and writes what it came to.
+
+  Args:
+    stack: ends the processes that score.
+    launch: of the run.
+    prepared: from `llm_training.prepare`.
+
+  Raises:
+    Exceptions as of `llm_training.execute`.
+  """
+  scorer = stack.enter_context(
+    llm_training.make_scorer(prepared.run, launch.settings)
+  )
+  started, result = llm_training.train(stack, launch, prepared.run, scorer)
+  reported = []
+  if jax.process_index() == 0:
+    reported = [
+      (cell, _report(launch, cell, prepared, result, scorer))
+      for cell in run_lib.cells(launch.workdir, launch.settings)
+    ]
+  return run_lib.Outcome(started, result, reported)
+
+
+def _report(
+  launch: run_lib.Launch,
+  cell: run_lib.Cell,
+  prepared: llm_training.Prepared,
+  result: runner.Result,
+  scorer: scoring.Scorer,
+) -> dict:
+  """Evaluates a cell's seeds; writes and returns their summary."""
+  settings, run = cell.settings, prepared.run
+  learned = llm_training.policies(cell, run, result)
+  summary = llm_training.described(settings, result)
+  for examination in prepared.examinations:
+    before, *after = _accuracies(
+      examination, scorer, run.pretrained.params, learned, settings
+    )
+    found = [own["accuracy"] for own in after]
+    summary[examination.split] = {
+      "pairs": before["pairs"],
+      "before": before["accuracy"],
+      **statistics.summarize(np.array(found, float)),
+    }
+  if cell.workdir is not None:
+    run_directory.write_json(cell.workdir / "summary.json", summary)
+  llm_training.export(launch, cell, run, learned)
+  return summary
+
+
+def _accuracies(
+  examination: text_evaluation.Examination,
+  scorer: scoring.Scorer,
+  reference: types.Params,
+  learned: list[types.Params],
+  settings: Mapping,
+) -> list[dict]:
+  """How often each policy scores the better completion of a pair higher.
+
+  Pairs are of completions of one question by the reference, of which one is
+  worth more by the task's own verifier. The first policy is the reference.
+  """
+  reference = jax.device_put(reference)
+  answers = text_evaluation.complete_problems(
+    examination,
+    reference,
+    scorer,
+    generation.Sampling(),
+    range(examination.num_samples),
+  )
+  values = np.stack([answer.values for answer in answers])  # [G, Q]
+  if settings["reward"] == "exact":  # As the pairs that were trained on.
+    values = values >= 1
+  scored = ~np.stack([answer.failed for answer in answers])
+  where = (values[:, None] > values[None]) & scored[:, None] & scored[None]
+  said = [answer.tokens for answer in answers]
+
+  def log_probs(params):
+    return examination.completer.log_probs(params, examination.prompts, said)
+
+  base, mask = log_probs(reference)
+
+  def accuracy(own):
+    score = np.asarray(
+      pairs.score_completions(settings["algorithm"], own, base, mask)
+    )
+    better = score[:, None] > score[None]
+    level = score[:, None] == score[None]
+    right = better + 0.5 * level  # By chance, where it cannot tell.
+    return float(right[where].mean()) if where.any() else None
+
+  found = [base, *(log_probs(jax.device_put(own))[0] for own in learned)]
+  return [
+    {"pairs": int(where.sum()), "accuracy": accuracy(own)} for own in found
+  ]
