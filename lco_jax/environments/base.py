@@ -1,7 +1,7 @@
 """Interfaces of environments, in the graph and on the host."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -57,6 +57,8 @@ class Environment:
     step: (key, state, action int32[*action_shape]) → Transition.
     action_sizes: choices of each of the action's D dimensions, which are chosen
       independently; empty for an action that is one choice.
+    draw: (states, returns so far) → their images uint8[H, W, 3], on the host;
+      None if it cannot be drawn.
   """
 
   name: str
@@ -66,6 +68,9 @@ class Environment:
   reset: Callable[[types.PRNGKey], tuple[Any, Array]]
   step: Callable[[types.PRNGKey, Any, Array], Transition]
   action_sizes: tuple[int, ...] = ()
+  draw: Callable[[Sequence, Sequence[float]], Iterator[np.ndarray]] | None = (
+    None
+  )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,6 +85,8 @@ class HostEnvironment:
       copy in the same step as its episode ends.
     encode: raw observations of B copies → float32[B, O], on the host.
     action_sizes: as of Environment.
+    make_drawn: makes a gymnasium.Env whose render() returns images; raises
+      whatever its maker does if it cannot.
   """
 
   name: str
@@ -88,6 +95,7 @@ class HostEnvironment:
   make_copies: Callable[[int], Any]
   encode: Callable[[np.ndarray], np.ndarray]
   action_sizes: tuple[int, ...] = ()
+  make_drawn: Callable[[], Any] | None = None
 
 
 def logits_shape(environment: Environment | HostEnvironment) -> tuple[int, ...]:

@@ -109,8 +109,10 @@ def wrap(
       " Box, Discrete and MultiDiscrete are supported"
     )
 
-  def make_limited() -> gymnasium.Env:
-    own = gymnasium.wrappers.TransformAction(make_one(), decode, chosen)
+  def make_limited(**options: Any) -> gymnasium.Env:
+    own = gymnasium.wrappers.TransformAction(
+      make_one(**options), decode, chosen
+    )
     if limit is None:
       own = gymnasium.wrappers.TimeLimit(own, _TIME_LIMIT)
     return own
@@ -128,6 +130,7 @@ def wrap(
     action_sizes=action_sizes,
     make_copies=make_copies,
     encode=encode,
+    make_drawn=functools.partial(make_limited, render_mode="rgb_array"),
   )
 
 

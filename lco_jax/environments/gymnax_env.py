@@ -1,10 +1,12 @@
 """Adapter from gymnax's in-graph environments to `Environment`."""
 
 import functools
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from lco_jax import checks
 from lco_jax.environments import base, bins
@@ -112,4 +114,31 @@ def wrap(
     max_episode_steps=int(params.max_steps_in_episode),
     reset=reset,
     step=step,
+    draw=functools.partial(_draw, environment, params),
   )
+
+
+def _draw(
+  environment: Any,
+  params: Any,
+  states: Sequence[Any],
+  returns: Sequence[float],
+) -> Iterator[np.ndarray]:
+  """Draws states with gymnax's own visualizer, as images uint8[H, W, 3].
+
+  Raises:
+    ValueError: if gymnax cannot draw this environment.
+  """
+  import matplotlib
+
+  matplotlib.use("Agg")
+  from gymnax.visualize import visualizer
+
+  drawn = visualizer.Visualizer(environment, params, states, returns)
+  drawn.init()
+  if not hasattr(drawn, "im"):
+    raise ValueError(f"gymnax cannot draw {environment.name}")
+  for index in range(len(states)):
+    drawn.update(index)
+    drawn.fig.canvas.draw()
+    yield np.array(drawn.fig.canvas.buffer_rgba())[..., :3]

@@ -186,6 +186,8 @@ def generate(
     sampling: options of the sampling distribution.
     observe: computes the outputs to keep of each step.
   """
+  # Files give NumPy arrays, which the compiled loop cannot index.
+  params = jax.tree.map(jnp.asarray, params)
   prompt_length, batch_size = prompt.shape[1], len(keys)
   num_samples = _count_samples(batch_size, len(prompt), "keys")
   uniform = jax.vmap(lambda key: jax.random.uniform(key, (num_tokens,)))(keys)

@@ -28,7 +28,7 @@ def format_run(summary: Mapping) -> str:
     f"evaluated on {evaluation['episodes']} episodes a seed"
     f" ({evaluation['backend']})",
     "",
-    *_format_scores("return", rows),
+    *format_scores("return", rows),
   ]
   return "\n".join([*lines, ""])
 
@@ -58,7 +58,7 @@ def format_language_run(summary: Mapping) -> str:
       f"evaluated on {found['problems']} {found['split']} problems,"
       f" {found['samples']} samples of each",
       "",
-      *_format_scores("accuracy", rows),
+      *format_scores("accuracy", rows),
       "",
       "greedy by difficulty: " + ", ".join(f"{k}: {v:.2f}" for k, v in levels),
       "",
@@ -77,9 +77,7 @@ def format_accuracy(evaluation: Mapping) -> str:
   )
 
 
-def _format_scores(
-  title: str, rows: Sequence[tuple[str, Mapping]]
-) -> list[str]:
+def format_scores(title: str, rows: Sequence[tuple[str, Mapping]]) -> list[str]:
   """Formats a header and a line for each (label, statistics over seeds)."""
   lines = [
     f"{title:<22}{'mean':>8}{'IQM':>8}  {'95% interval':<18}"

@@ -348,11 +348,7 @@ def _supervised(
 ) -> Run:
   """A run on right answers."""
   num_updates, rate = settings["warm_start_updates"], learning_rate(settings)
-  if num_updates <= settings["learning_rate_warmup"]:
-    raise ValueError(
-      "warm_start_updates must be more than learning_rate_warmup"
-      f" {settings['learning_rate_warmup']}, got {num_updates}"
-    )
+  checks.check_number("warm_start_updates", num_updates, at_least=1)
   if settings["policy_learning_rates"]:
     raise ValueError(
       f"policy_learning_rates: {WARM_START} has its own,"

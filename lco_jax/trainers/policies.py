@@ -17,6 +17,7 @@ from jax import Array
 from lco_jax import environments, tasks, types
 from lco_jax.language import generation
 from lco_jax.runs import checkpointing, run_directory
+from lco_jax.tasks import base
 from lco_jax.trainers import control, language
 from lco_jax.trainers import run as run_lib
 
@@ -178,7 +179,7 @@ class LanguagePolicy:
     _save(self, folder)
 
   def _encode(self, text: str) -> Array:
-    tokens = tasks.encode(self.task.characters, text)
+    tokens = base.encode(self.task.characters, text)
     if not tokens:
       raise ValueError("the text is empty")
     return jnp.asarray(tokens, jnp.int32)
@@ -217,23 +218,56 @@ def load_policy(
     if seed is not None:
       raise ValueError(f"{directory} holds one policy; leave seed out")
     return _read_saved(directory, environment or task)
+  learned = read_learned(directory, environment or task)
+  seeds = run_lib.seeds_of(learned.settings)
+  seed = seeds[0] if seed is None else seed
+  if seed not in seeds:
+    raise ValueError(
+      f"seed {seed}: the run in {directory} has seeds {seeds[0]} to {seeds[-1]}"
+    )
+  place = learned.first + seeds.index(seed)
+  own = jax.tree.map(lambda leaf: leaf[place], learned.params)
+  return make_policy(learned.run, learned.settings, own)
+
+
+@dataclasses.dataclass(frozen=True)
+class Learned:
+  """All that a run has learned; from `read_learned`.
+
+  Attributes:
+    run: what trained it.
+    settings: of the directory that was asked for.
+    params: {part: parameters [learners, ...]}, of all learning rates.
+    first: which learner is the directory's first seed.
+  """
+
+  run: control.Run | language.Run
+  settings: Mapping
+  params: dict[str, types.Params]
+  first: int
+
+
+def read_learned(directory: pathlib.Path, problem: Any = None) -> Learned:
+  """Reads the parameters of a run, or of a learning rate of one.
+
+  Args:
+    directory: of the run, or RUN/rate_...
+    problem: environment or task of the run, if it has no id.
+
+  Raises:
+    ValueError: if it holds no run that can be read.
+    CheckpointError: if its checkpoint cannot be read.
+  """
   settings = run_directory.read_config(directory)
   if "model" in settings:
     raise ValueError(
       f"{directory} is a run on a pretrained model; read what it exported with"
       " lco_jax.pretrained.load"
     )
-  seeds = run_lib.seeds_of(settings)
-  seed = seeds[0] if seed is None else seed
-  if seed not in seeds:
-    raise ValueError(
-      f"seed {seed}: the run in {directory} has seeds {seeds[0]} to {seeds[-1]}"
-    )
-  whole, all_settings, place = _find_learners(directory, settings)
-  run = _build(all_settings, environment or task)
+  whole, all_settings, first = _find_learners(directory, settings)
+  run = _build(all_settings, problem)
   _, params = run_lib.restore_params(whole, all_settings, run.training)
-  own = jax.tree.map(lambda leaf: leaf[place + seeds.index(seed)], params)
-  return make_policy(run, settings, own)
+  return Learned(run, settings, params, first)
 
 
 def make_policy(
@@ -310,12 +344,13 @@ def _read_saved(folder: pathlib.Path, problem: Any) -> Policy:
   settings = run_directory.read_config(folder)
   run = _build(settings, problem)
   shapes = jax.eval_shape(run.training.init_params, jax.random.key(0))
-  blank = make_policy(run, settings, shapes)
+  zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
+  blank = make_policy(run, settings, zeros)
   try:
     found = safetensors.numpy.load_file(folder / _PARAMS)
   except (OSError, safetensors.SafetensorError) as error:
     raise ValueError(f"{folder / _PARAMS}: {error}") from error
-  expected = checkpointing.describe(blank.params)
+  expected = checkpointing.describe(checkpointing.flatten(blank.params))
   if checkpointing.describe(found) != expected:
     raise ValueError(
       f"{folder / _PARAMS} does not hold the arrays of the policy that"

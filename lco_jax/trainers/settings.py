@@ -33,7 +33,7 @@ class RunOptions:
     "linear", "decay to 0, or constant", choices=optimizers.SCHEDULES
   )
   learning_rate_warmup: int = setting(
-    0, "optimizer steps of a linear rise", at_least=0
+    0, "optimizer steps of a linear rise, at most half of the run's", at_least=0
   )
   policy_learning_rate: float | None = setting(
     None, "largest rate; None for the tuned one", above=0.0
@@ -152,7 +152,7 @@ def make_optimizer(
       if learning_rate is None
       else learning_rate,
       num_steps,
-      settings["learning_rate_warmup"],
+      min(settings["learning_rate_warmup"], num_steps // 2),
     ),
     settings[f"{part}_max_gradient_norm"] or None,
     **parse_options(settings["optimizer_options"]),
