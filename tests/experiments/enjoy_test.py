@@ -7,7 +7,10 @@ import pytest
 import lco_jax
 from tests import scripts
 
-pytestmark = pytest.mark.xdist_group("enjoy")
+pytestmark = [
+  pytest.mark.third_party,  # optax and gymnax.
+  pytest.mark.xdist_group("enjoy"),
+]
 PIL = pytest.importorskip("PIL.Image")
 
 

@@ -10,16 +10,20 @@ import pytest
 
 import lco_jax
 from lco_jax import environments, tasks
+from lco_jax.control import normalization
 from lco_jax.runs import run_directory
 from tests import scripts
 
-pytestmark = pytest.mark.xdist_group("training_calls")
+pytestmark = [
+  pytest.mark.third_party,  # optax.
+  pytest.mark.xdist_group("training_calls"),
+]
 
 _SHORT = {
   "num_seeds": 2,
   "total_steps": 512,
-  "num_envs": 4,
-  "num_steps": 16,
+  "num_envs": 8,
+  "num_steps": 8,
   "eval_episodes": 3,
   "show_progress": False,
 }
@@ -28,7 +32,7 @@ _SMALL = {
   "num_updates": 3,
   "warm_start_updates": 4,
   "warm_start_prompts": 8,
-  "num_prompts": 4,
+  "num_prompts": 8,
   "num_samples": 4,
   "eval_problems": 8,
   "eval_samples": 2,
@@ -46,7 +50,7 @@ def control(tmp_path_factory):
   """(directory, what the call returned) of a control run."""
   where = tmp_path_factory.mktemp("control") / "run"
   done = lco_jax.train(
-    "probe:goal",
+    "probe:credit",
     "lco_fisher",
     normalize_observations=True,
     workdir=where,
@@ -65,7 +69,7 @@ def language(tmp_path_factory):
 def test_a_run_without_a_directory_is_the_same(control):
   where, done = control
   alone = lco_jax.train(
-    "probe:goal", "lco_fisher", normalize_observations=True, **_SHORT
+    "probe:credit", "lco_fisher", normalize_observations=True, **_SHORT
   )
   assert alone.settings == done.settings
   for name in ("final_return", "evaluation", "evaluation_sampled"):
@@ -91,7 +95,7 @@ def test_a_call_writes_what_the_script_writes(control, tmp_path):
   }
   ran = scripts.run(
     "train_control",
-    "--config=experiments/configs/control.py:probe:goal",
+    "--config=experiments/configs/control.py:probe:credit",
     "--config.algorithm=lco_fisher",
     "--config.normalize_observations=True",
     *(f"--config.{name}={value}" for name, value in settings.items()),
@@ -113,7 +117,7 @@ def test_a_run_goes_on_where_it_ended(control, tmp_path):
   """A finished run is resumed: nothing is trained, all is read again."""
   where, done = control
   again = lco_jax.train(
-    "probe:goal",
+    "probe:credit",
     "lco_fisher",
     normalize_observations=True,
     workdir=where,
@@ -150,10 +154,10 @@ def test_a_policy_normalises_as_in_training(control):
   _, done = control
   policy = done.policies[0]
   observation = np.full(policy.environment.observation_shape, 0.3, np.float32)
-  moments = policy.params["observations"]
+  moments = policy.params[normalization.OBSERVATIONS]
   without = {"policy": policy.params["policy"]}
   bare = dataclasses.replace(policy, params=without)
-  scaled = (observation - moments.mean) / np.sqrt(moments.variance + 1e-8)
+  scaled = (observation - moments["mean"]) / np.sqrt(moments["variance"])
   np.testing.assert_allclose(
     policy.logits(observation),
     bare.logits(np.clip(scaled, -10, 10)),
@@ -165,7 +169,7 @@ def test_a_policy_normalises_as_in_training(control):
 def test_one_learning_rate_of_several_is_read(tmp_path):
   ran = scripts.run(
     "train_control",
-    "--config=experiments/configs/control.py:probe:goal",
+    "--config=experiments/configs/control.py:probe:credit",
     "--config.policy_learning_rates=(1e-3,1e-2)",
     *(
       f"--config.{name}={value}"
@@ -179,7 +183,7 @@ def test_one_learning_rate_of_several_is_read(tmp_path):
     lco_jax.load_policy(tmp_path / "run")
   for rate in (1e-3, 1e-2):
     alone = lco_jax.train(
-      "probe:goal", "lco_mse", policy_learning_rate=rate, **_SHORT
+      "probe:credit", "lco_mse", policy_learning_rate=rate, **_SHORT
     )
     observation = np.ones(alone.policies[0].environment.observation_shape)
     for seed in range(2):
@@ -193,9 +197,9 @@ def test_one_learning_rate_of_several_is_read(tmp_path):
 
 
 def test_an_environment_of_ones_own_needs_no_name():
-  own = dataclasses.replace(environments.make("probe:goal"), name="mine")
+  own = dataclasses.replace(environments.make("probe:credit"), name="mine")
   done = lco_jax.train(own, "lco_mse", **_SHORT)
-  named = lco_jax.train("probe:goal", "lco_mse", **_SHORT)
+  named = lco_jax.train("probe:credit", "lco_mse", **_SHORT)
   assert done.settings["environment"] == "mine"
   np.testing.assert_array_equal(
     done.metrics["entropy"], named.metrics["entropy"]
@@ -247,13 +251,13 @@ def test_a_task_of_ones_own_needs_no_name():
 )
 def test_wrong_options_are_named(options, line):
   with pytest.raises(ValueError, match=line):
-    lco_jax.train(**{"environment": "probe:goal", **_SHORT, **options})
+    lco_jax.train(**{"environment": "probe:credit", **_SHORT, **options})
 
 
 def test_wrong_directories_are_named(control, language, tmp_path):
   where, done = control
   with pytest.raises(ValueError, match="already in use"):
-    lco_jax.train("probe:goal", workdir=where, **_SHORT)
+    lco_jax.train("probe:credit", workdir=where, **_SHORT)
   with pytest.raises(ValueError, match="no config.json"):
     lco_jax.load_policy(tmp_path)
   with pytest.raises(ValueError, match="seeds 0 to 1"):
