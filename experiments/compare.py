@@ -37,7 +37,7 @@ flags.mark_flag_as_required("workdir")
 _JOBS = flags.DEFINE_integer("jobs", 2, "Number of parallel runs.")
 _CONFIG = config_flags.DEFINE_config_file(
   "config",
-  "experiments/configs/comparison.py:control",
+  command_line.locate_config("experiments/configs/comparison.py:control"),
   "FILE:KIND; then --config.NAME=VALUE to change it.",
 )
 

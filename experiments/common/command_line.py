@@ -21,6 +21,7 @@ from experiments.common import plugins
 from lco_jax.runs import clusters, distributed, peers, run_directory
 from lco_jax.trainers import settings as settings_lib
 
+_PACKAGE = pathlib.Path(__file__).parent.parent
 # What absl, ml_collections and a config file raise for a wrong command line.
 _WRONG_FLAGS = (
   flags.Error,
@@ -247,6 +248,7 @@ def run(
   """
 
   def parse(argv: Sequence[str]) -> list[str]:
+    argv = _locate_configs(argv)
     try:
       if help_lib.is_requested(argv):
         _show_help(argv)
@@ -298,6 +300,34 @@ def _show_help(argv: Sequence[str]) -> None:
     fail(error)
   help_lib.show(flags.FLAGS, config, sys.modules["__main__"].__doc__ or "")
   sys.exit(0)
+
+
+def locate_config(text: str) -> str:
+  """Finds a config file of this package, wherever a command is run.
+
+  Args:
+    text: FILE or FILE:NAME. A FILE that exists is taken as it is.
+  """
+  file, colon, name = text.partition(":")
+  own = _PACKAGE.parent / file
+  is_here = pathlib.Path(file).exists()
+  if is_here or own.parent != _PACKAGE / "configs" or not own.exists():
+    return text
+  return f"{own}{colon}{name}"
+
+
+def _locate_configs(argv: Sequence[str]) -> list[str]:
+  """Locates the values of --config=VALUE and --config VALUE."""
+  words = list(argv)
+  for index, word in enumerate(words):
+    flag, equals, value = word.partition("=")
+    if flag not in ("--config", "-config"):
+      continue
+    if equals:
+      words[index] = f"{flag}={locate_config(value)}"
+    elif index + 1 < len(words):
+      words[index + 1] = locate_config(words[index + 1])
+  return words
 
 
 def _find_plugins(argv: Sequence[str]) -> list[str]:

@@ -104,6 +104,8 @@ def _import_file(path: pathlib.Path) -> ModuleType:
 
 
 def _import(name: str) -> ModuleType:
+  if str(pathlib.Path.cwd()) not in sys.path:  # As `python -m` has it.
+    sys.path.append(str(pathlib.Path.cwd()))
   try:
     module = importlib.import_module(name)
   except (Exception, SystemExit) as error:

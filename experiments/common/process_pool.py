@@ -25,6 +25,8 @@ from lco_jax import environments, tasks
 from lco_jax.runs import run_directory
 from lco_jax.trainers import settings as settings_lib
 
+# Where the package `experiments` is.
+_ROOT = pathlib.Path(__file__).parent.parent.parent
 _RUNNING: set[subprocess.Popen] = set()
 _STOPPING = threading.Event()
 
@@ -146,7 +148,9 @@ def check_run(base: str, task: str, settings: Sequence[str]) -> None:
   """
   given = dict(setting.partition("=")[::2] for setting in settings)
   try:
-    config = runpy.run_path(base)["get_config"](task)
+    config = runpy.run_path(command_line.locate_config(base))["get_config"](
+      task
+    )
     if find_script(base) == "train_language":
       tasks.make(task)
     else:
@@ -233,13 +237,16 @@ def _complete(run: Run, jobs: int) -> None:
     time.sleep(1.0)
   if run.done or _STOPPING.is_set():
     return
-  command = [sys.executable, "-m", f"experiments.{run.script}"]
+  # Not from the current directory, which may have an `experiments` of its own.
+  command = [sys.executable, "-P", "-m", f"experiments.{run.script}"]
   command += [f"--config={run.config}", f"--workdir={run.workdir}"]
   command += [f"--config.{setting}" for setting in run.settings]
   command += plugins.make_flags()
   if (run.workdir / "config.json").exists():
     command.append("--resume")
   environment = dict(os.environ)
+  paths = [str(_ROOT), environment.get("PYTHONPATH")]
+  environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
   if jobs > 1:
     # Otherwise each run would claim the whole machine.
     environment.setdefault(

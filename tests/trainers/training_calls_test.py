@@ -211,9 +211,7 @@ def test_a_language_policy_completes(language, tmp_path):
   read = lco_jax.load_policy(where, 1)
   read.save(tmp_path / "policy")
   saved = lco_jax.load_policy(tmp_path / "policy")
-  prompts = [
-    example[0] for example in done.summary["evaluation"]["examples"]
-  ]
+  prompts = [example[0] for example in done.summary["evaluation"]["examples"]]
   greedy = lco_jax.load_policy(where).complete(prompts)
   # The summary shows the first seed's.
   assert greedy == [
