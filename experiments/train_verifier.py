@@ -23,7 +23,9 @@ command_line.define_distributed()
 def main(stack: contextlib.ExitStack) -> None:
   """Trains, evaluates, and writes the run directory, locked on the stack."""
   with training_run.prepared():
-    settings = command_line.read_settings(flags.FLAGS, _CONFIG.value)
+    settings = llm.identify_files(
+      command_line.read_settings(flags.FLAGS, _CONFIG.value)
+    )
     cpu_backend.keep_memory()
     if flags.FLAGS.distributed:  # A process for each core.
       cpu_backend.divide_cores(1)

@@ -12,7 +12,7 @@ _PACKAGE = _ROOT / "lco_jax"
 
 # A unit (module or package of lco_jax) imports only units of earlier lines.
 _LAYERS = (
-  {"types", "numerics", "checks", "arguments"},
+  {"types", "numerics", "checks", "arguments", "user_files"},
   {"targets", "advantages", "losses"},
   {"diagnostics"},
   {"networks", "environments", "tasks"},

@@ -7,13 +7,12 @@ names are imported.
 
 import hashlib
 import importlib
-import importlib.util
 import pathlib
 import sys
-import traceback
 from collections.abc import Sequence
 from types import ModuleType
 
+from lco_jax import user_files
 from lco_jax.runs import run_directory
 
 # {name: path or module as given on the command line} of those loaded.
@@ -41,7 +40,13 @@ def load(names: Sequence[str]) -> None:
       )
     if name in _LOADED:
       continue
-    module = _import_file(pathlib.Path(given)) if is_file else _import(given)
+    module = (
+      user_files.import_file(
+        pathlib.Path(given), _PREFIX + pathlib.Path(given).stem, "--plugins"
+      )
+      if is_file
+      else _import(given)
+    )
     _LOADED[name] = given
     _HASHES[name] = _hash_sources(module)
 
@@ -87,22 +92,6 @@ def check_run(where: pathlib.Path, may_add: bool = False) -> None:
       )
 
 
-def _import_file(path: pathlib.Path) -> ModuleType:
-  if not path.is_file():
-    raise ValueError(f"--plugins: no file {path}")
-  path = path.resolve()
-  name = _PREFIX + path.stem
-  spec = importlib.util.spec_from_file_location(name, path)
-  module = importlib.util.module_from_spec(spec)
-  sys.modules[name] = module
-  try:
-    spec.loader.exec_module(module)
-  except (Exception, SystemExit) as error:  # The user's code may raise any.
-    del sys.modules[name]
-    raise ValueError(f"--plugins: {_describe(error, path)}") from error
-  return module
-
-
 def _import(name: str) -> ModuleType:
   if str(pathlib.Path.cwd()) not in sys.path:  # As `python -m` has it.
     sys.path.append(str(pathlib.Path.cwd()))
@@ -113,26 +102,12 @@ def _import(name: str) -> ModuleType:
       raise ValueError(
         f"--plugins: no module {name}; the name of a file ends with .py"
       ) from error
-    raise ValueError(f"--plugins: {_describe(error)}") from error
+    raise ValueError(
+      f"--plugins: {user_files.describe_import(error)}"
+    ) from error
   if getattr(module, "__file__", None) is None:
     raise ValueError(f"--plugins: {name} is no module with a file of its own")
   return module
-
-
-def _describe(error: BaseException, path: pathlib.Path | None = None) -> str:
-  """FILE:LINE: what happened, in one line.
-
-  Args:
-    error: raised while a plug-in was imported.
-    path: of the plug-in's file, whose own line is named; None for the last.
-  """
-  kind = type(error).__name__
-  if isinstance(error, SyntaxError) and error.filename:
-    return f"{error.filename}:{error.lineno}: {kind}: {error.msg}"
-  frames = traceback.extract_tb(error.__traceback__)
-  own = [f for f in frames if path is None or f.filename == str(path)]
-  place = f"{own[-1].filename}:{own[-1].lineno}" if own else f"{path}"
-  return f"{place}: {kind}: {next(iter(str(error).splitlines()), '')}"
 
 
 def _hash_sources(module: ModuleType) -> str:

@@ -30,6 +30,8 @@ class Samples:
       it cannot fail.
     first_visit: bool[G, N], whether the prompt is sampled for the first time;
       None where every prompt is.
+    rewards: {name: float[G, N]}, what the reward is made of; None where it is
+      one number.
   """
 
   prompt: Array
@@ -44,6 +46,7 @@ class Samples:
   answer: Array | None = None
   failed: Array | None = None
   first_visit: Array | None = None
+  rewards: dict[str, Array] | None = None
 
 
 @types.pytree_dataclass

@@ -8,6 +8,7 @@ resumed meets the same ones.
 
 import dataclasses
 import functools
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -38,46 +39,46 @@ class Asking:
   """Turns a task's problems into prompts, and scores into rewards.
 
   Attributes:
-    task: gives problems and scores completions.
+    task: gives problems, and what scores completions.
     tokenizer: the model's.
     instruction: text after every question; may be empty.
     chat: whether the question is a user's message of a chat.
     completion_length: C, tokens of an answer at most.
     context_length: tokens of a prompt and its answer, at most.
     sampling: the distribution that answers are sampled from.
-    exact: whether rewards are 1 for a solution and 0 otherwise, and not scores.
+    reward: scores float[S, G, N, K] → rewards float[S, G, N].
   """
 
-  task: tasks.TextTask
+  task: tasks.TextTask | tasks.RowTask
   tokenizer: pretrained.Tokenizer
   instruction: str
   chat: bool
   completion_length: int
   context_length: int
   sampling: generation.Sampling
-  exact: bool = True
+  reward: Callable[[np.ndarray], np.ndarray] = operator.itemgetter((..., 0))
 
-  def prompt(self, question: str) -> list[int]:
-    """Tokens of a question, up to where the answer begins.
+  def prompt(self, problem: Mapping[str, Any]) -> list[int]:
+    """Tokens of a problem, up to where the answer begins.
+
+    Args:
+      problem: has a question, or the messages of a chat whose last one is it.
 
     Raises:
       ValueError: if there is no room for an answer after it.
     """
-    text = question + self.instruction
+    text = problem["question"] + self.instruction
     if self.chat:
-      text = self.tokenizer.chat([{"role": "user", "content": text}])
+      before = problem.get("messages", [{"role": "user"}])
+      text = self.tokenizer.chat([*before[:-1], before[-1] | {"content": text}])
     tokens = self.tokenizer.encode(text, begins=not self.chat)
     if len(tokens) + self.completion_length > self.context_length:
       raise ValueError(
         f"completion_length {self.completion_length} after a prompt of"
         f" {len(tokens)} tokens is more than the model's {self.context_length}:"
-        f" {question[:40]!r}"
+        f" {problem['question'][:40]!r}"
       )
     return tokens
-
-  def reward(self, value: np.ndarray) -> np.ndarray:
-    """Rewards of scores in [0, 1]."""
-    return np.where(value >= 1, 1.0, 0.0) if self.exact else value
 
   def draw(
     self, seed: int, stream: int, update: int
@@ -97,7 +98,7 @@ class Asking:
       number = int(words.generate_state(1, np.uint64)[0] >> 1)
       problem = self.task.problem("train", number)
       try:
-        return problem, self.prompt(problem["question"])
+        return problem, self.prompt(problem)
       except ValueError as error:
         too_long = error
     raise too_long
@@ -201,15 +202,24 @@ class TextCollector:
     drawn = placement.to_host(state.actor)
     problems, asked = self._ask(drawn)
     samples = self._complete(state, asked)
-    value, failed = self._score(
+    values, failed = self._score(
       problems, *placement.read_local((samples.action, samples.mask))
     )
     first_visit = np.broadcast_to(
       (drawn == self._update)[:, None],
       (drawn.shape[0], self._num_samples, drawn.shape[1]),
     )
-    reward, correct, failed = placement.put_local(
-      (np.float32(self._asking.reward(value)), value >= 1, failed),
+    parts = {
+      reward.name: np.float32(values[..., index])
+      for index, reward in enumerate(_list_rewards(self._asking.task))
+    }
+    reward, correct, failed, parts = placement.put_local(
+      (
+        np.float32(self._asking.reward(values)),
+        values[..., 0] >= 1,
+        failed,
+        parts,
+      ),
       self._mesh,
       placement.ROLLOUTS,
     )
@@ -219,6 +229,7 @@ class TextCollector:
       reward=reward,
       correct=correct,
       failed=failed,
+      rewards=parts or None,
       first_visit=placement.to_devices(
         first_visit, self._mesh, placement.ROLLOUTS
       ),
@@ -335,7 +346,7 @@ class TextCollector:
       mask: bool[S, G, N, C].
 
     Returns:
-      (value float32[S, G, N], failed bool[S, G, N]).
+      (values float64[S, G, N, K], failed bool[S, G, N]).
     """
     waiting, texts = [], []
     for place in np.ndindex(tokens.shape[:-1]):
@@ -345,16 +356,24 @@ class TextCollector:
       waiting.append(self._scorer.submit(problem, text))
       texts.append((problem["question"], text))
     scores = self._scorer.collect(waiting)
-    _, num_samples, num_prompts, _ = tokens.shape
+    shape = tokens.shape[:-1]
+    values = np.array([score.values for score in scores], np.float64)
+    values = values.reshape(*shape, -1)
+    _, num_samples, num_prompts = shape
+    shown = self._asking.reward(values)[0, :, 0]
     self._show(
       self._update + 1,
       [
-        Example(*texts[index], float(self._asking.reward(scores[index].value)))
-        for index in range(0, num_samples * num_prompts, num_prompts)
+        Example(*texts[sample * num_prompts], float(shown[sample]))
+        for sample in range(num_samples)
       ],
     )
-    scores = np.reshape(np.array(scores, np.float64), (*tokens.shape[:-1], 2))
-    return scores[..., 0].astype(np.float32), scores[..., 1] > 0
+    return values, np.array([score.failed for score in scores]).reshape(shape)
+
+
+def _list_rewards(task: tasks.TextTask | tasks.RowTask) -> Sequence:
+  """Lists the rewards that have metrics of their own."""
+  return task.grader.rewards if isinstance(task, tasks.RowTask) else ()
 
 
 def _first_tokens(length: int, samples: data.Samples) -> data.Samples:

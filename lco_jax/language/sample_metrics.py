@@ -51,19 +51,28 @@ def summarize_samples(
   }
   if samples.failed is not None:
     shares["scoring_failed"] = samples.failed
-  return {
-    "reward_mean": mean,
-    "reward_std": jnp.sqrt(variance),
-    "completion_length_max": jax.lax.pmax(
-      jnp.max(length), numerics.DEVICE_AXIS
-    ),
-    "tokens": jax.lax.psum(jnp.sum(length), numerics.DEVICE_AXIS),
-  } | numerics.across_devices(
-    {k: numerics.average(v.astype(jnp.float32)) for k, v in shares.items()}
+  parts = {}
+  for name, values in (samples.rewards or {}).items():
+    own_mean, own_variance = diagnostics.moments(values, numerics.DEVICE_AXIS)
+    parts[f"reward_{name}_mean"] = own_mean
+    parts[f"reward_{name}_std"] = jnp.sqrt(own_variance)
+  return (
+    parts
     | {
-      "completion_length_mean": numerics.average(length),
-      "counted_tokens": numerics.average(
-        mask.astype(jnp.float32), samples.mask
+      "reward_mean": mean,
+      "reward_std": jnp.sqrt(variance),
+      "completion_length_max": jax.lax.pmax(
+        jnp.max(length), numerics.DEVICE_AXIS
       ),
+      "tokens": jax.lax.psum(jnp.sum(length), numerics.DEVICE_AXIS),
     }
+    | numerics.across_devices(
+      {k: numerics.average(v.astype(jnp.float32)) for k, v in shares.items()}
+      | {
+        "completion_length_mean": numerics.average(length),
+        "counted_tokens": numerics.average(
+          mask.astype(jnp.float32), samples.mask
+        ),
+      }
+    )
   )

@@ -12,11 +12,11 @@ import signal
 from collections.abc import Sequence
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import forkserver, resource_tracker
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import pebble
 
-from lco_jax import tasks
+from lco_jax.tasks import rewards
 
 # Attempts to score a completion whose worker processes end early.
 _TRIES = 3
@@ -25,19 +25,38 @@ _POLL_SECONDS = 1.0
 
 
 class ScoringError(RuntimeError):
-  """Worker processes end before they score anything."""
+  """Completions cannot be scored."""
+
+
+class Grader(Protocol):
+  """What scores completions: a `TextTask`, or the rewards of a `RowTask`.
+
+  It is pickled for other processes. `rewards.Grader` has more: the number of
+  its values, and whether a completion that takes too long ends the run.
+  """
+
+  def load(self) -> None:
+    """Imports what scoring needs."""
+
+  def score(self, entry: dict[str, Any], completion: str) -> Any:
+    """Computes a score, or a list of them."""
 
 
 class Score(NamedTuple):
-  """Score of a completion.
+  """Scores of a completion.
 
   Attributes:
-    value: in [0, 1].
+    values: one, or one for each reward; 0 where scoring failed.
     failed: whether the verifier failed or exceeded the time limit.
   """
 
-  value: float
+  values: tuple[float, ...]
   failed: bool
+
+  @property
+  def value(self) -> float:
+    """The first, which decides whether a completion is correct: at ≥ 1."""
+    return self.values[0]
 
 
 class PendingScore(NamedTuple):
@@ -57,18 +76,33 @@ class PendingScore(NamedTuple):
 
 
 class Scorer(contextlib.AbstractContextManager):
-  """Scores completions of a task in parallel."""
+  """Scores completions in parallel."""
 
-  def __init__(self, task: tasks.TextTask, num_workers: int, seconds: float):
+  def __init__(
+    self,
+    grader: Grader,
+    num_workers: int,
+    seconds: float,
+  ):
     """Starts the processes.
 
     Args:
-      task: task that the completions answer.
+      grader: what scores completions.
       num_workers: number of processes.
       seconds: time limit per completion.
+
+    Raises:
+      RuntimeError: in a process that another scorer is starting.
     """
-    self._task, self._num_workers = task, num_workers
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+      raise RuntimeError(
+        "a process that scores completions has imported your script, which"
+        " begins to train again; put the call of train_llm under"
+        " `if __name__ == '__main__':`"
+      )
+    self._grader, self._num_workers = grader, num_workers
     self._seconds = seconds
+    self._num_values = getattr(grader, "num_values", 1)
     # Forking this process would copy locks that JAX's threads hold.
     self._context = multiprocessing.get_context("forkserver")
     self._context.set_forkserver_preload(["lco_jax.tasks"])
@@ -79,42 +113,57 @@ class Scorer(contextlib.AbstractContextManager):
     """Submits a completion for scoring; `collect` waits for the score."""
     arguments = {"args": (entry, completion), "timeout": self._seconds}
     try:
-      future = self._pool.schedule(self._task.score, **arguments)
+      future = self._pool.schedule(self._grader.score, **arguments)
     except RuntimeError:  # The pool is broken; see `_score`.
       self._stop()
       self._pool = self._make_pool()
-      future = self._pool.schedule(self._task.score, **arguments)
+      future = self._pool.schedule(self._grader.score, **arguments)
     return PendingScore(entry, completion, future, self._pool)
 
   def collect(self, pending: Sequence[PendingScore]) -> list[Score]:
     """Waits for the scores, in the order of `pending`.
 
     Raises:
-      ScoringError: if worker processes end before they score anything.
+      ScoringError: if worker processes end before they score anything, or a
+        user's reward is at fault.
     """
     return [self._score(own) for own in pending]
 
   def _score(self, pending: PendingScore) -> Score:
     for _ in range(_TRIES):
       try:
-        return Score(float(_await_score(pending)), failed=False)
+        found = _await_score(pending)
+        values = found if isinstance(found, list) else [found]
+        return Score(tuple(map(float, values)), failed=False)
       except BrokenProcessPool:
         # An idle process ended, for example because memory ran out. That breaks
         # the pool and is not the completion's fault.
         pending = self.submit(pending.entry, pending.completion)
-      except Exception:  # The verifier raised it, or it is a timeout.
-        return Score(0.0, failed=True)
+      except rewards.RewardError as error:
+        raise ScoringError(str(error)) from error
+      except TimeoutError:
+        if getattr(self._grader, "stops", False):
+          raise ScoringError(
+            f"{self._grader.describe(pending.entry)}: no value after"
+            f" {self._seconds:g} s (scoring_seconds)"
+          ) from None
+        return self._fail()
+      except Exception:  # The verifier raised it.
+        return self._fail()
     raise ScoringError(
       "the processes that score completions end before they score any;"
       " is there enough memory?"
     )
+
+  def _fail(self) -> Score:
+    return Score((0.0,) * self._num_values, failed=True)
 
   def _make_pool(self) -> pebble.ProcessPool:
     return pebble.ProcessPool(
       max_workers=self._num_workers,
       context=self._context,
       initializer=_init_worker,  # Loading does not count as scoring time.
-      initargs=(self._task,),
+      initargs=(self._grader,),
     )
 
   def _stop(self) -> None:
@@ -158,8 +207,8 @@ def _start_server() -> None:
     signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _init_worker(task):
+def _init_worker(grader):
   # Ignore signals to the job's process group, but not the pool's SIGTERM.
   os.setsid()
   signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
-  task.load()
+  grader.load()

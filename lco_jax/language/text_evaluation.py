@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lco_jax import networks, types
+from lco_jax import networks, tasks, types
 from lco_jax.language import (
   generation,
   host_sampler,
@@ -32,7 +32,7 @@ class Answers(NamedTuple):
   Attributes:
     tokens: of the completions, their end included.
     texts: of the completions.
-    values: float[Q], their scores in [0, 1].
+    values: float[Q, K], their scores.
     failed: bool[Q], whether the verifier failed or took too long.
   """
 
@@ -40,6 +40,11 @@ class Answers(NamedTuple):
   texts: list[str]
   values: np.ndarray
   failed: np.ndarray
+
+  @property
+  def correct(self) -> np.ndarray:
+    """Whether each solves its problem, by the first score: bool[Q]."""
+    return self.values[:, 0] >= 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,6 +94,8 @@ def make_examination(
   Raises:
     ValueError: if a problem leaves no room for an answer.
   """
+  if isinstance(asking.task, tasks.RowTask):  # It repeats problems otherwise.
+    num_problems = min(num_problems, asking.task.count(split))
   problems = [
     asking.task.problem(split, number) for number in range(num_problems)
   ]
@@ -96,7 +103,7 @@ def make_examination(
     asking,
     split,
     problems,
-    [asking.prompt(problem["question"]) for problem in problems],
+    [asking.prompt(problem) for problem in problems],
     num_samples,
     text_completion.Completer(
       model, asking.tokenizer.end, asking.completion_length, batch_size
@@ -143,8 +150,13 @@ def _score(
     scorer.submit(problem, text)
     for problem, text in zip(examination.problems, texts, strict=True)
   ]
-  values, failed = zip(*scorer.collect(waiting), strict=True)
-  return Answers(tokens, texts, np.array(values), np.array(failed))
+  scores = scorer.collect(waiting)
+  return Answers(
+    tokens,
+    texts,
+    np.array([score.values for score in scores]),
+    np.array([score.failed for score in scores]),
+  )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,12 +168,16 @@ class Evaluation:
     sampled: bool[K, Q], whether each sample is right.
     texts: greedy completions.
     num_failed: completions that could not be scored.
+    greedy_values: float[K], mean scores of the greedy completions.
+    sampled_values: float[K], mean scores of the samples.
   """
 
   greedy: np.ndarray
   sampled: np.ndarray
   texts: list[str]
   num_failed: int
+  greedy_values: np.ndarray
+  sampled_values: np.ndarray
 
 
 def evaluate(
@@ -186,8 +202,10 @@ def evaluate(
     range(1, 1 + examination.num_samples),
   )
   return Evaluation(
-    greedy.values >= 1,
-    np.stack([own.values >= 1 for own in sampled]),
+    greedy.correct,
+    np.stack([own.correct for own in sampled]),
     greedy.texts,
     sum(int(own.failed.sum()) for own in [greedy, *sampled]),
+    greedy.values.mean(axis=0),
+    np.mean([own.values for own in sampled], axis=(0, 1)),
   )

@@ -27,6 +27,7 @@ from lco_jax.tasks.reasoning_gym_texts import (
   find_split,
   make_text_task,
 )
+from lco_jax.tasks.rows import RowTask
 
 TASKS: dict[str, Callable[..., Task]] = {
   "addition": arithmetic.addition,
@@ -72,6 +73,7 @@ __all__ = [
   "SPLITS",
   "TASKS",
   "Problem",
+  "RowTask",
   "Task",
   "TextTask",
   "agreement",

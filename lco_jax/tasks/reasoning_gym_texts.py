@@ -79,6 +79,11 @@ class TextTask:
   options: tuple[tuple[str, Any], ...]
   extraction: str
 
+  @property
+  def grader(self) -> "TextTask":
+    """Scores completions: the task itself."""
+    return self
+
   def load(self) -> None:
     """Imports the task's package, which takes seconds the first time."""
     _load_dataset(self.name, self.options, _SEEDS["train"])

@@ -8,6 +8,7 @@ import operator
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 from jax.sharding import Mesh
 
 from lco_jax import (
@@ -18,13 +19,20 @@ from lco_jax import (
   pretrained,
   tasks,
   types,
+  user_files,
 )
 from lco_jax.language import generation, host_sampler, pairs
 from lco_jax.language import training as language
+from lco_jax.tasks import rewards, rows
 from lco_jax.trainers import settings as settings_lib
 from lco_jax.training import program
 
 REWARDS = ("exact", "score")
+# The task whose problems are rows of files.
+DATA = "data"
+COMBINATIONS = ("sum", "standardised")
+# How far from 0 a group's standard deviation is kept.
+_EPSILON = 1e-4
 # Settings of the library that need a value network, or small models.
 NOT_SET = (
   "discount",
@@ -68,11 +76,16 @@ class Run:
   learned: PolicyOf
 
 
-def build(settings: Mapping) -> Run:
-  """Builds the training of a policy; errors name the setting or the file."""
+def build(settings: Mapping, task: tasks.RowTask | None = None) -> Run:
+  """Builds the training of a policy; errors name the setting or the file.
+
+  Args:
+    settings: of the run.
+    task: to train on; None for the one that the settings name.
+  """
   policy_options = settings_lib.options(settings, algorithms.options_by_name())
   row = algorithms.ALGORITHMS[settings["algorithm"]]
-  common = _common(settings)
+  common = _common(settings, task)
   verifier_model, verifiers, longest = _verifier(
     settings, row, common["pretrained"]
   )
@@ -153,7 +166,9 @@ def _unset_options(settings: Mapping) -> list[str]:
   return [name for name in names if settings[name] is None]
 
 
-def _common(settings: Mapping) -> dict[str, Any]:
+def _common(
+  settings: Mapping, task: tasks.RowTask | None = None
+) -> dict[str, Any]:
   """The parts that every run has, as keyword arguments of Run."""
   settings_lib.check(
     settings,
@@ -174,14 +189,10 @@ def _common(settings: Mapping) -> dict[str, Any]:
     raise ValueError(
       "policy_learning_rates: pretrained models take one policy_learning_rate"
     )
-  checks.check_choice("reward", settings["reward"], REWARDS)
   for name in ("scoring_seconds", "temperature"):
     checks.check_number(name, settings[name], above=0.0)
-  task = tasks.make_text_task(
-    settings["task"],
-    task_options(settings["task_options"]),
-    settings["extraction"],
-  )
+  if task is None:
+    task = _make_task(settings)
   own = pretrained.load(settings["model"])
   asking = host_sampler.Asking(
     task=task,
@@ -191,7 +202,7 @@ def _common(settings: Mapping) -> dict[str, Any]:
     completion_length=settings["completion_length"],
     context_length=own.context_length,
     sampling=settings_lib.take(settings, generation.Sampling),
-    exact=settings["reward"] == "exact",
+    reward=_make_reward(settings, task),
   )
   config = own.config_with(
     dtype=settings["dtype"], rematerialize=settings["rematerialize"]
@@ -206,6 +217,97 @@ def _common(settings: Mapping) -> dict[str, Any]:
   }
 
 
+def _make_task(settings: Mapping) -> tasks.TextTask | tasks.RowTask:
+  """Makes the task that the settings name."""
+  if settings["task"] != DATA:
+    checks.check_choice("reward", settings["reward"], REWARDS)
+    return tasks.make_text_task(
+      settings["task"],
+      task_options(settings["task_options"]),
+      settings["extraction"],
+    )
+  files = find_data_files(settings)
+  if "train" not in files:
+    raise ValueError("data: must be set, a file of rows to train on")
+  return rows.make_row_task(
+    DATA,
+    {split: rows.read(path) for split, path in files.items()},
+    rewards.parse(settings["rewards"]),
+    rows.Fields(settings["question_field"], settings["answer_field"]),
+  )
+
+
+def find_data_files(settings: Mapping) -> dict[str, str]:
+  """Finds the files of rows that a run reads, {split: path}."""
+  names = {"train": "data", "validation": "validation", "test": "test"}
+  return {
+    split: settings[name]
+    for split, name in names.items()
+    if settings[name] is not None
+  }
+
+
+def identify_files(settings: Mapping) -> dict:
+  """Adds the hashes of all files of rows and rewards to a run's settings.
+
+  Args:
+    settings: of the run; those of one to resume have the hashes already.
+
+  Raises:
+    ValueError: naming a file that cannot be read, or has changed.
+  """
+  if settings["task"] != DATA:
+    return dict(settings)
+  files = [
+    *find_data_files(settings).values(),
+    *rewards.find_files(rewards.parse(settings["rewards"])),
+  ]
+  try:
+    found = {path: user_files.hash_file(path) for path in files}
+  except OSError as error:
+    raise ValueError(f"data: {error.filename}: {error.strerror}") from None
+  for path, before in settings.get("files", found).items():
+    if found.get(path) != before:
+      raise ValueError(
+        f"{path} has changed since the run began; restore it, or begin a new"
+        " run"
+      )
+  return settings | {"files": found}
+
+
+def _make_reward(
+  settings: Mapping, task: tasks.TextTask | tasks.RowTask
+) -> Callable[[np.ndarray], np.ndarray]:
+  """Makes the function of an `Asking` from scores to rewards."""
+  if not isinstance(task, tasks.RowTask):
+    exact = settings["reward"] == "exact"
+    return lambda scores: (
+      np.where(scores[..., 0] >= 1, 1.0, 0.0) if exact else scores[..., 0]
+    )
+  weights = np.array([reward.weight for reward in task.grader.rewards])
+  checks.check_choice(
+    "reward_combination", settings["reward_combination"], COMBINATIONS
+  )
+  if settings["reward_combination"] == "sum":
+    return lambda scores: scores @ weights
+  return lambda scores: standardize_groups(scores) @ weights
+
+
+def standardize_groups(scores: np.ndarray) -> np.ndarray:
+  """Standardises each reward over the samples of a prompt, as GDPO does.
+
+  A reward that is the same for all samples becomes 0.
+
+  Args:
+    scores: float[S, G, N, K], K rewards of G samples.
+
+  Returns:
+    float[S, G, N, K].
+  """
+  centred = scores - scores.mean(axis=1, keepdims=True)
+  return centred / (scores.std(axis=1, keepdims=True) + _EPSILON)
+
+
 def _within(
   asking: host_sampler.Asking, context_length: int
 ) -> host_sampler.Asking:
@@ -218,7 +320,7 @@ def _within(
     asking, context_length=min(asking.context_length, context_length)
   )
   for number in range(NUM_CHECKED_PROMPTS):
-    asking.prompt(asking.task.problem("train", number)["question"])
+    asking.prompt(asking.task.problem("train", number))
   return asking
 
 

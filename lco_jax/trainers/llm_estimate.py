@@ -37,7 +37,7 @@ def estimate(settings: Mapping, run: llm.Run) -> str:
   steps = settings["num_epochs"] * settings["num_minibatches"]
   length = text_completion.bucket_length(
     max(
-      len(run.asking.prompt(run.asking.task.problem("train", n)["question"]))
+      len(run.asking.prompt(run.asking.task.problem("train", n)))
       for n in range(llm.NUM_CHECKED_PROMPTS)
     )
   )

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import tqdm
 
-from lco_jax import pretrained, types
+from lco_jax import pretrained, tasks, types
 from lco_jax.language import host_sampler, scoring, text_evaluation
 from lco_jax.reporting import curves, statistics
 from lco_jax.runs import checkpointing, run_directory, runner
@@ -65,6 +65,8 @@ def prepare(
     for split in ("validation", "test")
   ]
   run_lib.open_directory(stack, launch)
+  if isinstance(run.asking.task, tasks.RowTask) and jax.process_index() == 0:
+    launch.tell(f"data: {run.asking.task.note}")
   return Prepared(run, examinations)
 
 
@@ -147,7 +149,9 @@ def train(
 def make_scorer(run: llm.Run, settings: Mapping) -> scoring.Scorer:
   """Starts the processes that score a run's completions."""
   return scoring.Scorer(
-    run.asking.task, settings["scoring_workers"], settings["scoring_seconds"]
+    run.asking.task.grader,
+    settings["scoring_workers"],
+    settings["scoring_seconds"],
   )
 
 
@@ -171,6 +175,10 @@ def format_accuracy(summary: Mapping) -> str:
     f" {summary['sampled']['mean']:.3f}"
     f" ({summary['problems']} draws of {summary['distinct_problems']} questions"
     f" × {summary['samples']} samples){note}"
+    + "".join(
+      f"; {name} {mean:.3f}"
+      for name, mean in summary.get("sampled_rewards", {}).items()
+    )
   )
 
 
@@ -214,8 +222,19 @@ def _summarize(
   found = [
     text_evaluation.evaluate(examination, own, scorer) for own in learned
   ]
-  problems = examination.problems
-  return {
+  problems, means = examination.problems, {}
+  if isinstance(examination.asking.task, tasks.RowTask):
+    means = {
+      f"{how}_rewards": {
+        reward.name: float(np.mean([own[index] for own in values]))
+        for index, reward in enumerate(examination.asking.task.grader.rewards)
+      }
+      for how, values in (
+        ("greedy", [own.greedy_values for own in found]),
+        ("sampled", [own.sampled_values for own in found]),
+      )
+    }
+  return means | {
     "split": examination.split,
     "problems": len(problems),
     "distinct_problems": len({problem["question"] for problem in problems}),

@@ -89,9 +89,9 @@ def _accuracies(
     generation.Sampling(),
     range(examination.num_samples),
   )
-  values = np.stack([answer.values for answer in answers])  # [G, Q]
-  if settings["reward"] == "exact":  # As the pairs that were trained on.
-    values = values >= 1
+  # As the pairs that were trained on are: [G, Q].
+  scores = np.stack([answer.values for answer in answers])
+  values = examination.asking.reward(scores[None])[0]
   scored = ~np.stack([answer.failed for answer in answers])
   where = (values[:, None] > values[None]) & scored[:, None] & scored[None]
   said = [answer.tokens for answer in answers]

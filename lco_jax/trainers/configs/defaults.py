@@ -110,8 +110,8 @@ def _describe_option(name: str, takers: list[str]) -> str:
 
 def _check_new(config: ml_collections.ConfigDict, name: str) -> None:
   """All settings of a config share one space of names."""
-  # Configs and runs add the last two themselves.
-  if name in config or name in ("tuned", "plugins"):
+  # Configs and runs add the last three themselves.
+  if name in config or name in ("tuned", "plugins", "files"):
     raise ValueError(f"{name}: two settings have this name")
 
 

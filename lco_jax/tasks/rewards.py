@@ -1,0 +1,368 @@
+"""Rewards of texts: functions of a completion and the row that it answers.
+
+A reward is a function (completion: str, row: dict) → float. Several add up to
+the reward that is learned from, each with a weight. Rewards run in processes of
+their own, so they are named by something that another process can find: a
+built-in name, a file with a function, or a function that a module defines.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import importlib.util
+import json
+import math
+import pathlib
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from types import ModuleType
+from typing import Any
+
+from lco_jax import checks, user_files
+
+# (completion, row) → reward.
+Function = Callable[[str, dict], float]
+
+_NUMBER = re.compile(r"(?<![\w.])-?\d[\d,]*(?:\.\d+)?(?:[eE][-+]?\d+)?")
+_CHOICE = re.compile(r"\b([A-Z])\b")
+# Of files of rewards in sys.modules; it must hide no other module.
+_PREFIX = "lco_jax_rewards_"
+
+
+class RewardError(Exception):
+  """A user's reward raised, or returned no finite number."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Reward:
+  """A reward and its weight.
+
+  Attributes:
+    name: of its metrics.
+    function: can be pickled.
+    weight: factor in the sum; 0 for a reward that is only logged.
+    built_in: whether it is one of BUILT_IN, whose failures score 0. A failure
+      of a user's reward ends the run.
+  """
+
+  name: str
+  function: Function
+  weight: float = 1.0
+  built_in: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class FileFunction:
+  """A function of a Python file, found in any process.
+
+  Attributes:
+    path: of the file, absolute.
+    name: of the function.
+  """
+
+  path: str
+  name: str
+
+  def __call__(self, completion: str, row: dict) -> float:
+    """Calls the function."""
+    return self.load()(completion, row)
+
+  def load(self) -> Function:
+    """Imports the file, once in a process, and finds the function.
+
+    Raises:
+      ValueError: naming the file, if it cannot be imported or has no such
+        function.
+    """
+    found = getattr(_import_file(self.path), self.name, None)
+    if not callable(found):
+      raise ValueError(f"rewards: {self.path} has no function {self.name}")
+    return found
+
+
+@dataclasses.dataclass(frozen=True)
+class RegisteredFunction:
+  """A function that a plug-in registered, found in any process.
+
+  Attributes:
+    name: that it is registered by.
+    module: name of the plug-in's module.
+    path: its file.
+  """
+
+  name: str
+  module: str
+  path: str
+
+  def __call__(self, completion: str, row: dict) -> float:
+    """Calls the function."""
+    if self.name not in _REGISTERED:  # In a new process.
+      _import_file(self.path, self.module)
+    return _REGISTERED[self.name](completion, row)
+
+
+@dataclasses.dataclass(frozen=True)
+class Grader:
+  """All rewards of a run, as the processes that score get them.
+
+  Attributes:
+    rewards: in the order of their values.
+  """
+
+  rewards: tuple[Reward, ...]
+
+  @property
+  def num_values(self) -> int:
+    """Values of a completion."""
+    return len(self.rewards)
+
+  @property
+  def stops(self) -> bool:
+    """Whether a completion that takes too long ends the run."""
+    return not all(reward.built_in for reward in self.rewards)
+
+  def load(self) -> None:
+    """Imports what the rewards need, which takes no completion's time."""
+    for reward in self.rewards:
+      if isinstance(reward.function, FileFunction):
+        reward.function.load()
+
+  def score(self, problem: Mapping[str, Any], completion: str) -> list[float]:
+    """Computes all rewards of a completion.
+
+    Args:
+      problem: has "row", and "place", where the row is from.
+      completion: text.
+
+    Raises:
+      RewardError: if a user's reward raises or returns no finite number.
+    """
+    return [_call(reward, problem, completion) for reward in self.rewards]
+
+  def describe(self, problem: Mapping[str, Any]) -> str:
+    """Names the rewards and the row, for errors about both."""
+    names = ", ".join(reward.name for reward in self.rewards)
+    return f"rewards {names}: {problem['place']}"
+
+
+def exact(completion: str, row: dict) -> float:
+  """1 if the completion is the answer, white space around both left out."""
+  return float(completion.strip() == str(row["answer"]).strip())
+
+
+def contains(completion: str, row: dict) -> float:
+  """1 if the answer is a part of the completion."""
+  return float(str(row["answer"]).strip() in completion)
+
+
+def numeric(completion: str, row: dict) -> float:
+  """1 if the completion's last number equals the answer's last number.
+
+  Numbers may have commas between thousands, decimals and an exponent. They are
+  equal if they differ by at most 1e-6, relatively.
+  """
+  found, wanted = _last_number(completion), _last_number(str(row["answer"]))
+  if found is None or wanted is None:
+    return 0.0
+  return float(math.isclose(found, wanted, rel_tol=1e-6, abs_tol=1e-9))
+
+
+def regex(completion: str, row: dict) -> float:
+  """1 if the row's regular expression `pattern` is found in the completion."""
+  return float(re.search(str(row["pattern"]), completion) is not None)
+
+
+def choice(completion: str, row: dict) -> float:
+  """1 if the completion's last single capital letter is the answer."""
+  found = _CHOICE.findall(completion)
+  return float(bool(found) and found[-1] == str(row["answer"]).strip())
+
+
+def is_json(completion: str, row: dict) -> float:
+  """1 if the completion is a JSON object or array."""
+  del row
+  try:
+    return float(isinstance(json.loads(completion), dict | list))
+  except (ValueError, RecursionError):
+    return 0.0
+
+
+def math_verify(completion: str, row: dict) -> float:
+  """1 if math-verify finds the completion equal to the answer.
+
+  Needs pip install math-verify; the extra `math` has it.
+  """
+  package = importlib.import_module("math_verify")
+  # Its own time limits are signals, which only main threads get; the process
+  # that scores has one anyway.
+  wanted = package.parse(str(row["answer"]), parsing_timeout=None)
+  found = package.parse(completion, parsing_timeout=None)
+  return float(package.verify(wanted, found, timeout_seconds=None))
+
+
+BUILT_IN: dict[str, Function] = {
+  "exact": exact,
+  "contains": contains,
+  "numeric": numeric,
+  "regex": regex,
+  "choice": choice,
+  "json": is_json,
+  "math_verify": math_verify,
+}
+# {name: function} of plug-ins.
+_REGISTERED: dict[str, Function] = {}
+
+
+def register(name: str) -> Callable[[Function], Function]:
+  """Registers a reward of your own, for --config.rewards.
+
+      @lco_jax.register_reward("brief")
+      def brief(completion: str, row: dict) -> float:
+        return 1.0 / (1 + len(completion))
+
+  Args:
+    name: of the reward, without a colon, and of its metrics.
+
+  Raises:
+    ValueError: if the name is taken, or cannot be an id.
+  """
+
+  def add(function: Function) -> Function:
+    checks.check_new_name("register_reward", name, {**BUILT_IN, **_REGISTERED})
+    _REGISTERED[name] = function
+    return function
+
+  return add
+
+
+def parse(text: str) -> tuple[Reward, ...]:
+  """Reads rewards from "NAME*WEIGHT,FILE.py:FUNCTION*WEIGHT,...".
+
+  Args:
+    text: names are those of BUILT_IN or registered ones; a weight of 1 may be
+      left out.
+
+  Raises:
+    ValueError: naming the reward or file that is wrong.
+  """
+  return check_rewards(
+    [_parse_one(part.strip()) for part in text.split(",") if part.strip()]
+  )
+
+
+def make_reward(given: Function | str | tuple) -> Reward:
+  """Makes a reward from what a call of `train_llm` is given.
+
+  Args:
+    given: a function of a module, a name or FILE.py:FUNCTION as of `parse`, or
+      a pair of either and a weight.
+
+  Raises:
+    ValueError: if it is none of them.
+  """
+  function, weight = given if isinstance(given, tuple) else (given, 1.0)
+  if isinstance(function, str):
+    reward = _parse_one(function)
+  elif callable(function) and "<" not in getattr(function, "__qualname__", "<"):
+    reward = Reward(function.__name__, function)
+  else:
+    raise ValueError(
+      "rewards: want functions defined at the top of a module, so that other"
+      f" processes find them; got {function!r}"
+    )
+  return dataclasses.replace(reward, weight=float(weight))
+
+
+def check_rewards(rewards: Sequence[Reward]) -> tuple[Reward, ...]:
+  """Checks that rewards go together.
+
+  Raises:
+    ValueError: if there are none, two have one name, or a weight is wrong.
+  """
+  names = [reward.name for reward in rewards]
+  if not rewards:
+    raise ValueError(
+      "rewards: want at least one, such as exact or my_rewards.py:correct;"
+      f" built in: {', '.join(BUILT_IN)}"
+    )
+  for reward in rewards:
+    if names.count(reward.name) > 1:
+      raise ValueError(f"rewards: two are called {reward.name}")
+    if not math.isfinite(reward.weight):
+      raise ValueError(f"rewards: {reward.name} has weight {reward.weight}")
+  if not any(reward.weight for reward in rewards):
+    raise ValueError("rewards: all weights are 0, so nothing would be learned")
+  return tuple(rewards)
+
+
+def find_files(rewards: Sequence[Reward]) -> list[str]:
+  """Lists the files that rewards are read from."""
+  return [
+    reward.function.path
+    for reward in rewards
+    if isinstance(reward.function, FileFunction)
+  ]
+
+
+def _parse_one(text: str) -> Reward:
+  spec, star, number = text.partition("*")
+  spec = spec.strip()
+  try:
+    weight = float(number) if star else 1.0
+  except ValueError:
+    raise ValueError(
+      f"rewards: the weight of {spec} must be a number, got {number!r}"
+    ) from None
+  file, colon, name = spec.rpartition(":")
+  if colon:
+    if not file.endswith(".py"):
+      raise ValueError(f"rewards: want FILE.py:FUNCTION, got {spec!r}")
+    function = FileFunction(str(pathlib.Path(file).resolve()), name)
+    function.load()
+    return Reward(name, function, weight)
+  if spec in _REGISTERED:
+    module = sys.modules[_REGISTERED[spec].__module__]
+    function = RegisteredFunction(
+      spec, module.__name__, str(pathlib.Path(module.__file__).resolve())
+    )
+    return Reward(spec, function, weight)
+  if spec not in BUILT_IN:
+    known = [*BUILT_IN, *_REGISTERED]
+    raise ValueError(
+      f"rewards: unknown {spec!r}{checks.suggest(spec, known)}; known:"
+      f" {', '.join(known)}, FILE.py:FUNCTION"
+    )
+  if spec == "math_verify" and importlib.util.find_spec("math_verify") is None:
+    raise ValueError("rewards: math_verify needs pip install math-verify")
+  return Reward(spec, BUILT_IN[spec], weight, built_in=True)
+
+
+def _call(reward: Reward, problem: Mapping[str, Any], completion: str) -> float:
+  """One reward of a completion; a user's mistakes become a RewardError."""
+  if reward.built_in:
+    return float(reward.function(completion, problem["row"]))
+  place = f"reward {reward.name}: {problem['place']}"
+  try:
+    value = reward.function(completion, dict(problem["row"]))
+  except Exception as error:  # The user's code may raise any exception.
+    line = next(iter(str(error).splitlines()), "")
+    raise RewardError(f"{place}: {type(error).__name__}: {line}") from error
+  is_number = isinstance(value, int | float) or (
+    getattr(value, "shape", None) == () and not isinstance(value, str)
+  )
+  if not is_number or not math.isfinite(value):
+    raise RewardError(f"{place}: want a finite number, got {value!r}")
+  return float(value)
+
+
+def _last_number(text: str) -> float | None:
+  found = _NUMBER.findall(text.replace("\N{MINUS SIGN}", "-"))
+  return float(found[-1].replace(",", "")) if found else None
+
+
+@functools.cache
+def _import_file(path: str, name: str | None = None) -> ModuleType:
+  """Imports a file once in a process, under a name of its own by default."""
+  name = name or _PREFIX + hashlib.sha256(path.encode()).hexdigest()[:8]
+  return user_files.import_file(pathlib.Path(path), name, "rewards")
