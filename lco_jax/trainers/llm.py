@@ -185,6 +185,12 @@ def _common(
   for name in _DELETED:
     if name in settings:
       raise ValueError(f"{name}: this version has no such setting")
+  checks.check_number("eval_every", settings["eval_every"], at_least=0)
+  if settings["eval_every"] % (settings["updates_per_chunk"] or 1):
+    raise ValueError(
+      f"eval_every {settings['eval_every']} must be a multiple of"
+      f" updates_per_chunk {settings['updates_per_chunk']}"
+    )
   if settings["policy_learning_rates"]:
     raise ValueError(
       "policy_learning_rates: pretrained models take one policy_learning_rate"

@@ -16,7 +16,7 @@ from lco_jax import pretrained, tasks, types
 from lco_jax.language import host_sampler, scoring, text_evaluation
 from lco_jax.reporting import curves, statistics
 from lco_jax.runs import checkpointing, run_directory, runner
-from lco_jax.trainers import llm
+from lco_jax.trainers import llm, midway
 from lco_jax.trainers import run as run_lib
 from lco_jax.training import placement
 
@@ -88,7 +88,16 @@ def execute(
   run, settings = prepared.run, launch.settings
   scorer = stack.enter_context(make_scorer(run, settings))
   before = _evaluate_before(launch, prepared, scorer)
-  started, result = train(stack, launch, run, scorer)
+  checkup = None
+  if settings["eval_every"]:
+    checkup = midway.make_checkup(
+      launch,
+      settings["eval_every"],
+      lambda params: _summarize(
+        prepared.examinations[0], list_policies(settings, run, params), scorer
+      ),
+    )
+  started, result = train(stack, launch, run, scorer, checkup)
   reported = []
   if jax.process_index() == 0:
     reported = [
@@ -103,6 +112,7 @@ def train(
   launch: run_lib.Launch,
   run: llm.Run,
   scorer: scoring.Scorer,
+  checkup: runner.Checkup | None = None,
 ) -> tuple[run_lib.Started, runner.Result]:
   """Trains to the end, from the start or from a checkpoint.
 
@@ -111,6 +121,7 @@ def train(
     launch: of the run.
     run: built from the launch's settings.
     scorer: of completions.
+    checkup: acts between updates.
 
   Raises:
     Exceptions as of `execute`.
@@ -143,7 +154,7 @@ def train(
     ),
     make_collector=make_collector,
   )
-  return started, run_lib.finish(started, run.num_updates)
+  return started, run_lib.finish(started, run.num_updates, checkup)
 
 
 def make_scorer(run: llm.Run, settings: Mapping) -> scoring.Scorer:
@@ -155,14 +166,19 @@ def make_scorer(run: llm.Run, settings: Mapping) -> scoring.Scorer:
   )
 
 
-def policies(
-  cell: run_lib.Cell, run: llm.Run, result: runner.Result
+def list_policies(
+  settings: Mapping, run: llm.Run, params: Mapping[str, types.Params]
 ) -> list[types.Params]:
-  """The trained policy of each seed of a cell, as the model's parameters."""
-  whole = jax.tree.map(lambda leaf: leaf[cell.learners], result.params)
+  """Lists the policy of each seed, as the model's parameters.
+
+  Args:
+    settings: of the run.
+    run: built from them.
+    params: {part: parameters [seeds, ...]}.
+  """
   return [
-    run.learned(jax.tree.map(lambda leaf, seed=seed: leaf[seed], whole))
-    for seed in range(cell.settings["num_seeds"])
+    run.learned(jax.tree.map(lambda leaf, seed=seed: leaf[seed], dict(params)))
+    for seed in range(settings["num_seeds"])
   ]
 
 
@@ -265,7 +281,7 @@ def _report(
 ) -> dict:
   """Evaluates a cell's seeds; writes and returns their summary."""
   settings, run = cell.settings, prepared.run
-  learned = policies(cell, run, result)
+  learned = list_policies(settings, run, result.params)
   logged = started.read_metrics(
     cell, ["first_visit_correct", "first_visits", "entropy"]
   )

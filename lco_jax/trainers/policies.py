@@ -14,11 +14,17 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from lco_jax import environments, tasks, types
-from lco_jax.language import generation
+from lco_jax import environments, networks, tasks, types
+from lco_jax import pretrained as pretrained_lib
+from lco_jax.language import (
+  generation,
+  host_sampler,
+  pairs,
+  text_completion,
+)
 from lco_jax.runs import checkpointing, run_directory
 from lco_jax.tasks import base
-from lco_jax.trainers import control, language
+from lco_jax.trainers import control, language, llm, midway
 from lco_jax.trainers import run as run_lib
 
 # Files of a saved policy.
@@ -129,13 +135,17 @@ class LanguagePolicy:
     )[0][0]
 
   def complete(
-    self, prompts: Sequence[str], key: types.PRNGKey | None = None
+    self,
+    prompts: Sequence[str],
+    key: types.PRNGKey | None = None,
+    temperature: float = 1.0,
   ) -> list[str]:
     """Completes prompts.
 
     Args:
       prompts: of the task's characters, at most its prompt_length of them.
       key: to sample with; None for the likeliest tokens.
+      temperature: of the samples.
 
     Raises:
       ValueError: if one has other characters, or is too long.
@@ -151,8 +161,8 @@ class LanguagePolicy:
         )
       row[width - len(encoded) :] = encoded
     padding = jnp.asarray((tokens == tasks.PADDING).sum(axis=1), jnp.int32)
-    temperature = 0.0 if key is None else 1.0
-    key = jax.random.key(0) if key is None else key
+    if key is None:
+      key, temperature = jax.random.key(0), 0.0
     found = generation.generate(
       self.run.model,
       self.params,
@@ -185,24 +195,93 @@ class LanguagePolicy:
     return jnp.asarray(tokens, jnp.int32)
 
 
-Policy = ControlPolicy | LanguagePolicy
+@dataclasses.dataclass(frozen=True)
+class TextPolicy:
+  """A trained pretrained model, of one seed.
+
+  Attributes:
+    pretrained: the model with the trained parameters, and its tokenizer.
+    asking: turns questions into prompts as in training.
+    settings: of the run.
+  """
+
+  pretrained: pretrained_lib.Pretrained
+  asking: host_sampler.Asking
+  settings: Mapping
+
+  def complete(
+    self,
+    questions: Sequence[str],
+    key: types.PRNGKey | None = None,
+    temperature: float = 1.0,
+  ) -> list[str]:
+    """Answers questions, asked as in training.
+
+    Args:
+      questions: texts.
+      key: to sample with; None for the likeliest tokens.
+      temperature: of the samples.
+
+    Raises:
+      ValueError: if one leaves no room for an answer.
+    """
+    asking, own = self.asking, self.pretrained
+    completer = text_completion.Completer(
+      networks.make_language_model(own.config_with()),
+      asking.tokenizer.end,
+      asking.completion_length,
+      self.settings["eval_batch"],
+    )
+    prompts = [asking.prompt({"question": question}) for question in questions]
+    if key is None:
+      key, temperature = jax.random.key(0), 0.0
+    (found,) = completer.complete(
+      jax.device_put(own.params),
+      prompts,
+      jax.random.split(key, len(prompts))[None],
+      generation.Sampling(temperature=temperature),
+    )
+    return [asking.tokenizer.decode(tokens) for tokens in found]
+
+  __call__ = complete
+
+  def save(self, folder: str | pathlib.Path) -> None:
+    """Writes a new folder that transformers and `pretrained.load` can read.
+
+    Args:
+      folder: must not exist.
+
+    Raises:
+      FileExistsError: if it does.
+    """
+    pretrained_lib.export(
+      self.pretrained, self.pretrained.params, pathlib.Path(folder)
+    )
+
+
+Policy = ControlPolicy | LanguagePolicy | TextPolicy
+AnyRun = control.Run | language.Run | llm.Run
 
 
 def load_policy(
   directory: str | pathlib.Path,
   seed: int | None = None,
   *,
+  best: bool = False,
   environment: environments.Environment
   | environments.HostEnvironment
   | None = None,
-  task: tasks.Task | None = None,
+  task: tasks.Task | tasks.RowTask | None = None,
 ) -> Policy:
   """Reads a trained policy.
 
   Args:
-    directory: of a run of control or of a small language task, one learning
-      rate of such a run (RUN/rate_...), or a folder that `save` wrote.
+    directory: of a run of control, of a small language task or of a pretrained
+      model; one learning rate of such a run (RUN/rate_...); or a folder that
+      `save` of one of the first two wrote.
     seed: which of the run's seeds; None for the first.
+    best: whether to take the policy of the best evaluation in the course of a
+      run (eval_every) in place of the newest.
     environment: of the run, if it was trained in an object that has no id.
     task: of the run, likewise.
 
@@ -218,7 +297,7 @@ def load_policy(
     if seed is not None:
       raise ValueError(f"{directory} holds one policy; leave seed out")
     return _read_saved(directory, environment or task)
-  learned = read_learned(directory, environment or task)
+  learned = read_learned(directory, environment or task, best)
   seeds = run_lib.seeds_of(learned.settings)
   seed = seeds[0] if seed is None else seed
   if seed not in seeds:
@@ -241,37 +320,39 @@ class Learned:
     first: which learner is the directory's first seed.
   """
 
-  run: control.Run | language.Run
+  run: AnyRun
   settings: Mapping
   params: dict[str, types.Params]
   first: int
 
 
-def read_learned(directory: pathlib.Path, problem: Any = None) -> Learned:
+def read_learned(
+  directory: pathlib.Path, problem: Any = None, best: bool = False
+) -> Learned:
   """Reads the parameters of a run, or of a learning rate of one.
 
   Args:
     directory: of the run, or RUN/rate_...
     problem: environment or task of the run, if it has no id.
+    best: whether to read the best evaluation's.
 
   Raises:
     ValueError: if it holds no run that can be read.
     CheckpointError: if its checkpoint cannot be read.
   """
   settings = run_directory.read_config(directory)
-  if "model" in settings:
-    raise ValueError(
-      f"{directory} is a run on a pretrained model; read what it exported with"
-      " lco_jax.pretrained.load"
-    )
   whole, all_settings, first = _find_learners(directory, settings)
   run = _build(all_settings, problem)
-  _, params = run_lib.restore_params(whole, all_settings, run.training)
+  if best:
+    shapes = run_lib.blank_state(all_settings, run.training).params
+    _, params, _ = midway.best_checkpoints(whole, all_settings).restore(shapes)
+  else:
+    _, params = run_lib.restore_params(whole, all_settings, run.training)
   return Learned(run, settings, params, first)
 
 
 def make_policy(
-  run: control.Run | language.Run,
+  run: AnyRun,
   settings: Mapping,
   params: Mapping[str, types.Params],
 ) -> Policy:
@@ -284,10 +365,19 @@ def make_policy(
   """
   if isinstance(run, control.Run):
     return ControlPolicy(run, control.acting_params(params), settings)
+  if isinstance(run, llm.Run):
+    learned = dataclasses.replace(run.pretrained, params=run.learned(params))
+    return TextPolicy(learned, run.asking, settings)
   return LanguagePolicy(run, params["policy"], settings)
 
 
-def _build(settings: Mapping, problem: Any) -> control.Run | language.Run:
+def _build(settings: Mapping, problem: Any) -> AnyRun:
+  if "model" in settings:
+    if settings["algorithm"] in pairs.VERIFIERS:
+      raise ValueError(
+        f"it is a run of {settings['algorithm']}, a verifier and no policy"
+      )
+    return llm.build(settings, problem)
   if "environment" in settings:
     return control.build(settings, problem)
   if "task" in settings:

@@ -261,12 +261,15 @@ def start(
   return Started(launch, training, begun, collector, writers, recorder)
 
 
-def finish(started: Started, num_updates: int) -> runner.Result:
+def finish(
+  started: Started, num_updates: int, checkup: runner.Checkup | None = None
+) -> runner.Result:
   """Trains to the end.
 
   Args:
     started: from `start`.
     num_updates: updates of each seed.
+    checkup: acts between chunks, as of `runner.run`.
 
   Raises:
     FaultError: if an update is not finite.
@@ -291,6 +294,7 @@ def finish(started: Started, num_updates: int) -> runner.Result:
       started.writers,
       collector=started.collector,
       saver=saver,
+      checkup=checkup,
       faults=faults,
       # Other rates need not end with one that was too high.
       past_faults=bool(settings["policy_learning_rates"]),
@@ -319,15 +323,22 @@ def restore_params(
   Raises:
     CheckpointError: if there is none, or it cannot be used.
   """
+  update, state, _ = checkpoints(workdir, settings).restore(
+    blank_state(settings, training)
+  )
+  return update, state.params
+
+
+def blank_state(
+  settings: Mapping, training: program.Training
+) -> types.LearnerState:
+  """Makes a state [learners, ...] on the host, of a run's shapes."""
   here = placement.make_mesh(
     num_learners(settings), training.num_streams, jax.local_devices()[:1]
   )
   learners, begin = _make_learners(settings, {})
-  blank = runner.begin(training, learners, here, **begin).state
-  update, state, _ = checkpoints(workdir, settings).restore(
-    placement.to_host(blank)
-  )
-  return update, state.params
+  state = runner.begin(training, learners, here, **begin).state
+  return placement.to_host(state)
 
 
 def _begin(

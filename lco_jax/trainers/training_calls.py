@@ -1,4 +1,4 @@
-"""Training from Python: `lco_jax.train` and `lco_jax.train_language`.
+"""Training from Python: `lco_jax.train`, `train_language`, `train_llm`.
 
 The functions do what the scripts of the same names do. They need neither flags
 nor a directory.
@@ -6,6 +6,7 @@ nor a directory.
 
 import contextlib
 import dataclasses
+import hashlib
 import json
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -15,18 +16,21 @@ import jax
 import ml_collections
 import numpy as np
 
-from lco_jax import checks, environments, tasks
-from lco_jax.trainers import control, language, policies
+from lco_jax import checks, environments, tasks, user_files
+from lco_jax.tasks import rewards as rewards_lib
+from lco_jax.tasks import rows as rows_lib
+from lco_jax.trainers import control, language, llm, llm_training, policies
 from lco_jax.trainers import run as run_lib
 from lco_jax.trainers import settings as settings_lib
 from lco_jax.trainers.configs import control as control_config
 from lco_jax.trainers.configs import language as language_config
+from lco_jax.trainers.configs import llm as llm_config
 from lco_jax.training import cpu_backend
 
 
 @dataclasses.dataclass(frozen=True)
 class Trained:
-  """What a call of `train` or `train_language` returns.
+  """What a call of `train`, `train_language` or `train_llm` returns.
 
   Attributes:
     settings: of the run, {name: value}.
@@ -144,6 +148,114 @@ def train_language(
     return _gather(language.execute(launch, prepared), prepared.run)
 
 
+def train_llm(
+  model: str,
+  rows: str | Sequence[Mapping[str, Any]],
+  rewards: str | Sequence[Any],
+  algorithm: str = "lco_mse",
+  *,
+  validation: str | Sequence[Mapping[str, Any]] | None = None,
+  test: str | Sequence[Mapping[str, Any]] | None = None,
+  num_seeds: int = 1,
+  num_updates: int | None = None,
+  workdir: str | pathlib.Path | None = None,
+  resume: bool = False,
+  show_progress: bool = True,
+  **options: Any,
+) -> Trained:
+  """Trains a pretrained language model on rows of data.
+
+  Rewards run in processes of their own, which import your script: put the call
+  under `if __name__ == "__main__":`.
+
+  Args:
+    model: smollm2, a GGUF file, or a folder of safetensors.
+    rows: a file of JSON Lines or Parquet, or dicts. Each has a `question`, or
+      `messages`, and any other columns.
+    rewards: functions (completion: str, row: dict) → float, or pairs of a
+      function and its weight; they are defined at the top of a module. Or names
+      as in `--config.rewards`. The first decides whether a completion is
+      correct: at ≥ 1.
+    algorithm: a name of `lco_jax.algorithms.ALGORITHMS` that learns from
+      rewards.
+    validation: rows to validate on; None takes some of `rows`.
+    test: rows to test on; None takes some of `rows`.
+    num_seeds: seeds, trained side by side.
+    num_updates: updates of each seed; None for the default.
+    workdir: new or empty directory, which gets the files that
+      `experiments.train_llm` writes; None to write nothing.
+    resume: whether to go on with the run in `workdir`.
+    show_progress: whether to draw a progress bar on standard error.
+    **options: other settings, by the names of experiments/configs/llm.py.
+      `python -m experiments.train_llm
+      --config=experiments/configs/llm.py:data --help` lists them.
+
+  Raises:
+    ValueError: naming the setting, file or row that is wrong, before anything
+      is written.
+    ScoringError: naming the reward and the row that are at fault.
+    FaultError: if an update is not finite.
+    CheckpointError: if a checkpoint cannot be read or written.
+  """
+  found = (
+    rewards_lib.parse(rewards)
+    if isinstance(rewards, str)
+    else rewards_lib.check_rewards(
+      [rewards_lib.make_reward(own) for own in rewards]
+    )
+  )
+  given = {"train": rows, "validation": validation, "test": test}
+  paths = {
+    "data" if split == "train" else split: own
+    for split, own in given.items()
+    if isinstance(own, str)
+  }
+  launch = _make_launch(
+    llm_config.get_config(llm.DATA),
+    options
+    | paths
+    | {"model": str(model), "algorithm": algorithm, "num_seeds": num_seeds}
+    | {"rewards": ",".join(f"{own.name}*{own.weight:g}" for own in found)}
+    | ({} if num_updates is None else {"num_updates": num_updates}),
+    workdir,
+    resume,
+    show_progress,
+  )
+  fields = rows_lib.Fields(
+    launch.settings["question_field"], launch.settings["answer_field"]
+  )
+  given = {
+    split: rows_lib.read(own) if isinstance(own, str) else list(own)
+    for split, own in given.items()
+    if own is not None
+  }
+  launch = dataclasses.replace(
+    launch,
+    settings=launch.settings | {"files": _identify(given, found)},
+  )
+  task = rows_lib.make_row_task(llm.DATA, given, found, fields)
+  cpu_backend.keep_memory()
+  with contextlib.ExitStack() as stack:
+    run = llm.build(launch.settings, task)
+    prepared = llm_training.prepare(stack, launch, run)
+    return _gather(llm_training.execute(stack, launch, prepared), run)
+
+
+def _identify(
+  given: Mapping[str, Sequence[Mapping[str, Any]]],
+  found: Sequence[rewards_lib.Reward],
+) -> dict[str, str]:
+  """Hashes of rows and of files of rewards, which must not change on resume."""
+  hashes = {
+    f"rows for {split}": hashlib.sha256(
+      json.dumps(list(own), sort_keys=True, default=str).encode()
+    ).hexdigest()
+    for split, own in given.items()
+  }
+  files = rewards_lib.find_files(found)
+  return hashes | {path: user_files.hash_file(path) for path in files}
+
+
 def _make_launch(
   config: ml_collections.ConfigDict,
   options: Mapping[str, Any],
@@ -183,7 +295,7 @@ def _make_launch(
   )
 
 
-def _gather(done: run_lib.Outcome, run: control.Run | language.Run) -> Trained:
+def _gather(done: run_lib.Outcome, run: policies.AnyRun) -> Trained:
   """What a call returns, of a run at one learning rate."""
   ((cell, summary),) = done.reported
   return Trained(

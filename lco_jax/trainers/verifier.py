@@ -51,7 +51,7 @@ def _report(
 ) -> dict:
   """Evaluates a cell's seeds; writes and returns their summary."""
   settings, run = cell.settings, prepared.run
-  learned = llm_training.policies(cell, run, result)
+  learned = llm_training.list_policies(settings, run, result.params)
   summary = llm_training.described(settings, result)
   for examination in prepared.examinations:
     before, *after = _accuracies(

@@ -78,6 +78,9 @@ def make_common(task: str) -> ml_collections.ConfigDict:
   config.num_updates = 100
   config.eval_problems = 64
   config.eval_samples = 4
+  # Updates between evaluations on validation problems, of which the best policy
+  # is kept; 0 for none before the end.
+  config.eval_every = 0
   config.eval_batch = 64  # Sequences; all samples of a prompt share a batch.
 
   # Data: num_samples completions of each of num_prompts prompts.

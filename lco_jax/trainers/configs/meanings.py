@@ -45,6 +45,7 @@ MEANINGS = {
   "completion_length": "largest number of tokens of a completion",
   "scoring_workers": "processes that score completions",
   "scoring_seconds": "time limit of scoring a completion",
+  "eval_every": "updates between validations, whose best is kept; 0: none",
   "eval_batch": "sequences of a batch of the evaluation",
   "max_visits": "largest number of updates with the same unsolved prompt",
   "chunk_tokens": "tokens whose logits exist at a time; 0: all; None chooses",
