@@ -105,7 +105,7 @@ class Scorer(contextlib.AbstractContextManager):
     self._num_values = getattr(grader, "num_values", 1)
     # Forking this process would copy locks that JAX's threads hold.
     self._context = multiprocessing.get_context("forkserver")
-    self._context.set_forkserver_preload(["lco_jax.tasks"])
+    self._context.set_forkserver_preload(["lco_jax.language.scoring_server"])
     _start_server()
     self._pool = self._make_pool()
 

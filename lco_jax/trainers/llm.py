@@ -208,7 +208,7 @@ def _common(
     completion_length=settings["completion_length"],
     context_length=own.context_length,
     sampling=settings_lib.take(settings, generation.Sampling),
-    reward=_make_reward(settings, task),
+    reward=make_reward(settings, task),
   )
   config = own.config_with(
     dtype=settings["dtype"], rematerialize=settings["rematerialize"]
@@ -281,7 +281,7 @@ def identify_files(settings: Mapping) -> dict:
   return settings | {"files": found}
 
 
-def _make_reward(
+def make_reward(
   settings: Mapping, task: tasks.TextTask | tasks.RowTask
 ) -> Callable[[np.ndarray], np.ndarray]:
   """Makes the function of an `Asking` from scores to rewards."""

@@ -2,10 +2,12 @@
 
 An evaluation reads the state and changes nothing of it: a run with evaluations
 is bit for bit the run without. `evaluations.csv` has a row for each, and
-`best/` the parameters of all seeds at the best one.
+`best/` the parameters of all seeds at the best one: that of the highest score,
+the mean of the first reward over samples, or else the share that is right.
 """
 
 import csv
+import math
 import os
 import pathlib
 from collections.abc import Callable, Mapping
@@ -18,7 +20,7 @@ from lco_jax.runs import checkpointing, runner
 from lco_jax.trainers import run as run_lib
 from lco_jax.training import placement
 
-_COLUMNS = ("update", "greedy", "sampled")
+_COLUMNS = ("update", "greedy", "sampled", "score")
 # Parts of the state that the best policy is made of.
 _Evaluate = Callable[[Mapping[str, types.Params]], Mapping[str, Any]]
 
@@ -32,7 +34,7 @@ def make_checkup(
     launch: of the run.
     every: updates between evaluations.
     evaluate: {part: parameters [seeds, ...]} on the host → the evaluation, with
-      statistics "greedy" and "sampled".
+      statistics "greedy" and "sampled", and maybe means "sampled_rewards".
   """
 
   def is_due(done: int) -> bool:
@@ -44,21 +46,22 @@ def make_checkup(
     summary = evaluate(params)
     if jax.process_index() > 0:
       return
-    scores = summary["greedy"]["mean"], summary["sampled"]["mean"]
+    greedy, sampled = summary["greedy"]["mean"], summary["sampled"]["mean"]
+    score = next(iter(summary.get("sampled_rewards", {}).values()), sampled)
     launch.tell(
-      f"update {done}: {summary['split']}: greedy {scores[0]:.3f}, sampled"
-      f" {scores[1]:.3f}"
+      f"update {done}: {summary['split']}: greedy {greedy:.3f}, sampled"
+      f" {sampled:.3f}, score {score:.3f}"
     )
     if launch.workdir is None:
       return
     path = launch.workdir / "evaluations.csv"
     # Later ones are of a course that an earlier checkpoint has ended.
     before = {at: own for at, own in _read(path).items() if at < done}
-    if scores[1] > max((own[1] for own in before.values()), default=-1.0):
+    if score > max((own[-1] for own in before.values()), default=-math.inf):
       best = best_checkpoints(launch.workdir, launch.settings)
       best.remove_after(done - 1)
-      best.save(done, params, {"sampled": scores[1]})
-    _write(path, before | {done: scores})
+      best.save(done, params, {"score": score})
+    _write(path, before | {done: (greedy, sampled, score)})
 
   return runner.Checkup(is_due, act)
 
@@ -72,24 +75,21 @@ def best_checkpoints(
   )
 
 
-def _read(path: pathlib.Path) -> dict[int, tuple[float, float]]:
-  """Reads the evaluations of a run, {update: (greedy, sampled)}."""
+def _read(path: pathlib.Path) -> dict[int, tuple[float, ...]]:
+  """Reads the evaluations of a run, {update: values of the other columns}."""
   if not path.exists():
     return {}
   with open(path, newline="") as file:
-    return {
-      int(row["update"]): (float(row["greedy"]), float(row["sampled"]))
-      for row in csv.DictReader(file)
-    }
+    rows = [[float(cell) for cell in row] for row in [*csv.reader(file)][1:]]
+  return {int(update): tuple(values) for update, *values in rows}
 
 
-def _write(path: pathlib.Path, found: Mapping[int, tuple[float, float]]):
+def _write(path: pathlib.Path, found: Mapping[int, tuple[float, ...]]) -> None:
   """Writes all evaluations at once, so that no row is ever cut."""
   partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
   with open(partial, "w", newline="") as file:
     writer = csv.writer(file)
     writer.writerow(_COLUMNS)
-    for update in sorted(found):
-      greedy, sampled = found[update]
-      writer.writerow([update, f"{greedy:.7g}", f"{sampled:.7g}"])
+    # All digits: they are compared with later scores.
+    writer.writerows([update, *found[update]] for update in sorted(found))
   partial.replace(path)

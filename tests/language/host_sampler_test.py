@@ -9,6 +9,7 @@ import pytest
 
 from lco_jax import algorithms, networks, numerics
 from lco_jax.language import generation, host_sampler, scoring, training
+from lco_jax.trainers import llm
 from lco_jax.training import host_loop, optimizers, placement
 from lco_jax.training import program as program_lib
 
@@ -38,7 +39,7 @@ class _Words:
     return (self.more + len(entry["question"] + text)) % 3 / 2
 
   def collect(self, waiting):
-    return [scoring.Score(value, failed=value == 0.5) for value in waiting]
+    return [scoring.Score((value,), failed=value == 0.5) for value in waiting]
 
 
 def _collector(
@@ -47,6 +48,7 @@ def _collector(
   max_visits=1,
   show=lambda *_: None,
   more=0,
+  exact=True,
   **options,
 ):
   """(what collects, state at the start, mesh, task)."""
@@ -83,6 +85,7 @@ def _collector(
     chat=False,
     completion_length=_LONGEST,
     context_length=64,
+    reward=llm.make_reward({"reward": "exact" if exact else "score"}, words),
     **{"sampling": generation.Sampling()} | options,
   )
   collector = host_sampler.TextCollector(
@@ -173,7 +176,7 @@ def test_what_is_worth_a_part_is_not_correct(exact, more):
 
 
 def test_problems_that_leave_no_room_are_drawn_again():
-  collector, _, _, _ = _collector([1], exact=True)
+  collector, _, _, _ = _collector([1])
   asking = collector._asking
   drawn = [asking.draw(0, stream, 3) for stream in range(20)]
   short = dataclasses.replace(asking, context_length=_LONGEST + 2)

@@ -44,7 +44,7 @@ def test_a_verifier_that_takes_too_long_is_worth_nothing():
     soon = scorer.submit(["false"], -1)
     assert [score.failed for score in scorer.collect(late)] == [True, True]
     (score,) = scorer.collect([soon])
-    assert score == scoring.Score(1.0, failed=False)
+    assert score == scoring.Score((1.0,), failed=False)
     assert time.monotonic() - began < 60
 
 
@@ -53,7 +53,7 @@ def test_loading_takes_no_completions_time():
   task = types.SimpleNamespace(score=operator.truediv, load=load)
   with scoring.Scorer(task, 1, seconds=1.0) as scorer:
     (score,) = scorer.collect([scorer.submit(1, 2)])
-  assert score == scoring.Score(0.5, failed=False)
+  assert score == scoring.Score((0.5,), failed=False)
 
 
 def test_a_verifier_that_kills_its_process():
@@ -61,7 +61,7 @@ def test_a_verifier_that_kills_its_process():
     # The shell's parent is the process that scores.
     killed = scorer.submit(["sh", "-c", "kill -9 $PPID"], -1)
     (score,) = scorer.collect([killed])
-    assert score == scoring.Score(0.0, failed=True)
+    assert score == scoring.Score((0.0,), failed=True)
     (score,) = scorer.collect([scorer.submit(["false"], -1)])
     assert score.value == 1.0
 
@@ -118,7 +118,8 @@ def main():
   with scoring.Scorer(task, 2, 30.0) as scorer:
     for _ in range(2):
       found = scorer.collect([scorer.submit(1, 2) for _ in range(4)])
-      print([tuple(score) for score in found] == [(0.5, False)] * 4, flush=True)
+      right = [tuple(score) for score in found] == [((0.5,), False)] * 4
+      print(right, flush=True)
       os.killpg(0, signal.SIGTERM)
 
 if __name__ == "__main__":
