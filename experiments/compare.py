@@ -56,7 +56,9 @@ def main() -> None:
   """Trains the missing runs, then writes and prints the results."""
   # Leave the accelerators to the runs.
   jax.config.update("jax_platforms", "cpu")
-  settings = json.loads(json.dumps(_CONFIG.value.to_dict()))
+  settings = process_pool.join_settings(
+    json.loads(json.dumps(_CONFIG.value.to_dict()))
+  )
   variants = _check(settings)
   workdir = pathlib.Path(_WORKDIR.value)
   fixed = ("base", "settings", "policy_learning_rates")

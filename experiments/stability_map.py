@@ -39,7 +39,9 @@ def main() -> None:
   """Trains the missing runs, then writes and prints the map."""
   # Leave the accelerators to the runs.
   jax.config.update("jax_platforms", "cpu")
-  settings = json.loads(json.dumps(_CONFIG.value.to_dict()))
+  settings = process_pool.join_settings(
+    json.loads(json.dumps(_CONFIG.value.to_dict()))
+  )
   _check(settings)
   workdir = pathlib.Path(_WORKDIR.value)
   # Later calls may add algorithms and rows and change the bounds.

@@ -113,4 +113,4 @@ def test_runs_and_comparisons_start_outside(installed, tmp_path):
   done = _run(installed, tmp_path, "report", "--out=page", "run")
   assert done.returncode == 0, done.stderr
   pages = {path.name for path in pathlib.Path(tmp_path / "page").iterdir()}
-  assert "index.html" in pages
+  assert "report.html" in pages

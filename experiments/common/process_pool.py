@@ -135,6 +135,27 @@ def split_settings(text: str) -> list[str]:
   return settings
 
 
+def join_settings(config: Mapping[str, Any]) -> dict[str, Any]:
+  """Joins `common_settings` and `settings` of a comparison or map.
+
+  Of two settings with one name, that of `settings` holds.
+
+  Args:
+    config: of the comparison or map.
+
+  Raises:
+    ScriptError: if a text does not have the form NAME=VALUE,NAME=VALUE.
+  """
+  joined = dict(config)
+  given = [joined.pop("common_settings", ""), joined["settings"]]
+  found = {
+    setting.partition("=")[0]: setting
+    for text in given
+    for setting in split_settings(text)
+  }
+  return joined | {"settings": ",".join(found.values())}
+
+
 def check_run(base: str, task: str, settings: Sequence[str]) -> None:
   """Checks a run's task and settings before it starts.
 

@@ -202,7 +202,8 @@ def get_config(kind: str = "control") -> ml_collections.ConfigDict:
       variants: ALGORITHM, or "NAME: SETTING=VALUE,SETTING=VALUE"
       against: baseline variant for the tests; "" for none
       policy_learning_rates: candidates
-      settings: NAME=VALUE,NAME=VALUE for all runs
+      common_settings: NAME=VALUE,NAME=VALUE for all runs
+      settings: more of them; of two with one name this one holds
 
   Args:
     kind: a key of _KINDS.
@@ -212,4 +213,8 @@ def get_config(kind: str = "control") -> ml_collections.ConfigDict:
   """
   if kind not in _KINDS:
     raise ValueError(f"unknown comparison {kind!r}; known: {', '.join(_KINDS)}")
-  return ml_collections.ConfigDict(_KINDS[kind]())
+  own = _KINDS[kind]()
+  common = own.pop("settings")
+  return ml_collections.ConfigDict(
+    own | {"common_settings": common, "settings": ""}
+  )

@@ -101,6 +101,8 @@ def get_config(kind: str = "control") -> ml_collections.ConfigDict:
   if kind not in _KINDS:
     raise ValueError(f"unknown map {kind!r}; known: {', '.join(_KINDS)}")
   config = ml_collections.ConfigDict(_KINDS[kind])
+  # `settings` adds to these; of two with one name it holds.
+  config.common_settings, config.settings = config.settings, ""
   # A run has collapsed if it loses half of its gain; if its entropy is below
   # min_entropy, nats, with less than half of the best runs' gain; or if its
   # gradient norm exceeds max_gradient_norm (0 for no bound).

@@ -1,8 +1,11 @@
 """Text tables of runs and evaluations."""
 
+import itertools
+import textwrap
 from collections.abc import Mapping, Sequence
 
-_WIDEST = 22
+# Characters in a column of texts; three columns fit into a terminal.
+_WIDEST = 24
 
 
 def format_run(summary: Mapping) -> str:
@@ -101,12 +104,11 @@ def format_completions(examples: Sequence[tuple[str, str, str, bool]]) -> str:
   Args:
     examples: (prompt, right answer, completion, whether it is right).
   """
-  shown = [
-    [_truncate(text) for text in (prompt, completion, answer)]
-    + ["right" if right else "wrong"]
-    for prompt, answer, completion, right in examples
-  ]
-  table = [["prompt", "completion", "an answer", ""], *shown]
+  table = [["prompt", "completion", "a right answer", ""]]
+  for prompt, answer, completion, right in examples:
+    cells = [_wrap(text) for text in (prompt, completion, answer)]
+    cells.append(["right" if right else "wrong"])
+    table += itertools.zip_longest(*cells, fillvalue="")
   widths = [max(len(row[i]) for row in table) for i in range(4)]
   return "\n".join(
     "  ".join(
@@ -116,10 +118,9 @@ def format_completions(examples: Sequence[tuple[str, str, str, bool]]) -> str:
   )
 
 
-def _truncate(text: str) -> str:
-  """Shortens a text to one line of at most `_WIDEST` characters."""
-  text = " ".join(text.splitlines())
-  return text if len(text) <= _WIDEST else text[: _WIDEST - 1] + "…"
+def _wrap(text: str) -> list[str]:
+  """Wraps a text into lines of at most `_WIDEST` characters, at least one."""
+  return textwrap.wrap(text, _WIDEST) or [""]
 
 
 def _format_cell(value: float | None) -> str:

@@ -8,7 +8,7 @@ import ml_collections
 import numpy as np
 import pytest
 
-from experiments.common import process_pool
+from experiments.common import command_line, process_pool
 from experiments.configs import (
   authors,
   comparison,
@@ -151,7 +151,7 @@ def test_maps_are_of_runs_that_can_be(kind):
       file,
       task,
       [
-        *process_pool.split_settings(config.settings),
+        *process_pool.split_settings(config.common_settings),
         f"algorithm={algorithm}",
         f"{config.rows}={last}",
       ],
@@ -163,9 +163,26 @@ def test_maps_are_of_runs_that_can_be(kind):
 @pytest.mark.parametrize("kind", comparison._KINDS)
 def test_comparisons_are_of_runs_that_can_be(kind):
   config = comparison.get_config(kind)
-  common = process_pool.split_settings(config.settings)
+  common = process_pool.split_settings(config.common_settings)
   for task in config.tasks:
     for variant in config.variants:
       name, _, own = (part.strip() for part in variant.partition(":"))
       settings = process_pool.split_settings(own or f"algorithm={name}")
       process_pool.check_run(config.base, task, [*common, *settings])
+
+
+def test_settings_of_a_comparison_add_to_the_common_ones():
+  config = {
+    "base": "control.py",
+    "common_settings": "num_seeds=8,hidden_sizes=(8,8),num_epochs=4",
+    "settings": "num_epochs=2,total_steps=10",
+  }
+  joined = process_pool.join_settings(config)
+  assert joined == {
+    "base": "control.py",
+    "settings": "num_seeds=8,hidden_sizes=(8,8),num_epochs=2,total_steps=10",
+  }
+  alone = {"settings": "num_seeds=2"}  # Of a user's own configuration file.
+  assert process_pool.join_settings(alone) == alone
+  with pytest.raises(command_line.ScriptError, match="want NAME=VALUE"):
+    process_pool.join_settings(config | {"settings": "num_epochs"})

@@ -62,3 +62,13 @@ def test_a_language_run_fits_a_terminal():
   assert passes[1] == "0.85" and passes[-2:] == ["0.8", "0.9"]
   one = tables.format_accuracy(evaluation)
   assert one.endswith("0.6 (seeds: 0.5 0.7)") and len(one) <= 100
+
+
+def test_completions_are_wrapped_and_not_cut():
+  prompt, completion = "What is 1 + 1? " * 4, "the answer\nis 2 " * 6
+  text = tables.format_completions([(prompt, "2", completion, True)])
+  columns = [(line[:24], line[26:50]) for line in text.splitlines()[1:]]
+  for index, whole in enumerate((prompt, completion)):
+    words = " ".join(column[index] for column in columns).split()
+    assert words == whole.split()
+  assert max(map(len, text.splitlines())) <= 80
