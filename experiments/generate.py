@@ -9,6 +9,7 @@ tokens, their negative log-likelihoods in nats, the likeliest next tokens, the
 greedy completion and, with --temperature, sampled completions.
 """
 
+import functools
 import itertools
 import json
 import os
@@ -84,8 +85,9 @@ def main() -> None:
         )
     given = [name for name in ("prompts", "out") if flags.FLAGS[name].present]
     if _INTERACTIVE.value:
-      if given:
-        raise ValueError(f"--{given[0]} does not go with --interactive")
+      for name in (*given, "num_samples"):
+        if flags.FLAGS[name].present:
+          raise ValueError(f"--{name} does not go with --interactive")
       _talk(_make_answer(_load(_MODEL.value)))
       return
     for name in ("prompts", "out"):
@@ -130,6 +132,11 @@ def _load(name: str) -> pretrained.Pretrained | policies.LanguagePolicy:
   if isinstance(policy, policies.TextPolicy):
     return policy.pretrained
   if isinstance(policy, policies.LanguagePolicy):
+    for flag in ("max_new_tokens", "chat", "dtype", "batch_size"):
+      if flags.FLAGS[flag].present:
+        raise ValueError(
+          f"--{flag} is for pretrained models; {name} is a run on a small task"
+        )
     return policy
   raise ValueError(
     f"--model {name}: is a control run; play it with experiments.enjoy"
@@ -159,7 +166,7 @@ def _make_answer(
 ) -> Callable[[list[str]], str]:
   """Makes the function from all texts of a conversation to the next one."""
   if isinstance(own, policies.LanguagePolicy):
-    return lambda said: _complete_small(own, said[-1:])[0]["greedy_text"]
+    return functools.partial(_answer_small, own)
   model = networks.make_language_model(own.config_with(dtype=_DTYPE.value))
   completer = text_completion.Completer(
     model, own.tokenizer.end, _MAX_NEW_TOKENS.value, batch_size=1
@@ -187,6 +194,14 @@ def _make_answer(
     return own.tokenizer.decode(found)
 
   return answer
+
+
+def _answer_small(own: policies.LanguagePolicy, said: list[str]) -> str:
+  """Completes the last text with a small model, sampled if so asked."""
+  if _TEMPERATURE.value is None:
+    return own.complete(said[-1:])[0]
+  key = jax.random.fold_in(jax.random.key(_SEED.value), len(said))
+  return own.complete(said[-1:], key, _TEMPERATURE.value)[0]
 
 
 def _talk(answer: Callable[[list[str]], str]) -> None:

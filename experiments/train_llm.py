@@ -27,9 +27,7 @@ command_line.define_distributed()
 def main(stack: contextlib.ExitStack) -> None:
   """Trains, evaluates, and writes the run directory, locked on the stack."""
   with training_run.prepared():
-    settings = llm.identify_files(
-      command_line.read_settings(flags.FLAGS, _CONFIG.value)
-    )
+    settings = command_line.read_settings(flags.FLAGS, _CONFIG.value)
     cpu_backend.keep_memory()
     if flags.FLAGS.distributed:  # A process for each core.
       cpu_backend.divide_cores(1)
@@ -39,6 +37,8 @@ def main(stack: contextlib.ExitStack) -> None:
       print(llm_estimate.estimate(settings, run))
       return
     stack.enter_context(command_line.job(flags.FLAGS, settings))
+    # After all processes are joined: one of them may lack a file.
+    settings = llm.identify_files(settings)
     launch = training_run.make_launch(settings)
     prepared = llm_training.prepare(stack, launch, llm.build(settings))
   with training_run.executed(launch) as launch:

@@ -23,13 +23,13 @@ command_line.define_distributed()
 def main(stack: contextlib.ExitStack) -> None:
   """Trains, evaluates, and writes the run directory, locked on the stack."""
   with training_run.prepared():
-    settings = llm.identify_files(
-      command_line.read_settings(flags.FLAGS, _CONFIG.value)
-    )
+    settings = command_line.read_settings(flags.FLAGS, _CONFIG.value)
     cpu_backend.keep_memory()
     if flags.FLAGS.distributed:  # A process for each core.
       cpu_backend.divide_cores(1)
     stack.enter_context(command_line.job(flags.FLAGS, settings))
+    # After all processes are joined: one of them may lack a file.
+    settings = llm.identify_files(settings)
     launch = training_run.make_launch(settings)
     run = llm.build_verifier(settings)
     prepared = llm_training.prepare(stack, launch, run)

@@ -266,7 +266,8 @@ def _complete(run: Run, jobs: int) -> None:
   if (run.workdir / "config.json").exists():
     command.append("--resume")
   environment = dict(os.environ)
-  paths = [str(_ROOT), environment.get("PYTHONPATH")]
+  # Plug-ins may import what lies beside them, in the current directory.
+  paths = [str(_ROOT), environment.get("PYTHONPATH"), os.getcwd()]
   environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
   if jobs > 1:
     # Otherwise each run would claim the whole machine.

@@ -68,7 +68,7 @@ def executed(launch: run_lib.Launch) -> Iterator[run_lib.Launch]:
   """
   try:
     yield dataclasses.replace(launch, should_stop=command_line.StopSignal())
-  except run_lib.StartError as error:
+  except run_lib.InputError as error:
     raise command_line.ScriptError(error) from error
   except runner.StoppedError as stopped:
     raise command_line.ScriptError(

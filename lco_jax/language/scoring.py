@@ -14,6 +14,7 @@ from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import forkserver, resource_tracker
 from typing import Any, NamedTuple, Protocol
 
+import numpy as np
 import pebble
 
 from lco_jax.tasks import rewards
@@ -133,31 +134,29 @@ class Scorer(contextlib.AbstractContextManager):
     for _ in range(_TRIES):
       try:
         found = _await_score(pending)
-        values = found if isinstance(found, list) else [found]
-        return Score(tuple(map(float, values)), failed=False)
+        values = np.array(found, np.float64, ndmin=1)
+        failed = np.isnan(values)
+        values = np.where(failed, 0.0, values).tolist()
+        return Score(tuple(values), failed=bool(failed.any()))
       except BrokenProcessPool:
         # An idle process ended, for example because memory ran out. That breaks
         # the pool and is not the completion's fault.
         pending = self.submit(pending.entry, pending.completion)
       except rewards.RewardError as error:
         raise ScoringError(str(error)) from error
-      except TimeoutError:
-        if getattr(self._grader, "stops", False):
-          raise ScoringError(
-            f"{self._grader.describe(pending.entry)}: no value after"
-            f" {self._seconds:g} s (scoring_seconds)"
-          ) from None
-        return self._fail()
-      except Exception:  # The verifier raised it.
-        return self._fail()
+      except Exception as error:  # The verifier raised it, or ended.
+        if not getattr(self._grader, "stops", False):
+          return Score((0.0,) * self._num_values, failed=True)
+        line = f"{type(error).__name__}: {error}"
+        if isinstance(error, TimeoutError):
+          line = f"no value after {self._seconds:g} s (scoring_seconds)"
+        place = self._grader.describe(pending.entry)
+        raise ScoringError(f"{place}: {line}") from error
     raise ScoringError(
       "the processes that score completions end before they score any; is"
       " there enough memory, and is a script's call of train_llm under"
       " `if __name__ == '__main__':`?"
     )
-
-  def _fail(self) -> Score:
-    return Score((0.0,) * self._num_values, failed=True)
 
   def _make_pool(self) -> pebble.ProcessPool:
     return pebble.ProcessPool(

@@ -10,14 +10,18 @@ import dataclasses
 import functools
 import hashlib
 import importlib.util
+import inspect
 import json
 import math
 import pathlib
 import re
+import reprlib
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
 from typing import Any
+
+import numpy as np
 
 from lco_jax import checks, user_files
 
@@ -50,6 +54,14 @@ class Reward:
   function: Function
   weight: float = 1.0
   built_in: bool = False
+
+  @property
+  def text(self) -> str:
+    """The reward as `parse` reads it; a function is its name alone."""
+    spec = self.name
+    if isinstance(self.function, FileFunction):
+      spec = f"{self.function.path}:{self.name}"
+    return f"{spec}*{self.weight:g}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,9 +109,13 @@ class RegisteredFunction:
 
   def __call__(self, completion: str, row: dict) -> float:
     """Calls the function."""
+    return self.load()(completion, row)
+
+  def load(self) -> Function:
+    """Imports the plug-in, once in a process, and finds the function."""
     if self.name not in _REGISTERED:  # In a new process.
       _import_file(self.path, self.module)
-    return _REGISTERED[self.name](completion, row)
+    return _REGISTERED[self.name]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,11 +141,11 @@ class Grader:
   def load(self) -> None:
     """Imports what the rewards need, which takes no completion's time."""
     for reward in self.rewards:
-      if isinstance(reward.function, FileFunction):
+      if isinstance(reward.function, FileFunction | RegisteredFunction):
         reward.function.load()
 
   def score(self, problem: Mapping[str, Any], completion: str) -> list[float]:
-    """Computes all rewards of a completion.
+    """Computes all rewards of a completion; NaN where a built-in one fails.
 
     Args:
       problem: has "row", and "place", where the row is from.
@@ -201,6 +217,30 @@ def math_verify(completion: str, row: dict) -> float:
   return float(package.verify(wanted, found, timeout_seconds=None))
 
 
+def check_row(
+  rewards: Sequence[Reward], row: Mapping[str, Any], place: str
+) -> None:
+  """Checks that a row has what built-in rewards read.
+
+  Raises:
+    ValueError: naming the row, the column and the reward.
+  """
+  for reward in rewards:
+    if not reward.built_in or reward.name == "json":
+      continue
+    column = "pattern" if reward.name == "regex" else "answer"
+    if row.get(column) is None or not str(row[column]).strip():
+      raise ValueError(
+        f"data: {place}: nothing in the column {column!r}, which the reward"
+        f" {reward.name} reads"
+      )
+    if column == "pattern":
+      try:
+        re.compile(str(row[column]))
+      except re.error as error:
+        raise ValueError(f"data: {place}: pattern: {error}") from None
+
+
 BUILT_IN: dict[str, Function] = {
   "exact": exact,
   "contains": contains,
@@ -261,7 +301,10 @@ def make_reward(given: Function | str | tuple) -> Reward:
   Raises:
     ValueError: if it is none of them.
   """
-  function, weight = given if isinstance(given, tuple) else (given, 1.0)
+  is_pair = isinstance(given, tuple) and len(given) == 2
+  function, weight = given if is_pair else (given, None)
+  if is_pair and not isinstance(weight, int | float):
+    raise ValueError(f"rewards: want a number as weight, got {weight!r}")
   if isinstance(function, str):
     reward = _parse_one(function)
   elif callable(function) and "<" not in getattr(function, "__qualname__", "<"):
@@ -271,6 +314,8 @@ def make_reward(given: Function | str | tuple) -> Reward:
       "rewards: want functions defined at the top of a module, so that other"
       f" processes find them; got {function!r}"
     )
+  if weight is None:
+    return reward
   return dataclasses.replace(reward, weight=float(weight))
 
 
@@ -296,13 +341,44 @@ def check_rewards(rewards: Sequence[Reward]) -> tuple[Reward, ...]:
   return tuple(rewards)
 
 
-def find_files(rewards: Sequence[Reward]) -> list[str]:
-  """Lists the files that rewards are read from."""
-  return [
-    reward.function.path
-    for reward in rewards
-    if isinstance(reward.function, FileFunction)
-  ]
+def list_files(text: str) -> list[str]:
+  """Lists the files that rewards are read from, without importing them.
+
+  Args:
+    text: as of `parse`.
+  """
+  specs = [part.partition("*")[0].strip() for part in text.split(",")]
+  files = [spec.rpartition(":")[0] for spec in specs if ":" in spec]
+  return [str(pathlib.Path(file).resolve()) for file in files]
+
+
+def list_registered(text: str) -> list[Reward]:
+  """Lists the rewards that plug-ins have registered.
+
+  Args:
+    text: as of `parse`.
+  """
+  specs = [part.partition("*")[0].strip() for part in text.split(",")]
+  return [_parse_one(spec) for spec in specs if spec in _REGISTERED]
+
+
+def identify(rewards: Sequence[Reward]) -> dict[str, str]:
+  """Hashes what users' rewards are made of, {file or function: SHA-256}."""
+  found = {}
+  for reward in rewards:
+    function = reward.function
+    if reward.built_in:
+      continue
+    if isinstance(function, FileFunction | RegisteredFunction):
+      found[function.path] = user_files.hash_file(function.path)
+      continue
+    try:  # Of the function alone: a script may change around it.
+      source = inspect.getsource(function)
+    except (OSError, TypeError):
+      continue  # Of a terminal: nothing to compare with.
+    digest = hashlib.sha256(source.encode()).hexdigest()
+    found[f"reward {reward.name}"] = digest
+  return found
 
 
 def _parse_one(text: str) -> Reward:
@@ -319,6 +395,7 @@ def _parse_one(text: str) -> Reward:
     if not file.endswith(".py"):
       raise ValueError(f"rewards: want FILE.py:FUNCTION, got {spec!r}")
     function = FileFunction(str(pathlib.Path(file).resolve()), name)
+    _import_file.cache_clear()  # In a notebook the file may have changed.
     function.load()
     return Reward(name, function, weight)
   if spec in _REGISTERED:
@@ -339,21 +416,26 @@ def _parse_one(text: str) -> Reward:
 
 
 def _call(reward: Reward, problem: Mapping[str, Any], completion: str) -> float:
-  """One reward of a completion; a user's mistakes become a RewardError."""
-  if reward.built_in:
-    return float(reward.function(completion, problem["row"]))
+  """One reward of a completion; NaN if a built-in one fails on it.
+
+  Raises:
+    RewardError: if a user's reward raises or returns no finite number.
+  """
   place = f"reward {reward.name}: {problem['place']}"
   try:
     value = reward.function(completion, dict(problem["row"]))
-  except Exception as error:  # The user's code may raise any exception.
+    array = np.asarray(value)
+    is_number = array.ndim == 0 and array.dtype.kind in "biuf"
+    number = float(array) if is_number else math.nan
+  except (Exception, SystemExit) as error:  # The user's code may raise any.
+    if reward.built_in:
+      return math.nan
     line = next(iter(str(error).splitlines()), "")
     raise RewardError(f"{place}: {type(error).__name__}: {line}") from error
-  is_number = isinstance(value, int | float) or (
-    getattr(value, "shape", None) == () and not isinstance(value, str)
-  )
-  if not is_number or not math.isfinite(value):
-    raise RewardError(f"{place}: want a finite number, got {value!r}")
-  return float(value)
+  if not math.isfinite(number):
+    shown = reprlib.repr(value)
+    raise RewardError(f"{place}: want a finite number, got {shown}")
+  return number
 
 
 def _last_number(text: str) -> float | None:

@@ -124,6 +124,9 @@ def make_row_task(
   for split, own in problems.items():
     if not own:
       raise ValueError(f"data: there are no rows for {split}")
+  for own in problems.values():
+    for problem in own:
+      rewards.check_row(given_rewards, problem["row"], problem["place"])
   train = problems.pop("train")
   held_out = {_identify(own) for found in problems.values() for own in found}
   kept = [own for own in train if _identify(own) not in held_out]
@@ -189,8 +192,10 @@ def _make_problem(
         " messages"
       )
     problem["question"] = question
-  if fields.answer in row:
-    row.setdefault("answer", row[fields.answer])
+  if fields.answer != Fields.answer:
+    if fields.answer not in row:
+      raise ValueError(f"data: {place}: no column {fields.answer!r}")
+    row["answer"] = row[fields.answer]
   problem["answer"] = str(row.get("answer", ""))
   return problem
 
@@ -221,8 +226,12 @@ def _check_messages(messages: Any, place: str) -> None:
 
 def _identify(problem: Mapping[str, Any]) -> str:
   """The text that is asked, by which equal problems are found."""
-  asked = problem.get("messages") or problem["question"].strip()
-  return json.dumps(asked, sort_keys=True)
+  alone = [{"role": "user", "content": problem["question"]}]
+  asked = [
+    (message["role"], message["content"].strip())
+    for message in problem.get("messages", alone)
+  ]
+  return json.dumps(asked)
 
 
 def _divide(

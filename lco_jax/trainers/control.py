@@ -135,7 +135,7 @@ def execute(
     run: from `prepare`.
 
   Raises:
-    StartError, FaultError, CheckpointError, StoppedError: as of `run.start`
+    InputError, FaultError, CheckpointError, StoppedError: as of `run.start`
       and `run.finish`.
   """
   make_collector = None
@@ -158,11 +158,12 @@ def execute(
   result = run_lib.finish(started, run.num_updates)
   reported = []
   if jax.process_index() == 0:
-    found = evaluate_all(run, launch.settings, result.params)
-    reported = [
-      (cell, report(started, cell, result, found))
-      for cell in run_lib.cells(launch.workdir, launch.settings)
-    ]
+    with run_lib.input_errors():
+      found = evaluate_all(run, launch.settings, result.params)
+      reported = [
+        (cell, report(started, cell, result, found))
+        for cell in run_lib.cells(launch.workdir, launch.settings)
+      ]
   return run_lib.Outcome(started, result, reported)
 
 

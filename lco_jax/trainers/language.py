@@ -198,7 +198,7 @@ def execute(launch: run_lib.Launch, prepared: Prepared) -> run_lib.Outcome:
     prepared: from `prepare`.
 
   Raises:
-    StartError, FaultError, CheckpointError, StoppedError: as of `run.start`
+    InputError, FaultError, CheckpointError, StoppedError: as of `run.start`
       and `run.finish`.
   """
   run, settings = prepared.run, launch.settings
@@ -214,25 +214,40 @@ def execute(launch: run_lib.Launch, prepared: Prepared) -> run_lib.Outcome:
     given["policy"] = warm.params["policy"]
   first = jax.process_index() == 0
   if "policy" in given and first:
-    found = _evaluate(run, given["policy"], settings, "test")
-    before = _summarize(found, settings, "test")
+    with run_lib.input_errors():
+      found = _evaluate(run, given["policy"], settings, "test")
+      before = _summarize(found, settings, "test")
     launch.tell(f"before: {tables.format_accuracy(before)}")
   started = run_lib.start(launch, run.training, given=given)
   result = run_lib.finish(started, run.num_updates)
   reported = []
   if first:
-    found = {
-      name: (split, _evaluate(run, result.params["policy"], settings, split))
-      for name, split in (("validation", "validation"), ("evaluation", "test"))
-    }
-    for cell in run_lib.cells(launch.workdir, settings):
-      own = {
-        name: _summarize(scores.select_seeds(cell.learners), settings, split)
-        for name, (split, scores) in found.items()
-      }
-      summary = _report(started, cell, run, result, {"before": before} | own)
-      reported.append((cell, summary))
+    with run_lib.input_errors():
+      reported = _report_all(started, run, result, before)
   return run_lib.Outcome(started, result, reported)
+
+
+def _report_all(
+  started: run_lib.Started,
+  run: Run,
+  result: runner.Result,
+  before: dict | None,
+) -> list[tuple[run_lib.Cell, dict]]:
+  """Evaluates all learners, and reports each cell."""
+  settings = started.launch.settings
+  found = {
+    name: (split, _evaluate(run, result.params["policy"], settings, split))
+    for name, split in (("validation", "validation"), ("evaluation", "test"))
+  }
+  reported = []
+  for cell in run_lib.cells(started.launch.workdir, settings):
+    own = {
+      name: _summarize(scores.select_seeds(cell.learners), settings, split)
+      for name, (split, scores) in found.items()
+    }
+    summary = _report(started, cell, run, result, {"before": before} | own)
+    reported.append((cell, summary))
+  return reported
 
 
 def _read_given(settings: Mapping, task: tasks.Task) -> dict[str, types.Params]:
@@ -348,7 +363,11 @@ def _supervised(
 ) -> Run:
   """A run on right answers."""
   num_updates, rate = settings["warm_start_updates"], learning_rate(settings)
-  checks.check_number("warm_start_updates", num_updates, at_least=1)
+  if num_updates <= settings["learning_rate_warmup"]:
+    raise ValueError(
+      "warm_start_updates must be more than learning_rate_warmup"
+      f" {settings['learning_rate_warmup']}, got {num_updates}"
+    )
   if settings["policy_learning_rates"]:
     raise ValueError(
       f"policy_learning_rates: {WARM_START} has its own,"

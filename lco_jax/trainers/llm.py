@@ -31,6 +31,14 @@ REWARDS = ("exact", "score")
 # The task whose problems are rows of files.
 DATA = "data"
 COMBINATIONS = ("sum", "standardised")
+# Stands for any task where questions come from elsewhere: a trained policy is
+# read without its rows and without importing its rewards.
+NO_TASK = tasks.RowTask(
+  "none",
+  {split: ({"question": "?"},) for split in tasks.SPLITS},
+  rewards.Grader(()),
+  "",
+)
 # How far from 0 a group's standard deviation is kept.
 _EPSILON = 1e-4
 # Settings of the library that need a value network, or small models.
@@ -86,6 +94,7 @@ def build(settings: Mapping, task: tasks.RowTask | None = None) -> Run:
   policy_options = settings_lib.options(settings, algorithms.options_by_name())
   row = algorithms.ALGORITHMS[settings["algorithm"]]
   common = _common(settings, task)
+  _check_evaluations(settings)
   verifier_model, verifiers, longest = _verifier(
     settings, row, common["pretrained"]
   )
@@ -185,12 +194,6 @@ def _common(
   for name in _DELETED:
     if name in settings:
       raise ValueError(f"{name}: this version has no such setting")
-  checks.check_number("eval_every", settings["eval_every"], at_least=0)
-  if settings["eval_every"] % (settings["updates_per_chunk"] or 1):
-    raise ValueError(
-      f"eval_every {settings['eval_every']} must be a multiple of"
-      f" updates_per_chunk {settings['updates_per_chunk']}"
-    )
   if settings["policy_learning_rates"]:
     raise ValueError(
       "policy_learning_rates: pretrained models take one policy_learning_rate"
@@ -199,6 +202,11 @@ def _common(
     checks.check_number(name, settings[name], above=0.0)
   if task is None:
     task = _make_task(settings)
+  has_messages = isinstance(task, tasks.RowTask) and any(
+    "messages" in problem for own in task.problems.values() for problem in own
+  )
+  if has_messages and not settings["chat"]:
+    raise ValueError("chat: must be True, since some rows have messages")
   own = pretrained.load(settings["model"])
   asking = host_sampler.Asking(
     task=task,
@@ -221,6 +229,19 @@ def _common(
     "asking": _within(asking, own.context_length),
     "num_updates": settings["num_updates"],
   }
+
+
+def _check_evaluations(settings: Mapping) -> None:
+  """Checks that evaluations midway fall between chunks."""
+  every = settings["eval_every"]
+  checks.check_number("eval_every", every, at_least=0)
+  chunk = settings["updates_per_chunk"] or program.default_chunk_length(
+    settings["num_updates"]
+  )
+  if every % chunk:
+    raise ValueError(
+      f"eval_every {every} must be a multiple of updates_per_chunk {chunk}"
+    )
 
 
 def _make_task(settings: Mapping) -> tasks.TextTask | tasks.RowTask:
@@ -253,7 +274,7 @@ def find_data_files(settings: Mapping) -> dict[str, str]:
   }
 
 
-def identify_files(settings: Mapping) -> dict:
+def identify_files(settings: Mapping) -> Mapping:
   """Adds the hashes of all files of rows and rewards to a run's settings.
 
   Args:
@@ -263,22 +284,43 @@ def identify_files(settings: Mapping) -> dict:
     ValueError: naming a file that cannot be read, or has changed.
   """
   if settings["task"] != DATA:
-    return dict(settings)
+    return settings
+  # Without an import: a file that has changed is not run.
   files = [
     *find_data_files(settings).values(),
-    *rewards.find_files(rewards.parse(settings["rewards"])),
+    *rewards.list_files(settings["rewards"]),
   ]
   try:
     found = {path: user_files.hash_file(path) for path in files}
   except OSError as error:
     raise ValueError(f"data: {error.filename}: {error.strerror}") from None
-  for path, before in settings.get("files", found).items():
-    if found.get(path) != before:
+  for registered in rewards.list_registered(settings["rewards"]):
+    found |= rewards.identify([registered])
+  check_files(settings.get("files", found), found)
+  return settings | {"files": found}
+
+
+def check_files(before: Mapping[str, str], found: Mapping[str, str]) -> None:
+  """Checks that a run goes on with the rows and rewards that it began with.
+
+  Args:
+    before: hashes at the beginning.
+    found: hashes now.
+
+  Raises:
+    ValueError: naming what has changed.
+  """
+  for name, digest in before.items():
+    if name not in found:
       raise ValueError(
-        f"{path} has changed since the run began; restore it, or begin a new"
+        f"{name}: the run began with it, in a call of lco_jax.train_llm;"
+        " resume it with the same call"
+      )
+    if found[name] != digest:
+      raise ValueError(
+        f"{name} has changed since the run began; restore it, or begin a new"
         " run"
       )
-  return settings | {"files": found}
 
 
 def make_reward(
@@ -286,10 +328,13 @@ def make_reward(
 ) -> Callable[[np.ndarray], np.ndarray]:
   """Makes the function of an `Asking` from scores to rewards."""
   if not isinstance(task, tasks.RowTask):
+    checks.check_choice("reward", settings["reward"], REWARDS)
     exact = settings["reward"] == "exact"
     return lambda scores: (
       np.where(scores[..., 0] >= 1, 1.0, 0.0) if exact else scores[..., 0]
     )
+  if task is NO_TASK:
+    return lambda scores: scores[..., 0]
   weights = np.array([reward.weight for reward in task.grader.rewards])
   checks.check_choice(
     "reward_combination", settings["reward_combination"], COMBINATIONS

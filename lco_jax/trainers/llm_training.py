@@ -15,7 +15,7 @@ import tqdm
 from lco_jax import pretrained, tasks, types
 from lco_jax.language import host_sampler, scoring, text_evaluation
 from lco_jax.reporting import curves, statistics
-from lco_jax.runs import checkpointing, run_directory, runner
+from lco_jax.runs import run_directory, runner
 from lco_jax.trainers import llm, midway
 from lco_jax.trainers import run as run_lib
 from lco_jax.training import placement
@@ -81,7 +81,7 @@ def execute(
     prepared: from `prepare`.
 
   Raises:
-    StartError, FaultError, CheckpointError, StoppedError: as of `run.start`
+    InputError, FaultError, CheckpointError, StoppedError: as of `run.start`
       and `run.finish`.
     ScoringError: if the processes that score end.
   """
@@ -100,10 +100,11 @@ def execute(
   started, result = train(stack, launch, run, scorer, checkup)
   reported = []
   if jax.process_index() == 0:
-    reported = [
-      (cell, _report(started, cell, prepared, result, before, scorer))
-      for cell in run_lib.cells(launch.workdir, settings)
-    ]
+    with run_lib.input_errors():
+      reported = [
+        (cell, _report(started, cell, prepared, result, before, scorer))
+        for cell in run_lib.cells(launch.workdir, settings)
+      ]
   return run_lib.Outcome(started, result, reported)
 
 
@@ -131,7 +132,12 @@ def train(
   def make_collector(mesh, seeds, update):
     show = {}
     if jax.process_index() == 0 and launch.workdir is not None:
-      log = CompletionLog(launch.workdir, settings["num_updates"], update)
+      log = CompletionLog(
+        launch.workdir,
+        settings["num_updates"],
+        update,
+        show=launch.show_progress,
+      )
       show = {"show": stack.enter_context(log)}
     return host_sampler.TextCollector(
       run.asking,
@@ -148,13 +154,20 @@ def train(
   started = run_lib.start(
     launch,
     run.training,
-    given=jax.tree.map(
-      lambda leaf: np.broadcast_to(leaf, (settings["num_seeds"], *leaf.shape)),
-      dict(run.given),
-    ),
+    given=copy_to_seeds(settings, run.given),
     make_collector=make_collector,
   )
   return started, run_lib.finish(started, run.num_updates, checkup)
+
+
+def copy_to_seeds(
+  settings: Mapping, given: Mapping[str, types.Params]
+) -> dict[str, types.Params]:
+  """Gives all seeds the same parameters, {part: parameters [seeds, ...]}."""
+  return jax.tree.map(
+    lambda leaf: np.broadcast_to(leaf, (settings["num_seeds"], *leaf.shape)),
+    dict(given),
+  )
 
 
 def make_scorer(run: llm.Run, settings: Mapping) -> scoring.Scorer:
@@ -208,8 +221,8 @@ def _evaluate_before(
   Returns:
     A part of summary.json; None if the run was trained before it had one.
   """
-  try:
-    written = None
+  written = None
+  with run_lib.input_errors():
     if launch.workdir is not None:
       written = launch.workdir / "before.json"
       saved = run_lib.checkpoints(launch.workdir, launch.settings).steps()
@@ -217,11 +230,9 @@ def _evaluate_before(
       (trained,) = placement.any_process(bool(saved))
       if trained:
         return json.loads(written.read_text()) if written.exists() else None
-  except (ValueError, checkpointing.CheckpointError) as error:
-    raise run_lib.StartError(*error.args) from error
-  before = _summarize(
-    prepared.examinations[1], [prepared.run.pretrained.params], scorer
-  )
+    before = _summarize(
+      prepared.examinations[1], [prepared.run.pretrained.params], scorer
+    )
   if jax.process_index() == 0:
     if written is not None:
       run_directory.write_json(written, before)
@@ -349,7 +360,9 @@ def export(
 class CompletionLog(contextlib.AbstractContextManager):
   """Writes the first prompt's completions of each update, and shows some."""
 
-  def __init__(self, workdir: pathlib.Path, num_updates: int, done: int):
+  def __init__(
+    self, workdir: pathlib.Path, num_updates: int, done: int, show: bool
+  ):
     """Opens WORKDIR/completions.jsonl; what is of later updates is cut off."""
     path = workdir / "completions.jsonl"
     lines = []
@@ -365,6 +378,7 @@ class CompletionLog(contextlib.AbstractContextManager):
     # Held open for the whole run; __exit__ ends it.
     self._file = path.open("a", encoding="utf-8")
     self._every = max(1, num_updates // _SHOWN)
+    self._show = show
 
   def __call__(self, update: int, examples: list[host_sampler.Example]):
     """Takes the completions of an update."""
@@ -377,7 +391,7 @@ class CompletionLog(contextlib.AbstractContextManager):
       }
       self._file.write(json.dumps(line, ensure_ascii=False) + "\n")
     self._file.flush()
-    if update == 1 or update % self._every == 0:
+    if self._show and (update == 1 or update % self._every == 0):
       shown = examples[0]
       tqdm.tqdm.write(
         f"update {update}: {shown.question!r} → {shown.completion!r}"

@@ -24,7 +24,13 @@ from lco_jax.language import (
 )
 from lco_jax.runs import checkpointing, run_directory
 from lco_jax.tasks import base
-from lco_jax.trainers import control, language, llm, midway
+from lco_jax.trainers import (
+  control,
+  language,
+  llm,
+  llm_training,
+  midway,
+)
 from lco_jax.trainers import run as run_lib
 
 # Files of a saved policy.
@@ -343,11 +349,14 @@ def read_learned(
   settings = run_directory.read_config(directory)
   whole, all_settings, first = _find_learners(directory, settings)
   run = _build(all_settings, problem)
+  given = {}
+  if isinstance(run, llm.Run):  # Verifiers may have other shapes.
+    given = llm_training.copy_to_seeds(all_settings, run.given)
   if best:
-    shapes = run_lib.blank_state(all_settings, run.training).params
+    shapes = run_lib.blank_state(all_settings, run.training, given).params
     _, params, _ = midway.best_checkpoints(whole, all_settings).restore(shapes)
   else:
-    _, params = run_lib.restore_params(whole, all_settings, run.training)
+    _, params = run_lib.restore_params(whole, all_settings, run.training, given)
   return Learned(run, settings, params, first)
 
 
@@ -377,7 +386,7 @@ def _build(settings: Mapping, problem: Any) -> AnyRun:
       raise ValueError(
         f"it is a run of {settings['algorithm']}, a verifier and no policy"
       )
-    return llm.build(settings, problem)
+    return llm.build(settings, problem or llm.NO_TASK)
   if "environment" in settings:
     return control.build(settings, problem)
   if "task" in settings:

@@ -7,7 +7,7 @@ and calls, in this order, `open_directory`, `start` and `finish`.
 import contextlib
 import dataclasses
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -34,8 +34,21 @@ class Cell(NamedTuple):
   learners: slice
 
 
-class StartError(ValueError):
-  """A run cannot begin or go on: a setting, file or checkpoint is wrong."""
+class InputError(ValueError):
+  """What a user gave is wrong, and only the running run shows it.
+
+  A checkpoint that cannot be used, for example, or an environment that ends an
+  evaluation with a ValueError.
+  """
+
+
+@contextlib.contextmanager
+def input_errors() -> Iterator[None]:
+  """Turns what wrong input raises into an InputError."""
+  try:
+    yield
+  except (ValueError, checkpointing.CheckpointError) as error:
+    raise InputError(*error.args) from error
 
 
 class FaultError(Exception):
@@ -243,10 +256,10 @@ def start(
       on the host; the caller closes it.
 
   Raises:
-    StartError: if the run cannot be divided over the devices, a checkpoint
+    InputError: if the run cannot be divided over the devices, a checkpoint
       cannot be used, or the metrics end before it.
   """
-  try:
+  with input_errors():
     begun = _begin(launch, training, given or {})
     collector, recorder, writers = None, None, []
     if make_collector is not None:
@@ -256,8 +269,6 @@ def start(
       writers = [recorder]
     elif jax.process_index() == 0:
       writers = _make_writers(launch, begun.update, training.steps_per_update)
-  except (ValueError, checkpointing.CheckpointError) as error:
-    raise StartError(*error.args) from error
   return Started(launch, training, begun, collector, writers, recorder)
 
 
@@ -308,7 +319,10 @@ def finish(
 
 
 def restore_params(
-  workdir: pathlib.Path, settings: Mapping, training: program.Training
+  workdir: pathlib.Path,
+  settings: Mapping,
+  training: program.Training,
+  given: Mapping[str, Any] | None = None,
 ) -> tuple[int, dict[str, types.Params]]:
   """Reads the parameters of a run's newest checkpoint.
 
@@ -316,6 +330,7 @@ def restore_params(
     workdir: the run's directory.
     settings: of the run.
     training: built from them.
+    given: {part: parameters [seeds, ...]} that the run began with.
 
   Returns:
     (completed updates, {part: parameters [learners, ...]} on the host).
@@ -324,19 +339,24 @@ def restore_params(
     CheckpointError: if there is none, or it cannot be used.
   """
   update, state, _ = checkpoints(workdir, settings).restore(
-    blank_state(settings, training)
+    blank_state(settings, training, given)
   )
   return update, state.params
 
 
 def blank_state(
-  settings: Mapping, training: program.Training
+  settings: Mapping,
+  training: program.Training,
+  given: Mapping[str, Any] | None = None,
 ) -> types.LearnerState:
-  """Makes a state [learners, ...] on the host, of a run's shapes."""
+  """Makes a state [learners, ...] on the host, of a run's shapes.
+
+  Arguments are those of `restore_params`.
+  """
   here = placement.make_mesh(
     num_learners(settings), training.num_streams, jax.local_devices()[:1]
   )
-  learners, begin = _make_learners(settings, {})
+  learners, begin = _make_learners(settings, given or {})
   state = runner.begin(training, learners, here, **begin).state
   return placement.to_host(state)
 

@@ -33,7 +33,7 @@ class RunOptions:
     "linear", "decay to 0, or constant", choices=optimizers.SCHEDULES
   )
   learning_rate_warmup: int = setting(
-    0, "optimizer steps of a linear rise, at most half of the run's", at_least=0
+    0, "optimizer steps of a linear rise", at_least=0
   )
   policy_learning_rate: float | None = setting(
     None, "largest rate; None for the tuned one", above=0.0
@@ -152,7 +152,7 @@ def make_optimizer(
       if learning_rate is None
       else learning_rate,
       num_steps,
-      min(settings["learning_rate_warmup"], num_steps // 2),
+      settings["learning_rate_warmup"],
     ),
     settings[f"{part}_max_gradient_norm"] or None,
     **parse_options(settings["optimizer_options"]),
@@ -250,4 +250,16 @@ def resolve(config: ml_collections.ConfigDict) -> dict:
   for name, value in tuned[settings["algorithm"]].items():
     if settings[name] is None:
       settings[name] = value
+      if name == "learning_rate_warmup":
+        settings[name] = min(value, _fewest_steps(settings) // 2)
   return settings
+
+
+def _fewest_steps(settings: Mapping) -> int:
+  """Counts the optimizer steps of a language run, or of its warm start."""
+  steps = math.prod(
+    settings.get(name, 1)
+    for name in ("num_updates", "num_epochs", "num_minibatches")
+  )
+  warm = settings.get("warm_start_updates", 0)
+  return max(0, min(steps, warm) if warm > 0 else steps)

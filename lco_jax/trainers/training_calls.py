@@ -16,7 +16,8 @@ import jax
 import ml_collections
 import numpy as np
 
-from lco_jax import checks, environments, tasks, user_files
+from lco_jax import checks, environments, tasks
+from lco_jax.runs import run_directory
 from lco_jax.tasks import rewards as rewards_lib
 from lco_jax.tasks import rows as rows_lib
 from lco_jax.trainers import control, language, llm, llm_training, policies
@@ -215,7 +216,7 @@ def train_llm(
     options
     | paths
     | {"model": str(model), "algorithm": algorithm, "num_seeds": num_seeds}
-    | {"rewards": ",".join(f"{own.name}*{own.weight:g}" for own in found)}
+    | {"rewards": ",".join(own.text for own in found)}
     | ({} if num_updates is None else {"num_updates": num_updates}),
     workdir,
     resume,
@@ -229,9 +230,12 @@ def train_llm(
     for split, own in given.items()
     if own is not None
   }
+  files = _identify(given, found)
+  if resume:
+    before = run_directory.read_config(launch.workdir)["files"]
+    llm.check_files(before, files)
   launch = dataclasses.replace(
-    launch,
-    settings=launch.settings | {"files": _identify(given, found)},
+    launch, settings=launch.settings | {"files": files}
   )
   task = rows_lib.make_row_task(llm.DATA, given, found, fields)
   cpu_backend.keep_memory()
@@ -252,8 +256,7 @@ def _identify(
     ).hexdigest()
     for split, own in given.items()
   }
-  files = rewards_lib.find_files(found)
-  return hashes | {path: user_files.hash_file(path) for path in files}
+  return hashes | rewards_lib.identify(found)
 
 
 def _make_launch(
@@ -268,6 +271,10 @@ def _make_launch(
   Raises:
     ValueError: naming a setting that is unknown or of another type.
   """
+  if jax.distributed.is_initialized():
+    raise ValueError(
+      "this process is one of several; train with the scripts and --distributed"
+    )
   known = [name for name in config if name != "tuned"]
   for name, value in options.items():
     if name not in known:

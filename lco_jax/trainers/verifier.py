@@ -35,10 +35,11 @@ def execute(
   started, result = llm_training.train(stack, launch, prepared.run, scorer)
   reported = []
   if jax.process_index() == 0:
-    reported = [
-      (cell, _report(launch, cell, prepared, result, scorer))
-      for cell in run_lib.cells(launch.workdir, launch.settings)
-    ]
+    with run_lib.input_errors():
+      reported = [
+        (cell, _report(launch, cell, prepared, result, scorer))
+        for cell in run_lib.cells(launch.workdir, launch.settings)
+      ]
   return run_lib.Outcome(started, result, reported)
 
 

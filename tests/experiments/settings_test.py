@@ -102,9 +102,7 @@ def test_what_every_run_has_is_checked(name, value):
 
 def test_runs_with_deleted_settings_are_refused():
   config = llm_config.get_config("chain_sum")
-  settings = _plain(
-    config, beta=1.0, policy_learning_rate=1e-5, between_coefficient=0.06
-  )
+  settings = settings_lib.resolve(config) | {"between_coefficient": 0.06}
   with pytest.raises(ValueError, match="between_coefficient"):
     llm.build(settings)
 
@@ -186,3 +184,21 @@ def test_settings_of_a_comparison_add_to_the_common_ones():
   assert process_pool.join_settings(alone) == alone
   with pytest.raises(command_line.ScriptError, match="want NAME=VALUE"):
     process_pool.join_settings(config | {"settings": "num_epochs"})
+
+
+@pytest.mark.parametrize(
+  ("changes", "steps"),
+  [
+    ({}, 20),
+    ({"num_updates": 30}, 15),
+    ({"num_updates": 10, "num_epochs": 2}, 10),
+    ({"num_updates": 900, "warm_start_updates": 8}, 4),
+    ({"num_updates": 30, "warm_start_updates": 0}, 15),
+    ({"num_updates": 30, "learning_rate_warmup": 25}, 25),
+  ],
+)
+def test_the_default_warm_up_fits_into_a_short_run(changes, steps):
+  """One that is given stays as it is."""
+  config = language_config.get_config("reversal")
+  config.update(changes)
+  assert settings_lib.resolve(config)["learning_rate_warmup"] == steps

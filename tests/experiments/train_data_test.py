@@ -2,7 +2,10 @@
 
 import csv
 import json
+import os
 import signal
+import subprocess
+import sys
 import time
 
 import jax
@@ -10,7 +13,8 @@ import numpy as np
 import pytest
 
 import lco_jax
-from tests import scripts, tiny_model
+from lco_jax.tasks import rewards, rows
+from tests import compiler, scripts, tiny_model
 
 pytestmark = [
   pytest.mark.third_party,  # optax.
@@ -118,8 +122,11 @@ def test_no_row_is_trained_and_tested_on(finished, folder):
     json.loads(line)["question"]
     for line in (workdir / "completions.jsonl").read_text().splitlines()
   }
-  policy = lco_jax.load_policy(workdir)
-  task = policy.asking.task
+  task = rows.make_row_task(
+    "data",
+    {"train": rows.read(str(folder / "train.jsonl"))},
+    rewards.parse("numeric"),
+  )
   splits = {
     split: {task.problem(split, n)["question"] for n in range(20)}
     for split in ("train", "validation", "test")
@@ -131,7 +138,11 @@ def test_no_row_is_trained_and_tested_on(finished, folder):
 def test_a_killed_run_goes_on_bit_for_bit(finished, folder, tmp_path):
   rewards = f"{folder}/own.py:near,{folder}/own.py:brief*0"
   alone = tmp_path / "alone"
-  flags = _flags(folder, f"--config.rewards={rewards},{folder}/own.py:slow*0")
+  flags = _flags(
+    folder,
+    f"--config.rewards={rewards},{folder}/own.py:slow*0",
+    "--config.eval_every=1",
+  )
   ran = scripts.run("train_llm", *flags, f"--workdir={alone}")
   assert ran.returncode == 0, ran.stderr
   workdir = tmp_path / "killed"
@@ -144,8 +155,11 @@ def test_a_killed_run_goes_on_bit_for_bit(finished, folder, tmp_path):
   assert process.finish().returncode == -signal.SIGKILL
   resumed = scripts.run("train_llm", "--resume", f"--workdir={workdir}")
   assert resumed.returncode == 0, resumed.stderr
-  for name in ("metrics.csv", "completions.jsonl"):
+  for name in ("metrics.csv", "completions.jsonl", "evaluations.csv"):
     assert (workdir / name).read_text() == (alone / name).read_text()
+  assert [path.name for path in (workdir / "best").iterdir()] == [
+    path.name for path in (alone / "best").iterdir()
+  ]
 
 
 def test_evaluations_midway_change_nothing(finished, folder, tmp_path):
@@ -204,6 +218,105 @@ def test_a_reward_at_fault_ends_the_run(folder, tmp_path, name, line):
   assert done.complaint.endswith(line)
 
 
+def test_a_file_that_changed_is_not_run(finished, folder, tmp_path):
+  workdir, _ = finished
+  before = (folder / "own.py").read_text()
+  (folder / "own.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+  try:
+    done = scripts.run("train_llm", "--resume", f"--workdir={workdir}")
+    lco_jax.load_policy(workdir)
+  finally:
+    (folder / "own.py").write_text(before)
+  assert done.returncode == 2
+  assert not (tmp_path / "ran").exists()
+
+
+def test_each_reward_by_its_own_scale(folder, tmp_path):
+  """Large numbers of one reward do not drown the other."""
+  (tmp_path / "scaled.py").write_text(
+    "def long(completion, row):\n  return 1e4 * len(completion)\n"
+  )
+  found = {}
+  for how in ("sum", "standardised"):
+    workdir = tmp_path / how
+    done = scripts.run(
+      "train_llm",
+      *_flags(
+        folder,
+        f"--config.rewards={folder}/own.py:near,{tmp_path}/scaled.py:long",
+        f"--config.reward_combination={how}",
+        "--config.num_updates=1",
+        f"--workdir={workdir}",
+      ),
+    )
+    assert done.returncode == 0, done.stderr
+    with open(workdir / "metrics.csv") as file:
+      (found[how],) = csv.DictReader(file)
+  for name in ("reward_near_mean", "reward_long_mean", "reward_long_std"):
+    assert found["sum"][name] == found["standardised"][name]
+  assert float(found["sum"]["reward_mean"]) > 1e3
+  assert abs(float(found["standardised"]["reward_mean"])) < 1e-5
+  assert float(found["standardised"]["reward_std"]) < 2.1
+
+
+_SCRIPT = """
+import sys
+import lco_jax
+
+def near(completion, row):
+  return 1.0 if str(row["answer"]) in completion else len(completion) % 3 / 4
+
+def rows():
+  return [{"question": f"{n} + 1 =", "answer": n + 1} for n in range(60)]
+
+def main(model, workdir, *resume):
+  done = lco_jax.train_llm(
+    model, rows(), [near, ("json", 0)], "grpo", workdir=workdir,
+    resume=bool(resume), num_updates=2, num_prompts=4, num_samples=4,
+    completion_length=5, eval_problems=4, eval_samples=1, eval_batch=4,
+    show_progress=False,
+  )
+  print(done.metrics["reward_near_mean"].tolist())
+  print(done.policies[0].complete(["1 + 2 ="]))
+
+if __name__ == "__main__":
+  main(*sys.argv[1:])
+"""
+
+
+def test_training_from_a_script(folder, tmp_path):
+  def call(text, *arguments):
+    (tmp_path / "script.py").write_text(text)
+    return subprocess.run(
+      [sys.executable, "script.py", str(folder / "tiny.gguf"), *arguments],
+      cwd=tmp_path,
+      env=os.environ
+      | {"PYTHONPATH": str(scripts.ROOT), "XLA_FLAGS": compiler.flags(1)},
+      capture_output=True,
+      text=True,
+      timeout=300,
+      check=False,
+    )
+
+  done = call(_SCRIPT, "run")
+  assert done.returncode == 0, done.stderr
+  metrics, answer = done.stdout.splitlines()
+  assert len(json.loads(metrics)) == 2
+  read = lco_jax.load_policy(tmp_path / "run").complete(["1 + 2 ="])
+  assert repr(read) == answer
+  again = call(_SCRIPT + "\n# A later line.\n", "run", "--resume")
+  assert again.returncode == 0, again.stderr
+  assert again.stdout.splitlines()[-1] == answer
+  changed = call(_SCRIPT.replace("% 3 / 4", "% 3 / 5"), "run", "--resume")
+  assert "ValueError: reward near has changed" in changed.stderr
+  script = scripts.run("train_llm", "--resume", f"--workdir={tmp_path / 'run'}")
+  assert script.returncode == 2
+  unguarded = _SCRIPT.partition("if __name__")[0] + "main(*sys.argv[1:])"
+  done = call(unguarded, "other")
+  assert done.returncode == 1
+  assert "under `if __name__ == '__main__':`" in done.stderr.splitlines()[-1]
+
+
 @pytest.mark.parametrize("name", ["train.jsonl", "own.py"])
 def test_a_file_that_changed_is_refused(finished, folder, name):
   workdir, _ = finished
@@ -222,10 +335,12 @@ def test_a_file_that_changed_is_refused(finished, folder, name):
   [
     (["--config.data=/nowhere.jsonl"], "/nowhere.jsonl"),
     (["--config.rewards=nothing"], "rewards: unknown 'nothing'"),
-    (["--config.rewards=/nowhere.py:own"], "no file /nowhere.py"),
+    (["--config.rewards=/nowhere.py:own"], "/nowhere.py"),
     (["--config.question_field=ask"], "line 1: no text in the column 'ask'"),
     (["--config.reward_combination=product"], "reward_combination"),
     (["--config.eval_every=-1"], "eval_every"),
+    (["--config.answer_field=solution"], "line 1: no column 'solution'"),
+    (["--config.rewards=regex"], "line 1: nothing in the column 'pattern'"),
     (
       ["--config.eval_every=3", "--config.updates_per_chunk=2"],
       "eval_every 3 must be a multiple of updates_per_chunk 2",

@@ -151,7 +151,7 @@ def test_a_run_begins_where_another_ended(finished, tmp_path):
     (["--config.verifier_from=/nowhere"], "verifier_from"),
     (["--config.warm_start_learning_rate=0"], "warm_start_learning_rate"),
     (["--config.gae_lambda=2"], "gae_lambda"),
-    (["--config.learning_rate_warmup=-1"], "learning_rate_warmup"),
+    (["--config.learning_rate_warmup=6"], "learning_rate_warmup"),
     (["--config.reference_coefficient=-1"], "reference_coefficient"),
     (["--config.max_weight=2"], "max_weight"),
     (["--config.num_heads=3"], "num_heads"),

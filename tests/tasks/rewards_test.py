@@ -34,6 +34,15 @@ def text(completion, row):
 def nothing(completion, row):
   return None
 
+def complex_value(completion, row):
+  return 1j
+
+def huge(completion, row):
+  return 10**400
+
+def leaves(completion, row):
+  raise SystemExit(0)
+
 not_a_function = 3
 """
 
@@ -87,7 +96,7 @@ def test_rewards_are_read_with_their_weights(file):
     ("double", 0.5),
     ("exact", 0.0),
   ]
-  assert rewards.find_files(found) == [str(file)]
+  assert rewards.parse(",".join(own.text for own in found)) == found
   assert _grade(f"exact,{file}:double,{file}:numpy_value", "3", answer=3) == [
     1.0,
     6.0,
@@ -121,12 +130,16 @@ def test_a_file_is_found_by_another_process(file, tmp_path):
     ("infinite", "want a finite number, got inf"),
     ("text", "want a finite number, got '1'"),
     ("nothing", "want a finite number, got None"),
+    ("complex_value", "want a finite number, got 1j"),
+    ("huge", "want a finite number, got "),
+    ("leaves", "SystemExit: 0"),
   ],
 )
 def test_a_reward_at_fault_is_named_with_its_row(file, name, line):
   with pytest.raises(rewards.RewardError) as error:
     _grade(f"exact,{file}:{name}", answer=1)
-  assert str(error.value) == f"reward {name}: rows.jsonl, line 7: {line}"
+  begin = f"reward {name}: rows.jsonl, line 7: {line}"
+  assert str(error.value).startswith(begin)
   assert pickle.loads(pickle.dumps(error.value)).args == error.value.args
 
 
@@ -167,6 +180,10 @@ def test_functions_of_a_call():
     ("json", 2.0),
   ]
   assert not found[0].built_in  # A function of the caller's, whatever it is.
+  assert rewards.make_reward("exact*0.5").weight == 0.5
+  assert rewards.make_reward(("exact*0.5", 3)).weight == 3.0
+  with pytest.raises(ValueError, match="want a number as weight, got None"):
+    rewards.make_reward(("exact", None))
   for wrong in (lambda completion, row: 1.0, 3):
     with pytest.raises(ValueError, match="at the top of a module"):
       rewards.make_reward(wrong)
@@ -189,3 +206,53 @@ def test_groups_are_standardised_each_reward_by_its_own():
     )
   np.testing.assert_allclose(found[:, :, 1:].std(axis=1), 1.0, atol=1e-2)
   assert (found[:, :, 0, 0] == 0).all()
+
+
+def test_a_built_in_reward_that_fails_is_nan():
+  """A pattern that takes another type of row is the row's fault."""
+  assert math.isnan(_grade("numeric", "1")[0])  # No answer in the row.
+
+
+def test_files_are_listed_and_hashed_without_an_import(tmp_path):
+  path = tmp_path / "own.py"
+  path.write_text("1 / 0")
+  assert rewards.list_files(f"exact,{path}:f*0.5") == [str(path)]
+  path.write_text(_FILE)
+  found = rewards.parse(f"exact,{path}:double")
+  before = rewards.identify(found)
+  assert before.keys() == {str(path)}
+  path.write_text(_FILE + "\n")
+  assert rewards.identify(found) != before
+  own = [rewards.make_reward(test_a_built_in_reward_that_fails_is_nan)]
+  name = "reward test_a_built_in_reward_that_fails_is_nan"
+  assert rewards.identify(own).keys() == {name}
+
+
+def test_a_registered_reward_is_found_by_another_process(tmp_path):
+  """The plug-in is imported before any completion's time begins."""
+  (tmp_path / "plug.py").write_text(
+    "import lco_jax\n"
+    "@lco_jax.register_reward('tripled')\n"
+    "def tripled(completion, row):\n"
+    "  return 3.0 * row['answer']\n"
+  )
+  make = (
+    "import pickle, sys; sys.path.insert(0, sys.argv[2]); import plug;"
+    " from lco_jax.tasks import rewards;"
+    " g = rewards.Grader(rewards.parse('tripled*2,exact'));"
+    " pickle.dump(g, open(sys.argv[1], 'wb'))"
+  )
+  use = (
+    "import pickle, sys; g = pickle.load(open(sys.argv[1], 'rb')); g.load();"
+    " assert 'plug' in sys.modules;"
+    " print(g.score({'row': {'answer': 4}, 'place': ''}, '4'))"
+  )
+  for code in (make, use):
+    done = subprocess.run(
+      [sys.executable, "-c", code, str(tmp_path / "grader"), str(tmp_path)],
+      capture_output=True,
+      text=True,
+      timeout=120,
+      check=True,
+    )
+  assert done.stdout.strip() == "[12.0, 1.0]"

@@ -7,7 +7,7 @@ import pytest
 from lco_jax import tasks
 from lco_jax.tasks import rewards, rows
 
-_REWARDS = rewards.parse("exact")
+_REWARDS = rewards.parse("json")  # It reads no column.
 
 
 def _ask(count, copies=1):
@@ -143,3 +143,48 @@ def test_files_that_cannot_be_read_are_named(tmp_path):
   (tmp_path / "rows.jsonl").write_bytes(b"\xff\xfe")
   with pytest.raises(ValueError, match="rows.jsonl cannot be read"):
     rows.read(str(tmp_path / "rows.jsonl"))
+
+
+@pytest.mark.parametrize(
+  ("name", "row", "line"),
+  [
+    ("exact", {}, "nothing in the column 'answer', which the reward exact"),
+    ("numeric", {"answer": None}, "nothing in the column 'answer'"),
+    ("contains", {"answer": " "}, "nothing in the column 'answer'"),
+    ("regex", {"answer": "1"}, "nothing in the column 'pattern'"),
+    ("regex", {"pattern": "("}, "pattern: missing"),
+  ],
+)
+def test_built_in_rewards_need_their_columns(name, row, line):
+  given = [{"question": f"{n}?", "answer": 1, "pattern": "1"} for n in range(9)]
+  rows.make_row_task("data", {"train": given}, rewards.parse(name))
+  given[4] = {"question": "4?"} | row
+  with pytest.raises(ValueError, match=f"row 4 for train: {line}"):
+    rows.make_row_task("data", {"train": given}, rewards.parse(name))
+
+
+def test_the_named_column_is_the_answer():
+  """Whatever a column called answer holds."""
+  given = [
+    {"question": f"{n}?", "answer": "because", "final": n} for n in range(9)
+  ]
+  fields = rows.Fields(answer="final")
+  task = rows.make_row_task(
+    "data", {"train": given}, rewards.parse("exact"), fields
+  )
+  problem = task.problem("train", 0)
+  assert problem["answer"] == problem["question"][0]
+  assert task.grader.score(problem, problem["question"][0]) == [1.0]
+  del given[3]["final"]
+  with pytest.raises(ValueError, match="row 3 for train: no column 'final'"):
+    rows.make_row_task("data", {"train": given}, rewards.parse("exact"), fields)
+
+
+def test_a_chat_of_one_message_is_a_question():
+  """And is not in another split than the question."""
+  given = {
+    "train": [{"question": f"{n}?"} for n in range(30)],
+    "test": [{"messages": [{"role": "user", "content": "7?"}]}],
+  }
+  task = rows.make_row_task("data", given, _REWARDS)
+  assert "1 left out of training" in task.note

@@ -16,6 +16,7 @@ from lco_jax.trainers.configs import defaults
 _DEFAULT = {
   "policy_learning_rate": 3e-4,
   "beta": 1.0,
+  "learning_rate_warmup": 20,  # Less in runs of fewer than 40 steps.
 }
 _TUNED = {"dpo": {"beta": 0.1}}
 _TUNED_ADDITION = {"lco_kld": {"policy_learning_rate": 3e-3, "beta": 0.1}}
@@ -38,7 +39,7 @@ def get_config(task: str = "addition") -> ml_collections.ConfigDict:
 
   defaults.add_options(config, settings.RunOptions)
   config.num_seeds = 4
-  config.learning_rate_warmup = 20
+  config.learning_rate_warmup = config_dict.placeholder(int)  # Tuned, below.
   config.policy_max_gradient_norm = config.value_max_gradient_norm = 1.0
 
   # Amount: each seed takes num_updates × num_prompts × num_samples samples.

@@ -14,7 +14,11 @@ from lco_jax.trainers import settings
 from lco_jax.trainers.configs import defaults
 
 # For all algorithms alike; docs/measurements.md has the runs.
-_DEFAULT = {"policy_learning_rate": 1e-5, "beta": 1.0}
+_DEFAULT = {
+  "policy_learning_rate": 1e-5,
+  "beta": 1.0,
+  "learning_rate_warmup": 5,  # Less in runs of fewer than 10 steps.
+}
 # Options that make tasks easier than reasoning-gym's defaults.
 _TASK_OPTIONS = {
   "chain_sum": "min_terms=2,max_terms=2,min_digits=1,max_digits=1"
@@ -68,7 +72,7 @@ def make_common(task: str) -> ml_collections.ConfigDict:
   )
   config.num_seeds = 1
   config.optimizer_options = "b2=0.99"  # Runs are short.
-  config.learning_rate_warmup = 5
+  config.learning_rate_warmup = config_dict.placeholder(int)  # Tuned.
   config.policy_max_gradient_norm = 1.0
   config.updates_per_chunk = 1
   # A checkpoint of a model and its optimizer takes seconds.
@@ -78,9 +82,6 @@ def make_common(task: str) -> ml_collections.ConfigDict:
   config.num_updates = 100
   config.eval_problems = 64
   config.eval_samples = 4
-  # Updates between evaluations on validation problems, of which the best policy
-  # is kept; 0 for none before the end.
-  config.eval_every = 0
   config.eval_batch = 64  # Sequences; all samples of a prompt share a batch.
 
   # Data: num_samples completions of each of num_prompts prompts.
@@ -114,6 +115,9 @@ def get_config(task: str = "chain_sum") -> ml_collections.ConfigDict:
   defaults.add_options(
     config, training.Options, without=(*build.NOT_SET, *config.keys())
   )
+  # Updates between evaluations on validation problems, of which the best policy
+  # is kept; 0 for none before the end.
+  config.eval_every = 0
   config.max_visits = 1  # Maximal updates with the same unsolved prompt.
 
   # Model for advantage=verifier (its log-probabilities) and =preference (their

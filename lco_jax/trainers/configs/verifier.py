@@ -10,8 +10,9 @@ from lco_jax.trainers.configs import defaults, llm
 
 # Common starting points, not tuned.
 _DEFAULT = {
-  "qrm": {"policy_learning_rate": 1e-5},
-  "dpo": {"policy_learning_rate": 1e-5, "beta": 0.1},
+  "qrm": {"policy_learning_rate": 1e-5, "learning_rate_warmup": 5},
+  "dpo": {"policy_learning_rate": 1e-5, "learning_rate_warmup": 5}
+  | {"beta": 0.1},
 }
 
 # Settings by task that work well.
