@@ -55,6 +55,11 @@ def bin_returns(
   return np.array([steps[window[-1]] for window in windows]), means
 
 
+def last_tenth(values: np.ndarray) -> np.ndarray:
+  """The last tenth of updates, rounded up, of values [updates, ...]."""
+  return values[-len(values) // 10 :]
+
+
 def final_return(returns: np.ndarray, episodes: np.ndarray) -> np.ndarray:
   """Mean return per episode over the last tenth of training.
 
@@ -66,10 +71,9 @@ def final_return(returns: np.ndarray, episodes: np.ndarray) -> np.ndarray:
   Returns:
     float[seeds]; NaN for a seed without finished episodes.
   """
-  last = -(-len(returns) // 10)
-  count = episodes[-last:].sum(0)
+  count = last_tenth(episodes).sum(0)
   totals = np.where(episodes > 0, np.nan_to_num(returns) * episodes, 0.0)
-  total = totals[-last:].sum(0)
+  total = last_tenth(totals).sum(0)
   return np.divide(
     total, count, out=np.full_like(total, np.nan), where=count > 0
   )

@@ -36,8 +36,10 @@ class Run:
     steps: float[windows], environment steps, or samples, of each seed.
     metrics: {name: float[windows, seeds]}, means of windows; NaN where a seed
       has no value.
-    final: float[seeds], mean score over the last tenth; NaN where a seed
-      stopped before, or never ended an episode.
+    final: float[seeds], mean score over the last tenth, or the last value
+      before if nothing was scored in it; NaN where a seed stopped, or was
+      never scored.
+    stopped: bool[seeds], whether an update was not finite and ended the seed.
     evaluated: {"greedy" or "sampled": float[seeds]}, scores of the policies
       that were learned: episodic returns, or accuracies on test problems; empty
       where a run was not evaluated.
@@ -50,6 +52,7 @@ class Run:
   steps: np.ndarray
   metrics: Mapping[str, np.ndarray]
   final: np.ndarray
+  stopped: np.ndarray
   evaluated: Mapping[str, np.ndarray]
 
   @property
@@ -108,6 +111,8 @@ def load(path: pathlib.Path) -> Run | None:
     )
   counted = logged.get(stability.COUNTS.get(score), always)
   final = curves.final_return(logged[score], counted)
+  # Where no prompt is met for the first time at the end, for example.
+  final = np.where(np.isnan(final), metrics[score][-1], final)
   return Run(
     paths=(path,),
     settings=settings,
@@ -116,6 +121,7 @@ def load(path: pathlib.Path) -> Run | None:
     steps=at,
     metrics=metrics,
     final=np.where(gone[-1], np.nan, final),
+    stopped=gone[-1],
     evaluated=_evaluated(path),
   )
 
@@ -196,6 +202,7 @@ def _join(runs: Sequence[Run]) -> Run:
       name: join(run.metrics[name] for run in runs) for name in first.metrics
     },
     final=join(run.final for run in runs),
+    stopped=join(run.stopped for run in runs),
     evaluated={
       name: join(run.evaluated[name] for run in runs)
       for name in first.evaluated

@@ -85,7 +85,7 @@ def summarize_runs(runs: Sequence[Run]) -> list[dict]:
         "low": scores["ci95"][0],
         "high": scores["ci95"][1],
         "worst": None if np.isnan(run.final).any() else float(run.final.min()),
-        "stopped": int(np.isnan(run.final).sum()),
+        "stopped": int(run.stopped.sum()),
         **_summarize_evaluation(run, "greedy"),
         **_summarize_evaluation(run, "sampled"),
         "directory": _join_paths(run),

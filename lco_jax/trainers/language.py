@@ -327,7 +327,6 @@ def _report(
   """Makes the summary of a cell; writes it and the picture."""
   settings = cell.settings
   logged = started.read_metrics(cell, ["correct", "entropy"])
-  last = -(-len(logged["correct"]) // 10)
   summary = {
     "task": run.task.name,
     "algorithm": settings["algorithm"],
@@ -337,8 +336,12 @@ def _report(
     "compile_seconds": result.compile_seconds,
     "train_seconds": result.train_seconds,
     "samples_per_second": result.steps_per_second,
-    "final_correct": statistics.summarize(logged["correct"][-last:].mean(0)),
-    "final_entropy": statistics.summarize(logged["entropy"][-last:].mean(0)),
+    **{
+      f"final_{name}": statistics.summarize(
+        curves.last_tenth(logged[name]).mean(0)
+      )
+      for name in ("correct", "entropy")
+    },
     **evaluations,
   }
   if cell.workdir is not None:

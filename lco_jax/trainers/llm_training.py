@@ -298,12 +298,13 @@ def _report(
   )
   # Prompts that are met again are those that are not solved.
   correct = logged["first_visit_correct"], logged["first_visits"]
-  last = -(-len(logged["entropy"]) // 10)
   summary = {
     **described(settings, result),
     "samples_per_second": result.steps_per_second,
     "final_correct": statistics.summarize(curves.final_return(*correct)),
-    "final_entropy": statistics.summarize(logged["entropy"][-last:].mean(0)),
+    "final_entropy": statistics.summarize(
+      curves.last_tenth(logged["entropy"]).mean(0)
+    ),
     "before": before,
   } | {
     name: _summarize(examination, learned, scorer)

@@ -37,8 +37,35 @@ from lco_jax.trainers import run as run_lib
 _PARAMS, _CONFIG = "policy.safetensors", "config.json"
 
 
+class _Saved:
+  """A policy whose parameters and settings make up a folder."""
+
+  params: types.Params
+  settings: Mapping
+
+  def save(self, folder: str | pathlib.Path) -> None:
+    """Writes policy.safetensors and config.json into a new folder.
+
+    Args:
+      folder: new or empty.
+
+    Raises:
+      ValueError: if it cannot be written to.
+    """
+    import safetensors.numpy  # Here: importing the library stays light.
+
+    folder = pathlib.Path(folder)
+    run_directory.check_unused(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    # config.json comes last: a folder without parameters is not a policy.
+    safetensors.numpy.save_file(
+      checkpointing.flatten(self.params), folder / _PARAMS
+    )
+    run_directory.write_json(folder / _CONFIG, dict(self.settings))
+
+
 @dataclasses.dataclass(frozen=True)
-class ControlPolicy:
+class ControlPolicy(_Saved):
   """A trained policy of control, of one seed.
 
   Attributes:
@@ -95,20 +122,9 @@ class ControlPolicy:
 
   __call__ = act
 
-  def save(self, folder: str | pathlib.Path) -> None:
-    """Writes policy.safetensors and config.json into a new folder.
-
-    Args:
-      folder: new or empty.
-
-    Raises:
-      ValueError: if it cannot be written to.
-    """
-    _save(self, folder)
-
 
 @dataclasses.dataclass(frozen=True)
-class LanguagePolicy:
+class LanguagePolicy(_Saved):
   """A trained policy of a small language task, of one seed.
 
   Attributes:
@@ -182,17 +198,6 @@ class LanguagePolicy:
     return [self.task.text(own) for own in np.asarray(found.tokens)]
 
   __call__ = complete
-
-  def save(self, folder: str | pathlib.Path) -> None:
-    """Writes policy.safetensors and config.json into a new folder.
-
-    Args:
-      folder: new or empty.
-
-    Raises:
-      ValueError: if it cannot be written to.
-    """
-    _save(self, folder)
 
   def _encode(self, text: str) -> Array:
     tokens = base.encode(self.task.characters, text)
@@ -421,19 +426,6 @@ def _find_learners(
       if cell.workdir.name == directory.name:
         return whole, all_settings, cell.learners.start
   return directory, settings, 0
-
-
-def _save(policy: Policy, folder: str | pathlib.Path) -> None:
-  import safetensors.numpy  # An optional dependency.
-
-  folder = pathlib.Path(folder)
-  # config.json comes last: a folder without parameters is not a policy.
-  run_directory.check_unused(folder)
-  folder.mkdir(parents=True, exist_ok=True)
-  safetensors.numpy.save_file(
-    checkpointing.flatten(policy.params), folder / _PARAMS
-  )
-  run_directory.write_json(folder / _CONFIG, dict(policy.settings))
 
 
 def _read_saved(folder: pathlib.Path, problem: Any) -> Policy:

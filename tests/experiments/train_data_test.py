@@ -371,3 +371,38 @@ def test_what_was_trained_answers_on_the_terminal(finished, folder, tmp_path):
   assert done.returncode == 0, done.stderr
   row = json.loads((tmp_path / "out.jsonl").read_text())
   assert row["greedy_text"] == policy.complete(["1 + 2 ="])[0]
+
+
+def test_files_for_validation_and_test(folder, tmp_path):
+  """And a chat that begins with a system prompt."""
+  for name, numbers in (("test", range(3)), ("validation", range(3, 5))):
+    rows_of = [
+      {"messages": [{"role": "system", "content": "Add."}]}
+      | {"answer": n, "level": 0}
+      for n in numbers
+    ]
+    for row, n in zip(rows_of, numbers, strict=True):
+      row["messages"].append({"role": "user", "content": f"0 + {n} ="})
+    (tmp_path / f"{name}.jsonl").write_text(
+      "".join(json.dumps(row) + "\n" for row in rows_of)
+    )
+  flags = _flags(
+    folder,
+    "--config.num_updates=1",
+    *(
+      f"--config.{name}={tmp_path / name}.jsonl"
+      for name in ("test", "validation")
+    ),
+    f"--workdir={tmp_path / 'run'}",
+  )
+  done = scripts.run("train_llm", *flags)
+  assert done.returncode == 0, done.stderr
+  # The system prompt makes them other questions than those of training.
+  assert "data: 60 rows to train on, 2 to validate, 3 to test" in done.stdout
+  summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+  assert summary["evaluation"]["problems"] == 3
+  plain = scripts.run("train_llm", *flags, "--config.chat=False")
+  assert "chat: must be True, since some rows have messages" in plain.complaint
+  (tmp_path / "test.jsonl").write_text("")
+  done = scripts.run("train_llm", "--resume", f"--workdir={tmp_path / 'run'}")
+  assert f"{tmp_path / 'test.jsonl'} has changed" in done.complaint

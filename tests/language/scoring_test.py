@@ -12,6 +12,7 @@ import types
 import pytest
 
 from lco_jax.language import scoring
+from lco_jax.tasks import rewards
 
 
 def _scorer(score, seconds=30.0, num_workers=2):
@@ -111,6 +112,7 @@ def _scores(scorer, number):
 _A_JOB = """
 import operator, os, signal, types
 from lco_jax.language import scoring
+from lco_jax.tasks import rewards
 
 def main():
   signal.signal(signal.SIGTERM, lambda *_: print("asked to stop", flush=True))
@@ -141,3 +143,32 @@ def test_sigterm_to_a_whole_job_leaves_scoring_to_its_end(tmp_path):
   )
   assert done.stdout.split("\n")[:-1] == ["True", "asked to stop"] * 2, done
   assert done.returncode == 0
+
+
+def test_a_built_in_reward_that_takes_too_long_is_worth_nothing(tmp_path):
+  """A user's ends the run in the same place."""
+  slow = r"^(a+)+$"  # Exponentially long on what it does not match.
+  problem = {"row": {"pattern": slow}, "place": "rows.jsonl, line 3"}
+  text = "a" * 40 + "b"
+  with scoring.Scorer(
+    rewards.Grader(rewards.parse("regex,json")), 1, seconds=1.0
+  ) as scorer:
+    (score,) = scorer.collect([scorer.submit(problem, text)])
+  assert score == scoring.Score((0.0, 0.0), failed=True)
+  (tmp_path / "own.py").write_text("def zero(c, r): return 0")
+  grader = rewards.Grader(rewards.parse(f"regex,{tmp_path / 'own.py'}:zero"))
+  with scoring.Scorer(grader, 1, seconds=1.0) as scorer:
+    waiting = [scorer.submit(problem, text)]
+    with pytest.raises(scoring.ScoringError, match=r"line 3: no value after 1"):
+      scorer.collect(waiting)
+
+
+@pytest.mark.parametrize("how", ["os._exit(3)", "sys.exit(0)"])
+def test_a_reward_that_ends_its_process_is_named(tmp_path, how):
+  (tmp_path / "own.py").write_text(f"import os, sys\ndef f(c, r): {how}")
+  grader = rewards.Grader(rewards.parse(f"{tmp_path / 'own.py'}:f"))
+  problem = {"row": {}, "place": "rows.jsonl, line 3"}
+  with scoring.Scorer(grader, 1, seconds=30.0) as scorer:
+    waiting = [scorer.submit(problem, "")]
+    with pytest.raises(scoring.ScoringError, match="f: rows.jsonl, line 3: "):
+      scorer.collect(waiting)

@@ -142,6 +142,26 @@ def test_no_seed_is_dropped(runs):
   np.testing.assert_allclose(rows[0]["IQM"], 6.5 * 0.975)
 
 
+def test_a_run_without_new_prompts_at_the_end_has_not_stopped(tmp_path):
+  """Its score is the last that it had."""
+  path = _write(tmp_path / "run", "grpo", [5.0, 6.0])
+  with open(path / "metrics.csv") as file:
+    head, *rows = list(csv.reader(file))
+  head[head.index("episode_return_mean")] = "first_visit_correct"
+  head[head.index("episodes")] = "first_visits"
+  for row in rows:
+    if int(row[0]) > 15:
+      row[head.index("first_visit_correct")] = ""
+      row[head.index("first_visits")] = "0"
+  with open(path / "metrics.csv", "w", newline="") as file:
+    csv.writer(file).writerows([head, *rows])
+  run = recorded.load(path)
+  assert run.score == "first_visit_correct"
+  np.testing.assert_allclose(run.final, [5.0 * 15 / 20, 6.0 * 15 / 20])
+  (row,) = report.summarize_runs([run])
+  assert row["stopped"] == 0 and row["worst"] == run.final.min()
+
+
 def test_best_runs_are_compared(runs):
   loaded = [recorded.load(path) for path in recorded.find([runs])]
   (row,) = report.compare_runs(loaded)

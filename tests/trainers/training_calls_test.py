@@ -276,3 +276,37 @@ def test_wrong_directories_are_named(control, language, tmp_path):
     done.policies[0].logits(np.ones(17))
   with pytest.raises(ValueError, match="no token for"):
     language[1].policies[0].complete(["x"])
+
+
+def test_a_policy_of_the_host_is_read(tmp_path):
+  options = _SHORT | {"num_seeds": 1, "total_steps": 128}
+  done = lco_jax.train(
+    "gymnasium:CartPole-v1", workdir=tmp_path / "run", **options
+  )
+  read = lco_jax.load_policy(tmp_path / "run")
+  observation = np.ones((3, 4))
+  np.testing.assert_array_equal(
+    read.logits(observation), done.policies[0].logits(observation)
+  )
+
+
+def test_a_small_model_answers_line_by_line(language, tmp_path):
+  where, done = language
+  prompt = done.summary["evaluation"]["examples"][0][0]
+  for flags, line in (
+    (["--chat"], "--chat is for pretrained models"),
+    (["--num_samples=2", "--temperature=1"], "--num_samples does not go with"),
+  ):
+    wrong = scripts.run("generate", f"--model={where}", "--interactive", *flags)
+    assert wrong.returncode == 2
+    assert line in wrong.complaint
+  (tmp_path / "in.jsonl").write_text(json.dumps({"text": prompt}) + "\n")
+  ran = scripts.run(
+    "generate",
+    f"--model={where}",
+    f"--prompts={tmp_path / 'in.jsonl'}",
+    f"--out={tmp_path / 'out.jsonl'}",
+  )
+  assert ran.returncode == 0, ran.stderr
+  row = json.loads((tmp_path / "out.jsonl").read_text())
+  assert row["greedy_text"] == lco_jax.load_policy(where).complete([prompt])[0]
