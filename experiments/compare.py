@@ -21,7 +21,6 @@ from typing import NamedTuple
 
 import jax
 from absl import flags
-from ml_collections import config_flags
 
 from experiments.common import command_line, process_pool
 from lco_jax.reporting import (
@@ -35,9 +34,8 @@ from lco_jax.reporting import (
 _WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the comparison.")
 flags.mark_flag_as_required("workdir")
 _JOBS = flags.DEFINE_integer("jobs", 2, "Number of parallel runs.")
-_CONFIG = config_flags.DEFINE_config_file(
-  "config",
-  command_line.locate_config("experiments/configs/comparison.py:control"),
+_CONFIG = command_line.define_default_config(
+  "experiments/configs/comparison.py:control",
   "FILE:KIND; then --config.NAME=VALUE to change it.",
 )
 

@@ -130,6 +130,8 @@ def _load(name: str) -> pretrained.Pretrained | policies.LanguagePolicy:
   plugins.check_run(directory)
   policy = policies.load_policy(directory)
   if isinstance(policy, policies.TextPolicy):
+    if not flags.FLAGS["chat"].present:  # As in training.
+      flags.FLAGS.chat = policy.asking.chat
     return policy.pretrained
   if isinstance(policy, policies.LanguagePolicy):
     for flag in ("max_new_tokens", "chat", "dtype", "batch_size"):

@@ -46,7 +46,8 @@ def main(stack: contextlib.ExitStack) -> None:
   for cell, summary in done.reported:
     for name in ("before", "validation", "evaluation"):
       if summary[name]:
-        print(f"{name:10s} {llm_training.format_accuracy(summary[name])}")
+        before = "before, " if name == "before" else ""
+        print(f"{before}{llm_training.format_accuracy(summary[name])}")
     print(
       tables.format_completions(
         [tuple(example) for example in summary["evaluation"]["examples"]]

@@ -22,6 +22,8 @@ from lco_jax.runs import clusters, distributed, peers, run_directory
 from lco_jax.trainers import settings as settings_lib
 
 _PACKAGE = pathlib.Path(__file__).parent.parent
+# That of the script that runs, if it has one.
+_DEFAULT_CONFIGS: list[str] = []
 # What absl, ml_collections and a config file raise for a wrong command line.
 _WRONG_FLAGS = (
   flags.Error,
@@ -141,6 +143,20 @@ def define_config(or_else: str | None = None) -> flags.FlagHolder:
     None,
     "FILE:NAME of environment or task; then --config.NAME=VALUE to change it.",
   )
+
+
+def define_default_config(default: str, meaning: str) -> flags.FlagHolder:
+  """Defines --config of a script that has a default for it.
+
+  The default is read with the command line: wrong settings of it are then
+  errors of the command line, too.
+
+  Args:
+    default: FILE:NAME.
+    meaning: of the flag.
+  """
+  _DEFAULT_CONFIGS.append(default)
+  return config_flags.DEFINE_config_file("config", None, meaning)
 
 
 def define_distributed() -> None:
@@ -317,8 +333,10 @@ def locate_config(text: str) -> str:
 
 
 def _locate_configs(argv: Sequence[str]) -> list[str]:
-  """Locates the values of --config=VALUE and --config VALUE."""
+  """Locates the values of --config=VALUE and --config VALUE, or the default."""
   words = list(argv)
+  if not any(re.match(r"--?config(=|$)", word) for word in words[1:]):
+    words[1:1] = [f"--config={default}" for default in _DEFAULT_CONFIGS]
   for index, word in enumerate(words):
     flag, equals, value = word.partition("=")
     if flag not in ("--config", "-config"):

@@ -10,8 +10,9 @@ from jax import Array
 
 from lco_jax import environments, types
 
-# Milliseconds between pictures; browsers show a GIF no faster than that.
-_MILLISECONDS = 30
+# Milliseconds between pictures: browsers show a GIF no faster than the first,
+# and a short episode is shown slowly, so that it can be followed.
+_FASTEST, _SLOWEST, _SHORT_EPISODE = 30, 200, 5_000
 # An action of one observation: (observation float[O], key) → int32[] or [D].
 Act = Callable[[Array, types.PRNGKey], Array]
 
@@ -61,13 +62,14 @@ def save_gif(path: pathlib.Path, images: Sequence[np.ndarray]) -> None:
   """
   from PIL import Image  # Drawing is optional.
 
+  pace = max(_FASTEST, min(_SLOWEST, _SHORT_EPISODE // len(images)))
   first, *others = (Image.fromarray(image) for image in images)
   first.save(
     path,
     format="GIF",
     save_all=True,
     append_images=others,
-    duration=_MILLISECONDS,
+    duration=pace,
     loop=0,
   )
 

@@ -30,6 +30,7 @@ from lco_jax.environments.base import (
   HostEnvironment,
   Options,
   Transition,
+  check_environment,
   legal_actions,
   logits_shape,
 )
@@ -154,6 +155,7 @@ __all__ = [
   "HostEnvironment",
   "Options",
   "Transition",
+  "check_environment",
   "legal_actions",
   "logits_shape",
   "make",

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 from jax import Array
 
@@ -52,7 +53,8 @@ class Environment:
     observation_shape: O.
     num_actions: A, choices of an action; the most of them in any dimension if
       it has several.
-    max_episode_steps: upper limit on an episode's length.
+    max_episode_steps: upper limit on an episode's length. `step` must set
+      `truncated` there; an evaluation ends there.
     reset: key → (state, observation).
     step: (key, state, action int32[*action_shape]) → Transition.
     action_sizes: choices of each of the action's D dimensions, which are chosen
@@ -96,6 +98,62 @@ class HostEnvironment:
   encode: Callable[[np.ndarray], np.ndarray]
   action_sizes: tuple[int, ...] = ()
   make_drawn: Callable[[], Any] | None = None
+
+
+def check_environment(environment: Environment) -> None:
+  """Checks what an environment's functions return, without running them.
+
+  Raises:
+    ValueError: naming what is wrong, and what it must be.
+  """
+  name = environment.name
+  checks.check_number(
+    f"environment {name}: num_actions", environment.num_actions, at_least=1
+  )
+  checks.check_number(
+    f"environment {name}: max_episode_steps",
+    environment.max_episode_steps,
+    at_least=1,
+  )
+  key = jax.random.key(0)
+  try:
+    made = jax.eval_shape(environment.reset, key)
+    state, observation = made
+    sizes = environment.action_sizes
+    action = jax.ShapeDtypeStruct((len(sizes),) if sizes else (), np.int32)
+    found = jax.eval_shape(environment.step, key, state, action)
+  except Exception as error:  # The user's code may raise any exception.
+    line = next(iter(str(error).splitlines()), "")
+    raise ValueError(
+      f"environment {name}: reset or step: {type(error).__name__}: {line}"
+    ) from error
+  if not isinstance(found, Transition):
+    raise ValueError(
+      f"environment {name}: step must return a Transition, got"
+      f" {type(found).__name__}"
+    )
+  scalar = jax.ShapeDtypeStruct((), np.float32)
+  flag = jax.ShapeDtypeStruct((), np.bool_)
+  seen = jax.ShapeDtypeStruct(environment.observation_shape, np.float32)
+  for where, value, wanted in (
+    ("reset: observation", observation, seen),
+    ("step: observation", found.observation, seen),
+    ("step: reward", found.reward, scalar),
+    ("step: terminated", found.terminated, flag),
+    ("step: truncated", found.truncated, flag),
+    ("step: state", found.state, state),
+  ):
+    if _describe(value) != _describe(wanted):
+      raise ValueError(
+        f"environment {name}: {where} must be {_describe(wanted)}, got"
+        f" {_describe(value)}"
+      )
+
+
+def _describe(tree: Any) -> str:
+  """Describes a pytree of arrays by its structure, dtypes and shapes."""
+  described = jax.tree.map(lambda leaf: f"{leaf.dtype}{[*leaf.shape]}", tree)
+  return str(described).replace("'", "")
 
 
 def logits_shape(environment: Environment | HostEnvironment) -> tuple[int, ...]:

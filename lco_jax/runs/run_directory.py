@@ -46,7 +46,9 @@ def check_unused(path: pathlib.Path) -> None:
     if not path.is_dir():
       raise ValueError(f"workdir {path} is not a directory")
     if any(path.iterdir()):
-      raise ValueError(f"workdir {path} is already in use; choose another")
+      raise ValueError(
+        f"workdir {path} is already in use; choose another, or delete it"
+      )
   parent = path
   while not parent.exists():
     parent = parent.parent

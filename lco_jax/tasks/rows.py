@@ -137,8 +137,8 @@ def make_row_task(
   for split, count in counts.items():
     if not count:
       raise ValueError(
-        f"data: {len(train)} rows leave none for {split}; give more rows, or"
-        " files for validation and test"
+        f"data: {len(train)} rows leave none for {split}; give more rows with"
+        " different questions, or other files for validation and test"
       )
   note = (
     f"{counts['train']} rows to train on, {counts['validation']} to validate,"
@@ -176,6 +176,8 @@ def _make_problem(
   row: Mapping[str, Any], split: str, number: int, fields: Fields
 ) -> dict[str, Any]:
   """Checks a row; the problem has its question, its answer, and itself."""
+  if not isinstance(row, Mapping):
+    raise ValueError(f"data: row {number} for {split} must be a dict: {row!r}")
   row = dict(row)
   place = row.pop(_PLACE, f"row {number} for {split}")
   problem = {"row": row, "place": place}

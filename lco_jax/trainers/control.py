@@ -75,6 +75,8 @@ def build(
       settings["environment"],
       settings_lib.take(settings, environments.Options).action_bins,
     )
+  if isinstance(environment, environments.Environment):
+    environments.check_environment(environment)
   actor_critic = networks.make_actor_critic(
     environment.observation_shape,
     environments.logits_shape(environment),

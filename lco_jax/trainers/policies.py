@@ -33,6 +33,8 @@ from lco_jax.trainers import (
 )
 from lco_jax.trainers import run as run_lib
 
+# In names of environments and tasks that are objects of a script.
+_OWN = "own:"
 # Files of a saved policy.
 _PARAMS, _CONFIG = "policy.safetensors", "config.json"
 
@@ -74,9 +76,9 @@ class ControlPolicy(_Saved):
     settings: of the run.
   """
 
-  run: control.Run
-  params: types.Params
-  settings: Mapping
+  run: control.Run = dataclasses.field(repr=False)
+  params: types.Params = dataclasses.field(repr=False)
+  settings: Mapping = dataclasses.field(repr=False)
 
   @property
   def environment(
@@ -133,9 +135,9 @@ class LanguagePolicy(_Saved):
     settings: of the run.
   """
 
-  run: language.Run
-  params: types.Params
-  settings: Mapping
+  run: language.Run = dataclasses.field(repr=False)
+  params: types.Params = dataclasses.field(repr=False)
+  settings: Mapping = dataclasses.field(repr=False)
 
   @property
   def task(self) -> tasks.Task:
@@ -172,6 +174,10 @@ class LanguagePolicy(_Saved):
     Raises:
       ValueError: if one has other characters, or is too long.
     """
+    if isinstance(prompts, str):
+      raise ValueError("prompts: want a list of texts, got one text")
+    if not prompts:
+      return []
     width = self.task.prompt_length
     tokens = np.full((len(prompts), width), tasks.PADDING, np.int32)
     for row, prompt in zip(tokens, prompts, strict=True):
@@ -216,9 +222,9 @@ class TextPolicy:
     settings: of the run.
   """
 
-  pretrained: pretrained_lib.Pretrained
-  asking: host_sampler.Asking
-  settings: Mapping
+  pretrained: pretrained_lib.Pretrained = dataclasses.field(repr=False)
+  asking: host_sampler.Asking = dataclasses.field(repr=False)
+  settings: Mapping = dataclasses.field(repr=False)
 
   def complete(
     self,
@@ -236,6 +242,10 @@ class TextPolicy:
     Raises:
       ValueError: if one leaves no room for an answer.
     """
+    if isinstance(questions, str):
+      raise ValueError("questions: want a list of texts, got one text")
+    if not questions:
+      return []
     asking, own = self.asking, self.pretrained
     completer = text_completion.Completer(
       networks.make_language_model(own.config_with()),
@@ -304,11 +314,14 @@ def load_policy(
     CheckpointError: if its checkpoint cannot be read.
   """
   directory = pathlib.Path(directory)
+  problem = environment or task
+  if problem is not None:
+    problem = rename_own(problem)
   if (directory / _PARAMS).exists():
     if seed is not None:
       raise ValueError(f"{directory} holds one policy; leave seed out")
-    return _read_saved(directory, environment or task)
-  learned = read_learned(directory, environment or task, best)
+    return _read_saved(directory, problem)
+  learned = read_learned(directory, problem, best)
   seeds = run_lib.seeds_of(learned.settings)
   seed = seeds[0] if seed is None else seed
   if seed not in seeds:
@@ -385,7 +398,32 @@ def make_policy(
   return LanguagePolicy(run, params["policy"], settings)
 
 
+def rename_own(problem: Any) -> Any:
+  """Marks an environment or task of the user's own by its name."""
+  name = problem.name.removeprefix(_OWN)
+  return dataclasses.replace(problem, name=_OWN + name)
+
+
 def _build(settings: Mapping, problem: Any) -> AnyRun:
+  """Builds a run; errors say how to bring what it needs."""
+  name = settings.get("environment") or settings.get("task", "")
+  kind = "environment" if "environment" in settings else "task"
+  if problem is None and name.startswith(_OWN):
+    raise ValueError(
+      f"{kind} {name}: it was an object of a script; give it as {kind}="
+    )
+  try:
+    return _build_known(settings, problem)
+  except ValueError as error:
+    if "plugins" not in settings:
+      raise
+    files = ", ".join(settings["plugins"])
+    raise ValueError(
+      f"{error}; the run uses the plug-ins {files}: import them before"
+    ) from error
+
+
+def _build_known(settings: Mapping, problem: Any) -> AnyRun:
   if "model" in settings:
     if settings["algorithm"] in pairs.VERIFIERS:
       raise ValueError(

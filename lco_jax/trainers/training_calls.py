@@ -81,9 +81,11 @@ def train(
     FaultError: if an update is not finite.
     CheckpointError: if a checkpoint cannot be read or written.
   """
-  own, name = None, environment
-  if not isinstance(environment, str):
-    own, name = environment, environment.name
+  own, name = _take_own(
+    environment,
+    environments.Environment | environments.HostEnvironment,
+    "environment",
+  )
   launch = _make_launch(
     control_config.get_config(name),
     options
@@ -133,7 +135,7 @@ def train_language(
     FaultError: if an update is not finite.
     CheckpointError: if a checkpoint cannot be read or written.
   """
-  own, name = (None, task) if isinstance(task, str) else (task, task.name)
+  own, name = _take_own(task, tasks.Task, "task")
   launch = _make_launch(
     language_config.get_config(name),
     options
@@ -198,6 +200,8 @@ def train_llm(
     FaultError: if an update is not finite.
     CheckpointError: if a checkpoint cannot be read or written.
   """
+  if callable(rewards):
+    rewards = [rewards]
   found = (
     rewards_lib.parse(rewards)
     if isinstance(rewards, str)
@@ -257,6 +261,28 @@ def _identify(
     for split, own in given.items()
   }
   return hashes | rewards_lib.identify(found)
+
+
+def _take_own(given: Any, kind: Any, argument: str) -> tuple[Any, str]:
+  """Tells an id from a problem of the caller's own, which is renamed.
+
+  A problem called like a built-in one is another one: it has none of its tuned
+  settings, and is not evaluated in its original.
+
+  Returns:
+    (the problem or None, its name).
+
+  Raises:
+    ValueError: if it is neither.
+  """
+  if isinstance(given, str):
+    return None, given
+  if not isinstance(given, kind):
+    raise ValueError(
+      f"{argument}: want an id or an object of that kind, got {given!r}"
+    )
+  own = policies.rename_own(given)
+  return own, own.name
 
 
 def _make_launch(

@@ -266,3 +266,64 @@ def test_host_environments_get_the_actions_of_their_space(
   np.testing.assert_allclose(seen, expected)
   copies.close()
   del gymnasium.registry["Recording-v0"]
+
+
+@pytest.mark.third_party
+@pytest.mark.parametrize(
+  "name", ["CartPole-v1", "Catch-bsuite", "probe:dimensions", "tabular:chain"]
+)
+def test_built_in_environments_pass_the_check(name):
+  environments.check_environment(environments.make(name))
+
+
+@pytest.mark.parametrize(
+  ("changes", "line"),
+  [
+    ({"num_actions": 0}, "num_actions must be"),
+    ({"max_episode_steps": 0}, "max_episode_steps must be"),
+    ({"observation_shape": (3,)}, r"reset: observation must be float32\[3\]"),
+    ({"reset": lambda key: (jnp.int32(0), "text")}, "reset or step: TypeError"),
+    (
+      {"reset": lambda key: (jnp.int32(0), {"x": jnp.zeros(1)})},
+      r"reset: observation must be float32\[1\], got {x: float32\[1\]}",
+    ),
+    ({"reset": lambda key: None}, "reset or step: TypeError"),
+    (
+      {"step": lambda key, state, action: (1, 2)},
+      "step must return a Transition",
+    ),
+    (
+      {"reward": jnp.int32(1)},
+      r"step: reward must be float32\[\], got int32\[\]",
+    ),
+    ({"reward": jnp.zeros(1)}, r"step: reward must be .* got float32\[1\]"),
+    ({"terminated": jnp.int32(0)}, r"step: terminated must be bool\[\]"),
+    ({"state": jnp.float32(0)}, r"step: state must be int32\[\]"),
+  ],
+)
+def test_what_an_environment_returns_is_checked(changes, line):
+  def step(key, state, action):
+    found = {
+      "state": state,
+      "observation": jnp.zeros(1),
+      "reward": jnp.float32(0),
+      "terminated": jnp.bool_(False),
+      "truncated": jnp.bool_(True),
+    }
+    return environments.Transition(
+      **{name: changes.get(name, value) for name, value in found.items()}
+    )
+
+  own = {
+    "name": "mine",
+    "observation_shape": (1,),
+    "num_actions": 2,
+    "max_episode_steps": 5,
+    "reset": lambda key: (jnp.int32(0), jnp.zeros(1)),
+    "step": step,
+  }
+  environment = environments.Environment(
+    **(own | {k: v for k, v in changes.items() if k in own})
+  )
+  with pytest.raises(ValueError, match=f"environment mine: {line}"):
+    environments.check_environment(environment)

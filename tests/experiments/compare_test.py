@@ -116,3 +116,12 @@ def test_a_run_that_fails_is_named(tmp_path):
   wrong = "--config.variants=('ppo','x: algorithm=ppo, clip_low=-1.0')"
   done = _compare(tmp_path / "x", *_CONTROL, wrong)
   assert done.returncode == 1 and "clip_low" in done.complaint
+
+
+def test_an_unknown_setting_of_the_default_config_is_named(tmp_path):
+  for script in ("compare", "stability_map"):
+    done = scripts.run(
+      script, f"--workdir={tmp_path / 'x'}", "--config.num_seds=2"
+    )
+    assert done.returncode == 2
+    assert "num_seds" in done.complaint

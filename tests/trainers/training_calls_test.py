@@ -200,7 +200,7 @@ def test_an_environment_of_ones_own_needs_no_name():
   own = dataclasses.replace(environments.make("probe:credit"), name="mine")
   done = lco_jax.train(own, "lco_mse", **_SHORT)
   named = lco_jax.train("probe:credit", "lco_mse", **_SHORT)
-  assert done.settings["environment"] == "mine"
+  assert done.settings["environment"] == "own:mine"
   np.testing.assert_array_equal(
     done.metrics["entropy"], named.metrics["entropy"]
   )
@@ -230,7 +230,7 @@ def test_a_language_policy_completes(language, tmp_path):
 def test_a_task_of_ones_own_needs_no_name():
   own = dataclasses.replace(tasks.make("reversal:3"), name="mine")
   done = lco_jax.train_language(own, "grpo", **_SMALL)
-  assert done.settings["task"] == "mine"
+  assert done.settings["task"] == "own:mine"
   assert done.metrics["correct"].shape == (3, 2)
   assert jnp.isfinite(done.summary["evaluation"]["mean"])
 
@@ -310,3 +310,32 @@ def test_a_small_model_answers_line_by_line(language, tmp_path):
   assert ran.returncode == 0, ran.stderr
   row = json.loads((tmp_path / "out.jsonl").read_text())
   assert row["greedy_text"] == lco_jax.load_policy(where).complete([prompt])[0]
+
+
+def test_a_changed_built_in_environment_is_evaluated_itself(tmp_path):
+  """Not in Gymnasium's original of the same name."""
+  built_in = environments.make("CartPole-v1")
+
+  def step(key, state, action):
+    found = built_in.step(key, state, action)
+    return found._replace(reward=10 * found.reward)
+
+  changed = dataclasses.replace(built_in, step=step)
+  where = tmp_path / "run"
+  done = lco_jax.train(changed, workdir=where, **_SHORT)
+  assert done.summary["evaluation"]["backend"] == "in-graph"
+  assert min(done.summary["evaluation"]["per_seed"]) >= 80.0  # Of 8 steps.
+  with pytest.raises(ValueError, match="own:CartPole-v1: .* environment="):
+    lco_jax.load_policy(where)
+  read = lco_jax.load_policy(where, environment=changed)
+  np.testing.assert_array_equal(
+    read.logits(np.ones(4)), done.policies[0].logits(np.ones(4))
+  )
+
+
+def test_texts_in_place_of_lists_are_refused(language):
+  policy = language[1].policies[0]
+  assert policy.complete([]) == []
+  with pytest.raises(ValueError, match="want a list of texts"):
+    policy.complete("123>")
+  assert len(repr(policy)) < 200
