@@ -30,7 +30,7 @@ class ScoringError(RuntimeError):
 
 
 class Grader(Protocol):
-  """What scores completions: a `TextTask`, or the rewards of a `RowTask`.
+  """Scores completions: a `TextTask`, or the rewards of a `RowTask`.
 
   It is pickled for other processes. `rewards.Grader` has more: the number of
   its values, and whether a completion that takes too long ends the run.

@@ -65,7 +65,7 @@ class Result:
 
 
 class Checkup(NamedTuple):
-  """What is done with the state between chunks, now and then.
+  """An action between chunks that reads the state.
 
   Attributes:
     is_due: completed updates → whether to act there.

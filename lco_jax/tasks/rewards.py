@@ -61,7 +61,7 @@ class Reward:
     spec = self.name
     if isinstance(self.function, FileFunction):
       spec = f"{self.function.path}:{self.name}"
-    return f"{spec}*{self.weight:g}"
+    return f"{spec}*{self.weight}"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,6 +16,8 @@ from typing import Any
 
 from lco_jax.tasks import base, rewards
 
+# In rows that were read: where one is from. Not a column of the user's.
+_PLACE = "\0place"
 # Questions to test on, if the data has enough.
 _FEWEST = 20
 # Largest share of all questions in a split that is not for training.
@@ -33,6 +35,9 @@ class Fields:
 
   question: str = "question"
   answer: str = "answer"
+
+
+_USUAL_FIELDS = Fields()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,7 +107,7 @@ def make_row_task(
   name: str,
   rows: Mapping[str, Sequence[Mapping[str, Any]]],
   given_rewards: Sequence[rewards.Reward],
-  fields: Fields = Fields(),  # noqa: B008 (frozen)
+  fields: Fields = _USUAL_FIELDS,
 ) -> RowTask:
   """Makes a task of rows.
 
@@ -152,10 +157,6 @@ def make_row_task(
     rewards.Grader(rewards.check_rewards(given_rewards)),
     note,
   )
-
-
-# Where a row is from; not a column of the user's.
-_PLACE = "\0place"
 
 
 def _read_parquet(path: str) -> list[dict[str, Any]]:

@@ -21,14 +21,14 @@ from lco_jax.trainers import run as run_lib
 from lco_jax.training import placement
 
 _COLUMNS = ("update", "greedy", "sampled", "score")
-# Parts of the state that the best policy is made of.
+# {part: parameters [seeds, ...]} → an evaluation.
 _Evaluate = Callable[[Mapping[str, types.Params]], Mapping[str, Any]]
 
 
 def make_checkup(
   launch: run_lib.Launch, every: int, evaluate: _Evaluate
 ) -> runner.Checkup:
-  """Makes what evaluates a run every so many updates.
+  """Makes the checkup that evaluates a run every so many updates.
 
   Args:
     launch: of the run.

@@ -318,8 +318,8 @@ def load_policy(
   if problem is not None:
     problem = rename_own(problem)
   if (directory / _PARAMS).exists():
-    if seed is not None:
-      raise ValueError(f"{directory} holds one policy; leave seed out")
+    if seed is not None or best:
+      raise ValueError(f"{directory} holds one policy; leave seed and best out")
     return _read_saved(directory, problem)
   learned = read_learned(directory, problem, best)
   seeds = run_lib.seeds_of(learned.settings)
@@ -399,7 +399,16 @@ def make_policy(
 
 
 def rename_own(problem: Any) -> Any:
-  """Marks an environment or task of the user's own by its name."""
+  """Marks an environment or task of the user's own by its name.
+
+  Raises:
+    ValueError: if it is neither.
+  """
+  if not dataclasses.is_dataclass(problem) or not hasattr(problem, "name"):
+    raise ValueError(
+      "environment, task: want an object, as it was given to the training; got"
+      f" {problem!r}"
+    )
   name = problem.name.removeprefix(_OWN)
   return dataclasses.replace(problem, name=_OWN + name)
 

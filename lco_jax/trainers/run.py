@@ -35,7 +35,7 @@ class Cell(NamedTuple):
 
 
 class InputError(ValueError):
-  """What a user gave is wrong, and only the running run shows it.
+  """Wrong input that shows only while a run is running.
 
   A checkpoint that cannot be used, for example, or an environment that ends an
   evaluation with a ValueError.
@@ -137,7 +137,7 @@ class Started:
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-  """What a finished run came to.
+  """The result of a whole run, evaluations included.
 
   Attributes:
     started: the run.

@@ -31,7 +31,7 @@ from lco_jax.training import cpu_backend
 
 @dataclasses.dataclass(frozen=True)
 class Trained:
-  """What a call of `train`, `train_language` or `train_llm` returns.
+  """The result of `train`, `train_language` or `train_llm`.
 
   Attributes:
     settings: of the run, {name: value}.
@@ -153,12 +153,12 @@ def train_language(
 
 def train_llm(
   model: str,
-  rows: str | Sequence[Mapping[str, Any]],
+  rows: str | pathlib.Path | Sequence[Mapping[str, Any]],
   rewards: str | Sequence[Any],
   algorithm: str = "lco_mse",
   *,
-  validation: str | Sequence[Mapping[str, Any]] | None = None,
-  test: str | Sequence[Mapping[str, Any]] | None = None,
+  validation: str | pathlib.Path | Sequence[Mapping[str, Any]] | None = None,
+  test: str | pathlib.Path | Sequence[Mapping[str, Any]] | None = None,
   num_seeds: int = 1,
   num_updates: int | None = None,
   workdir: str | pathlib.Path | None = None,
@@ -209,7 +209,14 @@ def train_llm(
       [rewards_lib.make_reward(own) for own in rewards]
     )
   )
-  given = {"train": rows, "validation": validation, "test": test}
+  given = {
+    split: str(own) if isinstance(own, pathlib.Path) else own
+    for split, own in (
+      ("train", rows),
+      ("validation", validation),
+      ("test", test),
+    )
+  }
   paths = {
     "data" if split == "train" else split: own
     for split, own in given.items()
@@ -329,7 +336,7 @@ def _make_launch(
 
 
 def _gather(done: run_lib.Outcome, run: policies.AnyRun) -> Trained:
-  """What a call returns, of a run at one learning rate."""
+  """Gathers the result of a run at one learning rate."""
   ((cell, summary),) = done.reported
   return Trained(
     cell.settings,

@@ -164,7 +164,7 @@ def test_built_in_rewards_need_their_columns(name, row, line):
 
 
 def test_the_named_column_is_the_answer():
-  """Whatever a column called answer holds."""
+  """A column called answer does not count then."""
   given = [
     {"question": f"{n}?", "answer": "because", "final": n} for n in range(9)
   ]

@@ -261,7 +261,7 @@ def test_wrong_directories_are_named(control, language, tmp_path):
   with pytest.raises(ValueError, match="seeds 0 to 1"):
     lco_jax.load_policy(where, 2)
   done.policies[0].save(tmp_path / "one")
-  with pytest.raises(ValueError, match="leave seed out"):
+  with pytest.raises(ValueError, match="leave seed and best out"):
     lco_jax.load_policy(tmp_path / "one", 0)
   with pytest.raises(ValueError, match="already in use"):
     done.policies[0].save(tmp_path / "one")
@@ -272,6 +272,10 @@ def test_wrong_directories_are_named(control, language, tmp_path):
   )
   with pytest.raises(ValueError, match="does not hold the arrays"):
     lco_jax.load_policy(tmp_path / "two")
+  with pytest.raises(ValueError, match="leave seed and best out"):
+    lco_jax.load_policy(tmp_path / "one", best=True)
+  with pytest.raises(ValueError, match="want an object, .*'CartPole-v1'"):
+    lco_jax.load_policy(where, environment="CartPole-v1")
   with pytest.raises(ValueError, match=r"shape \[\.\.\., "):
     done.policies[0].logits(np.ones(17))
   with pytest.raises(ValueError, match="no token for"):
