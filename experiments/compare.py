@@ -7,10 +7,10 @@ python -m experiments.compare --workdir=DIR \
 
 Trains every variant of an algorithm on every task at every learning rate; one
 program trains all rates and seeds in parallel. In control, each half of the
-seeds is scored at the other half's best rate; in language, validation problems
-determine the rate and test problems the score. Writes a table, a figure and a
-CSV file. A repeated call trains only missing runs; it may add variants and
-tasks.
+seeds is scored at the other half's best rate. In language, the score on
+validation problems determines the rate, and that on test problems is compared.
+Writes a table, a figure and a CSV file. A repeated call trains only missing
+runs; it may add variants and tasks.
 """
 
 import csv
@@ -68,6 +68,11 @@ def main() -> None:
 def _check(settings: Mapping) -> list[_Variant]:
   """Parses the variants; raises ScriptError if a setting is wrong."""
   process_pool.check_rates(settings["policy_learning_rates"], _JOBS.value)
+  if settings["score"] not in comparison.LANGUAGE_SCORES:
+    raise command_line.ScriptError(
+      f"score: want one of {', '.join(comparison.LANGUAGE_SCORES)}, got"
+      f" {settings['score']!r}"
+    )
   common = process_pool.split_settings(settings["settings"])
   variants = []
   for text in settings["variants"]:
@@ -151,7 +156,7 @@ def _report(
 ) -> None:
   """Writes comparison.csv, .md, .png and .svg and prints the tables."""
   script = process_pool.find_script(settings["base"])
-  read = _read_language if script == "train_language" else _read_control
+  language, score = script == "train_language", settings["score"]
   results, bounds = {}, {}
   for task in settings["tasks"]:
     cells = {
@@ -161,12 +166,15 @@ def _report(
       }
       for variant in variants
     }
-    results[task], bounds[task] = read(cells)
-    if script == "train_language":
+    if language:
       start = _task_directory(workdir, task) / "warm_start"
-      results[task] = {_START: comparison.from_language_run(start)} | results[
-        task
-      ]
+      results[task] = {_START: comparison.from_language_run(start, score)} | {
+        name: comparison.tune_on_validation(by_rate, score)
+        for name, by_rate in cells.items()
+      }
+      bounds[task] = 0.0, 1.0
+    else:
+      results[task], bounds[task] = _read_control(cells)
   scores = comparison.normalize(results, bounds)
   overall = comparison.make_overall_rows(scores, settings["against"] or None)
   text = "\n\n".join(
@@ -208,19 +216,6 @@ def _read_control(
     )
   best = [statistics.interquartile_mean(r.score) for r in results.values()]
   return results, (floor, float(max(floor, *best)))
-
-
-def _read_language(
-  cells: Mapping[str, Mapping[float, pathlib.Path]],
-) -> tuple[dict[str, comparison.Result], tuple[float, float]]:
-  """Reads ({variant: result} on a task, scores normalised to 0 and 1).
-
-  Selects the rate with the best validation accuracy.
-  """
-  return {
-    name: comparison.tune_on_validation(by_rate)
-    for name, by_rate in cells.items()
-  }, (0.0, 1.0)
 
 
 def _write_csv(

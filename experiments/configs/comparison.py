@@ -133,6 +133,42 @@ def _language() -> dict:
   }
 
 
+def _many_tasks() -> dict:
+  """One step on each batch: LCO-Fisher and GRPO on all tasks."""
+  return {
+    "title": "Eight language tasks, one step on each batch",
+    "base": "experiments/configs/language.py",
+    "tasks": (
+      "addition",
+      "multiplication",
+      "modular_sum",
+      "sorting",
+      "reversal",
+      "parity",
+      "brackets",
+      "countdown",
+    ),
+    "variants": ("lco_fisher", "grpo"),
+    "against": "grpo",
+    "policy_learning_rates": _LANGUAGE_RATES,
+    "settings": (
+      "num_seeds=8,num_updates=60,num_prompts=16,num_samples=8,"
+      "warm_start_updates=80,eval_problems=256,eval_samples=8"
+    ),
+    # Training maximises the accuracy of samples.
+    "score": "pass@1",
+  }
+
+
+def _many_tasks_old() -> dict:
+  """The same with 16 steps on each batch."""
+  own = _many_tasks()
+  return own | {
+    "title": "Eight language tasks, 16 steps on each batch",
+    "settings": own["settings"] + ",num_epochs=4,num_minibatches=4",
+  }
+
+
 def _dense() -> dict:
   """LCO and baselines that read the same advantages of all tokens."""
   every = "advantage=oracle"
@@ -189,6 +225,8 @@ _KINDS = {
   "many_actions": _many_actions,
   "control_ablations": _control_ablations,
   "language": _language,
+  "many_tasks": _many_tasks,
+  "many_tasks_old": _many_tasks_old,
   "dense": _dense,
   "language_ablations": _language_ablations,
 }
@@ -201,6 +239,8 @@ def get_config(kind: str = "control") -> ml_collections.ConfigDict:
       tasks: environments or tasks
       variants: ALGORITHM, or "NAME: SETTING=VALUE,SETTING=VALUE"
       against: baseline variant for the tests; "" for none
+      score: of language runs, "greedy" or "pass@1"; chooses the rates on
+        validation problems, and is compared on test problems
       policy_learning_rates: candidates
       common_settings: NAME=VALUE,NAME=VALUE for all runs
       settings: more of them; of two with one name this one holds
@@ -216,5 +256,5 @@ def get_config(kind: str = "control") -> ml_collections.ConfigDict:
   own = _KINDS[kind]()
   common = own.pop("settings")
   return ml_collections.ConfigDict(
-    own | {"common_settings": common, "settings": ""}
+    {"score": "greedy"} | own | {"common_settings": common, "settings": ""}
   )

@@ -13,6 +13,9 @@ import numpy as np
 
 from lco_jax.reporting import statistics, tables
 
+# Scores of language runs that rates can be chosen by.
+LANGUAGE_SCORES = ("greedy", "pass@1")
+
 
 class Result(NamedTuple):
   """Scores of an algorithm on a task.
@@ -65,18 +68,21 @@ def cross_fit(
   )
 
 
-def tune_on_validation(runs: Mapping[float, pathlib.Path]) -> Result:
-  """Selects the language run with the best validation accuracy.
+def tune_on_validation(
+  runs: Mapping[float, pathlib.Path], score: str = "greedy"
+) -> Result:
+  """Selects the language run with the best score on validation problems.
 
   Args:
     runs: {learning rate: run directory}; runs with a stopped seed are ignored.
+    score: "greedy", or "pass@1", the accuracy of samples.
 
   Raises:
     ValueError: if seeds stopped at every rate.
   """
   summaries = {rate: _read_summary(path) for rate, path in runs.items()}
   usable = {
-    rate: summary["validation"]["greedy"]
+    rate: _find_scores(summary["validation"])[score]["mean"]
     for rate, summary in summaries.items()
     if summary["final_correct"]["mean"] is not None
   }
@@ -84,21 +90,32 @@ def tune_on_validation(runs: Mapping[float, pathlib.Path]) -> Result:
     path = next(iter(runs.values())).parent
     raise ValueError(f"{path}: seeds stopped at every rate")
   rate = max(usable, key=usable.get)
-  found = from_language_run(runs[rate])
+  found = from_language_run(runs[rate], score)
   return Result((rate,) * len(found.score), found.scores)
 
 
-def from_language_run(path: pathlib.Path) -> Result:
-  """Reads a language run's scores on test problems."""
+def from_language_run(path: pathlib.Path, score: str = "greedy") -> Result:
+  """Reads a language run's scores on test problems.
+
+  Args:
+    path: run directory.
+    score: the one that comes first, and is compared.
+  """
   summary = _read_summary(path)
-  found = {"greedy": summary["evaluation"]} | {
-    f"pass@{k}": scores
-    for k, scores in summary["evaluation"]["pass_at_k"].items()
-    if k in ("1", "8")
-  }
+  found = _find_scores(summary["evaluation"])
+  found = {score: found.pop(score)} | found
   found["entropy"] = summary["final_entropy"]
   scores = {name: np.array(own["per_seed"]) for name, own in found.items()}
   return Result((), scores)
+
+
+def _find_scores(evaluation: Mapping) -> dict[str, Mapping]:
+  """Finds the scores of an evaluation: greedy, pass@1 and pass@8."""
+  return {"greedy": evaluation} | {
+    f"pass@{k}": scores
+    for k, scores in evaluation["pass_at_k"].items()
+    if k in ("1", "8")
+  }
 
 
 def _read_summary(path: pathlib.Path) -> dict:

@@ -93,7 +93,11 @@ def test_test_problems_have_no_say(tmp_path):
     summary = {
       "final_correct": {"mean": correct},
       "final_entropy": scores,
-      "validation": {"greedy": validation},
+      # Samples are best where the greedy policy is worst.
+      "validation": {
+        "mean": validation,
+        "pass_at_k": {"1": {"mean": 1 - validation}},
+      },
       "evaluation": scores | {"pass_at_k": {"1": scores, "2": scores}},
     }
     (path / "summary.json").write_text(json.dumps(summary))
@@ -108,5 +112,8 @@ def test_test_problems_have_no_say(tmp_path):
   assert result.rates == (0.2, 0.2)
   assert list(result.scores) == ["greedy", "pass@1", "entropy"]
   np.testing.assert_array_equal(result.score, [0.2, 0.2])
+  by_samples = comparison.tune_on_validation(cells, "pass@1")
+  assert by_samples.rates == (0.1, 0.1)
+  assert list(by_samples.scores) == ["pass@1", "greedy", "entropy"]
   with pytest.raises(ValueError, match="every rate"):
     comparison.tune_on_validation({0.3: cells[0.3]})
