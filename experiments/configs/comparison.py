@@ -152,7 +152,7 @@ def _many_tasks() -> dict:
     "against": "grpo",
     "policy_learning_rates": _LANGUAGE_RATES,
     "settings": (
-      "num_seeds=8,num_updates=60,num_prompts=16,num_samples=8,"
+      "num_seeds=8,num_updates=100,num_prompts=16,num_samples=8,"
       "warm_start_updates=80,eval_problems=256,eval_samples=8"
     ),
     # Training maximises the accuracy of samples.
@@ -165,6 +165,7 @@ def _many_tasks_old() -> dict:
   own = _many_tasks()
   return own | {
     "title": "Eight language tasks, 16 steps on each batch",
+    "policy_learning_rates": (1e-5, 3e-5, 1e-4, 3e-4),
     "settings": own["settings"] + ",num_epochs=4,num_minibatches=4",
   }
 

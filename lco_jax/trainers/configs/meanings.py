@@ -58,6 +58,7 @@ MEANINGS = {
   "tasks": "environments or tasks",
   "variants": 'ALGORITHM, or "NAME: SETTING=VALUE,SETTING=VALUE"',
   "against": 'variant that the others are tested against; "" for none',
+  "score": "of language runs: greedy or pass@1; chooses the rates",
   "common_settings": "NAME=VALUE,NAME=VALUE for all runs",
   "settings": "more of them; of two with one name these hold",
   "algorithms": "names of the algorithms",
