@@ -25,6 +25,7 @@ from absl import flags
 from experiments.common import command_line, process_pool
 from lco_jax.reporting import (
   comparison,
+  conditions,
   interval_plots,
   stability,
   statistics,
@@ -95,11 +96,41 @@ def _check(settings: Mapping) -> list[_Variant]:
       f"against: {settings['against']!r} is not one of the variants"
     )
   for task in settings["tasks"]:
-    for variant in variants:
-      process_pool.check_run(
-        settings["base"], task, [*common, *variant.settings]
-      )
+    _check_conditions(
+      {
+        variant.name: process_pool.check_run(
+          settings["base"], task, [*common, *variant.settings]
+        )
+        for variant in variants
+      }
+    )
   return variants
+
+
+def _check_conditions(variants: Mapping[str, Mapping]) -> None:
+  """Checks that all variants learn as long, from the same, judged alike.
+
+  Args:
+    variants: {name: settings}.
+
+  Raises:
+    ScriptError: naming a variant and the conditions that differ.
+  """
+  try:
+    found = {
+      name: conditions.find_conditions(own) for name, own in variants.items()
+    }
+  except ValueError as error:
+    raise command_line.ScriptError(error) from error
+  first = next(iter(found))
+  for name, own in found.items():
+    names = conditions.find_differences([found[first], own])
+    if names:
+      raise command_line.ScriptError(
+        f"variants: {name!r} has {conditions.format_conditions(own, names)},"
+        f" {first!r} {conditions.format_conditions(found[first], names)}; set"
+        " it for all in --config.settings"
+      )
 
 
 def _task_directory(workdir: pathlib.Path, task: str) -> pathlib.Path:

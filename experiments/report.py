@@ -32,10 +32,13 @@ def main(*directories: str) -> None:
   except (ValueError, OSError) as error:
     raise command_line.ScriptError(error) from error
   try:
-    report.write(recorded.joined(begun), out)
-  except OSError as error:
+    runs = recorded.joined(begun)
+    report.write(runs, out)
+  except (OSError, ValueError) as error:
     raise command_line.ScriptError(f"--out {out}: {error}") from error
   print((out / "scores.md").read_text())
+  for line in report.describe_differences(runs):
+    print(line)
   print(f"report: {out / 'report.html'}")
 
 

@@ -156,13 +156,16 @@ def join_settings(config: Mapping[str, Any]) -> dict[str, Any]:
   return joined | {"settings": ",".join(found.values())}
 
 
-def check_run(base: str, task: str, settings: Sequence[str]) -> None:
+def check_run(base: str, task: str, settings: Sequence[str]) -> dict[str, Any]:
   """Checks a run's task and settings before it starts.
 
   Args:
     base: configuration file of a training script.
     task: environment or task.
     settings: NAME=VALUE each.
+
+  Returns:
+    All settings of the run; those that were given as texts.
 
   Raises:
     ScriptError: naming an unknown task, setting or algorithm.
@@ -189,6 +192,7 @@ def check_run(base: str, task: str, settings: Sequence[str]) -> None:
         settings_lib.check_algorithm(value, config.tuned)
       except ValueError as error:
         raise command_line.ScriptError(error) from error
+  return {name: str(value) for name, value in config.items()} | given
 
 
 def check_rates(rates: Sequence[float], jobs: int) -> None:

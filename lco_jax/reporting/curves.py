@@ -57,23 +57,39 @@ def bin_returns(
 
 def last_tenth(values: np.ndarray) -> np.ndarray:
   """The last tenth of updates, rounded up, of values [updates, ...]."""
-  return values[-len(values) // 10 :]
+  return values[-_count_tenth(values) :]
 
 
-def final_return(returns: np.ndarray, episodes: np.ndarray) -> np.ndarray:
-  """Mean return per episode over the last tenth of training.
+def first_tenth(values: np.ndarray) -> np.ndarray:
+  """The first tenth of updates, rounded up, of values [updates, ...]."""
+  return values[: _count_tenth(values)]
+
+
+def _count_tenth(values: np.ndarray) -> int:
+  return -(-len(values) // 10)
+
+
+def compute_final_scores(scores: np.ndarray, counts: np.ndarray) -> np.ndarray:
+  """Mean score per episode, or prompt, over the last tenth of training.
+
+  If nothing was scored in it, for example because episodes are long, the mean
+  is of the tenth that ends with the seed's last score.
 
   Args:
-    returns: float[updates, seeds], mean return of the episodes that ended; NaN
-      if none ended.
-    episodes: float[updates, seeds], number of episodes that ended.
+    scores: float[updates, seeds], mean score of the episodes that ended in an
+      update; NaN if none ended.
+    counts: float[updates, seeds], number of episodes that ended.
 
   Returns:
-    float[seeds]; NaN for a seed without finished episodes.
+    float[seeds]; NaN for a seed without a score.
   """
-  count = last_tenth(episodes).sum(0)
-  totals = np.where(episodes > 0, np.nan_to_num(returns) * episodes, 0.0)
-  total = last_tenth(totals).sum(0)
+  update = np.arange(len(counts))[:, None]
+  length = _count_tenth(counts)
+  last = np.max(np.where(counts > 0, update, -1), axis=0)
+  end = np.where(last < len(counts) - length, last, len(counts) - 1)
+  counted = np.where((update > end - length) & (update <= end), counts, 0)
+  count = counted.sum(0)
+  total = np.where(counted > 0, np.nan_to_num(scores) * counted, 0.0).sum(0)
   return np.divide(
     total, count, out=np.full_like(total, np.nan), where=count > 0
   )

@@ -10,7 +10,7 @@ matplotlib.use("Agg")  # Files only; works without a display.
 import matplotlib.pyplot as plt
 import numpy as np
 
-from lco_jax.reporting import comparison, statistics
+from lco_jax.reporting import comparison, statistics, styles
 
 
 def save_intervals(
@@ -28,8 +28,8 @@ def save_intervals(
     title: title of the figure.
   """
   names = list(scores)
-  colors = plt.colormaps["turbo"](np.linspace(0, 1, max(len(names), 2)))
-  width = 3.2 * (len(results) + 1)
+  drawn = [styles.line_style(index) for index in range(len(names))]
+  width = 3.2 * (len(results) + 1) + 1.5  # The legend's.
   figure, axes = plt.subplots(
     1,
     len(results) + 1,
@@ -41,7 +41,9 @@ def save_intervals(
       score = own[name].score
       middle = statistics.interquartile_mean(score)
       low, high = statistics.bootstrap_interval(score)
-      panel.plot([low, high], [row, row], color=colors[row], linewidth=4)
+      panel.plot(
+        [low, high], [row, row], color=drawn[row]["color"], linewidth=4
+      )
       panel.plot(middle, row, "|", color="black", markersize=11)
       panel.plot(score, [row] * len(score), ".", color="0.45", markersize=3)
     panel.set_title(task)
@@ -50,9 +52,10 @@ def save_intervals(
     panel.invert_yaxis()
     panel.grid(axis="x", alpha=0.3)
   thresholds = np.linspace(-0.1, 1.1, 121)
-  for name, color in zip(names, colors, strict=True):
+  for name, style in zip(names, drawn, strict=True):
     profile = statistics.performance_profile(scores[name], thresholds)
-    axes[-1].plot(thresholds, profile, color=color)
+    axes[-1].plot(thresholds, profile, label=name, **style)
+  figure.legend(loc="outside right center", frameon=False)
   axes[-1].set_title("all tasks")
   axes[-1].set_xlabel("normalised score")
   axes[-1].set_ylabel("share of runs above it")

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from lco_jax.reporting import curves, stability
+from lco_jax.reporting import conditions, curves, stability
 from lco_jax.runs import run_directory
 
 _WINDOWS = 60
@@ -36,9 +36,8 @@ class Run:
     steps: float[windows], environment steps, or samples, of each seed.
     metrics: {name: float[windows, seeds]}, means of windows; NaN where a seed
       has no value.
-    final: float[seeds], mean score over the last tenth, or the last value
-      before if nothing was scored in it; NaN where a seed stopped, or was
-      never scored.
+    final: float[seeds], from `curves.compute_final_scores`; NaN where a seed
+      stopped, or was never scored.
     stopped: bool[seeds], whether an update was not finite and ended the seed.
     evaluated: {"greedy" or "sampled": float[seeds]}, scores of the policies
       that were learned: episodic returns, or accuracies on test problems; empty
@@ -59,6 +58,11 @@ class Run:
   def problem(self) -> str:
     """The environment or task."""
     return self.settings.get("environment") or self.settings["task"]
+
+  @property
+  def conditions(self) -> dict[str, object]:
+    """The conditions under which it learned and was judged."""
+    return conditions.find_conditions(self.settings, int(self.steps[-1]))
 
   @property
   def algorithm(self) -> str:
@@ -110,9 +114,7 @@ def load(path: pathlib.Path) -> Run | None:
       steps, values, np.where(np.isnan(values), 0.0, counted), _WINDOWS, gone
     )
   counted = logged.get(stability.COUNTS.get(score), always)
-  final = curves.final_return(logged[score], counted)
-  # Where no prompt is met for the first time at the end, for example.
-  final = np.where(np.isnan(final), metrics[score][-1], final)
+  final = curves.compute_final_scores(logged[score], counted)
   return Run(
     paths=(path,),
     settings=settings,

@@ -1,6 +1,7 @@
 """Report of runs: an HTML page, figures and tables.
 
-Scores are returns or shares of right answers. Seeds are never dropped.
+Scores are returns or shares of right answers. Seeds are never dropped. Runs are
+compared only with runs of the same length, data and evaluation.
 """
 
 import csv
@@ -18,10 +19,18 @@ matplotlib.use("Agg")  # Files only; works without a display.
 import matplotlib.pyplot as plt
 import numpy as np
 
-from lco_jax.reporting import recorded, statistics, tables
+from lco_jax.reporting import (
+  conditions,
+  recorded,
+  statistics,
+  styles,
+  tables,
+)
 from lco_jax.reporting.recorded import Run
 
 _LEGEND_CHARACTERS = 110  # Per line below the figure.
+# Names of the files of a report, of which the next one replaces all.
+_CONTENTS = "contents.json"
 _PAGE = pathlib.Path(__file__).with_name("page.html")
 # Settings that labels omit, because they do not affect training.
 _UNLABELLED = (
@@ -81,6 +90,7 @@ def summarize_runs(runs: Sequence[Run]) -> list[dict]:
         "run": label,
         "algorithm": run.algorithm,
         "seeds": len(run.final),
+        "steps": int(run.steps[-1]),
         "IQM": scores["iqm"],
         "low": scores["ci95"][0],
         "high": scores["ci95"][1],
@@ -113,18 +123,50 @@ def _join_paths(run: Run) -> str:
   return ", ".join(map(str, run.paths))
 
 
+def group_by_conditions(
+  runs: Sequence[Run],
+) -> dict[tuple[str, str], list[Run]]:
+  """Groups runs whose scores can be compared.
+
+  Returns:
+    {(problem, conditions that differ from other runs of the problem): runs}.
+  """
+  groups: dict[tuple[str, str], list[Run]] = {}
+  for problem in sorted({run.problem for run in runs}):
+    own = [run for run in runs if run.problem == problem]
+    found = [run.conditions for run in own]
+    names = conditions.find_differences(found)
+    for run, each in zip(own, found, strict=True):
+      key = problem, conditions.format_conditions(each, names)
+      groups.setdefault(key, []).append(run)
+  return groups
+
+
+def describe_differences(runs: Sequence[Run]) -> list[str]:
+  """Says on which problems runs are not compared, and why; a line for each."""
+  lines = []
+  for problem in sorted({run.problem for run in runs}):
+    found = [run.conditions for run in runs if run.problem == problem]
+    names = conditions.find_differences(found)
+    if names:
+      lines.append(
+        f"{problem}: runs that differ in {', '.join(names)} are not compared"
+      )
+  return lines
+
+
 def compare_runs(runs: Sequence[Run]) -> list[dict]:
-  """Compares the algorithms' best runs pairwise on each problem.
+  """Compares the algorithms' best runs pairwise under the same conditions.
 
   The best run has the highest IQM of the runs without stopped seeds, which
   favours algorithms with more runs. p-values are from paired permutation tests
   on runs with the same seeds, corrected for the number of comparisons.
   """
   rows = []
-  for problem in sorted({run.problem for run in runs}):
+  for (problem, under), group in group_by_conditions(runs).items():
     best: dict[str, Run] = {}
-    for run in runs:
-      if run.problem != problem or np.isnan(run.final).any():
+    for run in group:
+      if np.isnan(run.final).any():
         continue
       score = statistics.interquartile_mean(run.final)
       known = best.get(run.algorithm)
@@ -143,6 +185,7 @@ def compare_runs(runs: Sequence[Run]) -> list[dict]:
         rows.append(
           {
             "problem": problem,
+            "conditions": under,
             "better": better.algorithm,
             "than": other.algorithm,
             "probability": statistics.probability_of_improvement(x, y),
@@ -166,8 +209,10 @@ def write(runs: Sequence[Run], out: pathlib.Path) -> None:
 
   Args:
     runs: from `recorded.joined`.
-    out: existing directory.
+    out: existing directory; the files of an earlier report in it are deleted.
   """
+  _delete_earlier(out)
+  before = set(out.iterdir())
   rows, pairs = summarize_runs(runs), compare_runs(runs)
   for name, table in (("scores", rows), ("comparisons", pairs)):
     with open(out / f"{name}.csv", "w", newline="") as file:
@@ -181,20 +226,21 @@ def write(runs: Sequence[Run], out: pathlib.Path) -> None:
     (out / "comparisons.md").write_text(
       tables.format_markdown(_format_comparisons(pairs)) + "\n"
     )
-  for problem in sorted({run.problem for run in runs}):
-    _save_figure(
-      out,
-      problem,
-      [pair for pair in zip(runs, make_labels(runs), strict=True)
-       if pair[0].problem == problem],
-    )  # fmt: skip
+  labels = dict(zip(map(id, runs), make_labels(runs), strict=True))
   best = [id(run) for run in _select_best(runs)]
+  numbers = _number_lines(runs, best)
+  for problem in sorted({run.problem for run in runs}):
+    own = [r for r in runs if r.problem == problem and id(r) in best]
+    _save_figure(out, problem, own, labels, numbers)
   content = {
+    # On a dark page the last one, a dark grey, is the text's colour.
+    "colors": [*styles.COLORS[:-1], "currentColor"],
     "runs": [
       {
         "best": id(run) in best,
+        "line": numbers[id(run)],
         "problem": run.problem,
-        "label": label,
+        "label": labels[id(run)],
         "algorithm": run.algorithm,
         "score": run.score,
         "steps": run.steps.tolist(),
@@ -203,8 +249,8 @@ def write(runs: Sequence[Run], out: pathlib.Path) -> None:
           for name, values in run.metrics.items()
         },
       }
-      for run, label in zip(runs, make_labels(runs), strict=True)
-    ]
+      for run in runs
+    ],
   }
   page = string.Template(_PAGE.read_text()).substitute(
     # Escape "<", which could end the script element.
@@ -213,8 +259,32 @@ def write(runs: Sequence[Run], out: pathlib.Path) -> None:
     ),
     scores=_html_table(_format_scores(rows)),
     comparisons=_html_table(_format_comparisons(pairs)) if pairs else "",
+    differences=html.escape(". ".join(describe_differences(runs))),
   )
   (out / "report.html").write_text(page)
+  written = [path.name for path in out.iterdir() if path not in before]
+  (out / _CONTENTS).write_text(json.dumps(sorted(written)))
+
+
+def _delete_earlier(out: pathlib.Path) -> None:
+  """Deletes the files of an earlier report, which names them itself."""
+  contents = out / _CONTENTS
+  if not contents.exists():
+    return
+  for name in json.loads(contents.read_text()):
+    # Names alone: nothing outside of the directory.
+    (out / pathlib.Path(name).name).unlink(missing_ok=True)
+  contents.unlink()
+
+
+def _number_lines(runs: Sequence[Run], best: Sequence[int]) -> dict[int, int]:
+  """Numbers the runs of each problem, the best ones first, by their id."""
+  numbers = {}
+  for problem in {run.problem for run in runs}:
+    own = [id(run) for run in runs if run.problem == problem]
+    own.sort(key=lambda number: number not in best)
+    numbers |= {run: index for index, run in enumerate(own)}
+  return numbers
 
 
 def _format_scores(rows: Sequence[Mapping]) -> list[dict]:
@@ -228,6 +298,7 @@ def _format_scores(rows: Sequence[Mapping]) -> list[dict]:
       "problem": row["problem"],
       "run": row["run"],
       "seeds": row["seeds"],
+      "steps": f"{row['steps']:,}",
       "IQM [95%]": tables.format_interval(row["IQM"], row["low"], row["high"]),
       "worst": tables.format_number(row["worst"]),
       "stopped": row["stopped"],
@@ -243,9 +314,11 @@ def _format_scores(rows: Sequence[Mapping]) -> list[dict]:
 
 
 def _format_comparisons(pairs: Sequence[Mapping]) -> list[dict]:
+  differing = any(row["conditions"] for row in pairs)
   return [
     {
       "problem": row["problem"],
+      **({"under": row["conditions"]} if differing else {}),
       "better": row["better"],
       "than": row["than"],
       "probability [95%]": tables.format_interval(
@@ -271,32 +344,42 @@ def _summarize_windows(values: np.ndarray) -> dict[str, list]:
 
 
 def _save_figure(
-  out: pathlib.Path, problem: str, runs: Sequence[tuple[Run, str]]
+  out: pathlib.Path,
+  problem: str,
+  runs: Sequence[Run],
+  labels: Mapping[int, str],
+  numbers: Mapping[int, int],
 ) -> None:
-  """Draws the learning curves of each algorithm's best run on a problem."""
-  best = [id(run) for run in _select_best([run for run, _ in runs])]
-  shown = [(run, label) for run, label in runs if id(run) in best]
+  """Draws the learning curves of each algorithm's best run on a problem.
+
+  Args:
+    out: directory of the figure.
+    problem: environment or task.
+    runs: the best runs.
+    labels: label of a run, by the id of the object.
+    numbers: number of a run's line, likewise.
+  """
   figure, axes = plt.subplots(figsize=(7.2, 4.4), dpi=120, layout="constrained")
-  for index, (run, label) in enumerate(shown):
-    color = plt.get_cmap("tab10")(index % 10)
+  for run in runs:
+    style = styles.line_style(numbers[id(run)])
     values = run.metrics[run.score]
     known = ~np.isnan(values).any(axis=1)
     if not known.any():
       continue
     low, high = statistics.bootstrap_interval(values[known], num_resamples=400)
     axes.fill_between(
-      run.steps[known], low, high, color=color, alpha=0.2, linewidth=0
+      run.steps[known], low, high, color=style["color"], alpha=0.2, linewidth=0
     )
     axes.plot(
       run.steps[known],
       statistics.interquartile_mean(values[known]),
-      color=color,
-      label=textwrap.fill(label, _LEGEND_CHARACTERS),
+      label=textwrap.fill(labels[id(run)], _LEGEND_CHARACTERS),
       linewidth=2,
+      **style,
     )
   axes.set_title(f"{problem}: each algorithm's best run")
   axes.set_xlabel("environment steps, or samples, of a seed")
-  axes.set_ylabel(f"{runs[0][0].score} (IQM, 95%)")
+  axes.set_ylabel(f"{runs[0].score} (IQM, 95%)")
   axes.grid(alpha=0.2)
   axes.spines[["top", "right"]].set_visible(False)
   figure.legend(loc="outside lower left", frameon=False, fontsize=8)
@@ -307,13 +390,16 @@ def _save_figure(
 
 
 def _select_best(runs: Sequence[Run]) -> list[Run]:
-  """Selects the best run of each algorithm on each problem."""
-  best: dict[tuple[str, str], Run] = {}
-  for run in runs:
-    key = run.problem, run.algorithm
-    if key not in best or _compute_final(run) > _compute_final(best[key]):
-      best[key] = run
-  return list(best.values())
+  """Selects the best run of each algorithm under the same conditions."""
+  selected = []
+  for group in group_by_conditions(runs).values():
+    best: dict[str, Run] = {}
+    for run in group:
+      known = best.get(run.algorithm)
+      if known is None or _compute_final(run) > _compute_final(known):
+        best[run.algorithm] = run
+    selected += best.values()
+  return selected
 
 
 def _compute_final(run: Run) -> float:
@@ -326,7 +412,11 @@ def _html_table(rows: Sequence[Mapping]) -> str:
   head = "".join(f"<th>{html.escape(name)}</th>" for name in rows[0])
   body = "".join(
     "<tr>"
-    + "".join(f"<td>{html.escape(str(value))}</td>" for value in row.values())
+    + "".join(
+      # Phones show the label beside the value.
+      f'<td data-label="{html.escape(name)}">{html.escape(str(value))}</td>'
+      for name, value in row.items()
+    )
     + "</tr>"
     for row in rows
   )

@@ -10,6 +10,8 @@ matplotlib.use("Agg")  # Files only; works without a display.
 import matplotlib.pyplot as plt
 import numpy as np
 
+from lco_jax.reporting import styles
+
 # Corners of the triangle, one per action, the best action on top.
 _CORNERS = np.array([[0.5, np.sqrt(0.75)], [0.0, 0.0], [1.0, 0.0]])
 _COLORS = ("#2563a8", "#c0392b", "#2e8b57", "#8e5ea2")
@@ -79,13 +81,16 @@ def save_gradient_norms(
     title: title of the figure.
   """
   figure, axes = plt.subplots(figsize=(8.4, 4.2), dpi=120, layout="constrained")
-  colors = plt.get_cmap("tab10")
   for index, (name, own) in enumerate(norms.items()):
     relative = np.maximum(own / own[0], 1e-9)
     # Different dashes keep curves that coincide visible.
-    dashes = (0, (4, 1 + index))
+    color, dashes = styles.line_style(index)["color"], (0, (4, 1 + index))
     axes.plot(
-      relative, label=name, linewidth=2, color=colors(index), linestyle=dashes
+      relative,
+      label=name,
+      linewidth=2,
+      color=color,
+      linestyle=dashes,
     )
   axes.axhline(1.0, color="gray", linewidth=0.8, linestyle=":")
   axes.set_yscale("log")

@@ -78,6 +78,7 @@ def read_scores(workdir: pathlib.Path, floor: float) -> Scores:
   )
   updates = np.array_split(np.arange(len(faulted)), len(windows))
   gone = np.array([faulted[window].any(axis=0) for window in updates])
+  windows[-1] = curves.compute_final_scores(logged[score], counts)
   windows = np.where(np.isnan(windows) | gone, floor, windows)
   return Scores(
     final=windows[-1],
@@ -85,7 +86,7 @@ def read_scores(workdir: pathlib.Path, floor: float) -> Scores:
     best=windows.max(axis=0),
     faulted=faulted.any(axis=0),
     max_kl=np.fmax.reduce(logged["kl_old_new"]),
-    entropy=logged["entropy"][updates[-1]].mean(axis=0),
+    entropy=curves.last_tenth(logged["entropy"]).mean(axis=0),
     max_gradient_norm=np.fmax.reduce(logged["policy_gradient_norm"]),
   )
 
@@ -103,7 +104,7 @@ def estimate_floor(workdirs: Sequence[pathlib.Path]) -> float:
   for workdir in workdirs:
     score = find_score(workdir)
     values = run_directory.read_metrics(workdir, [score])[score]
-    first = values[: -(-len(values) // 10)]
+    first = curves.first_tenth(values)
     if not np.isnan(first).all():
       found.append(float(np.nanmean(first)))
   if not found:

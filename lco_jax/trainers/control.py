@@ -265,7 +265,7 @@ def report(
     "compile_seconds": result.compile_seconds,
     "train_seconds": result.train_seconds,
     "steps_per_second": result.steps_per_second,
-    "final_return": statistics.summarize(curves.final_return(*returns)),
+    "final_return": statistics.summarize(curves.compute_final_scores(*returns)),
   } | {
     name: {
       "backend": where,

@@ -301,7 +301,9 @@ def _report(
   summary = {
     **described(settings, result),
     "samples_per_second": result.steps_per_second,
-    "final_correct": statistics.summarize(curves.final_return(*correct)),
+    "final_correct": statistics.summarize(
+      curves.compute_final_scores(*correct)
+    ),
     "final_entropy": statistics.summarize(
       curves.last_tenth(logged["entropy"]).mean(0)
     ),

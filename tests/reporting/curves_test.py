@@ -15,13 +15,19 @@ def test_windows_weigh_by_episodes_and_keep_the_last_value():
   np.testing.assert_array_equal(means[1:, 0], 2.0)
 
 
-def test_final_return_is_of_the_last_tenth():
+def test_final_scores_are_of_the_last_tenth():
   returns = np.arange(100.0)[:, None] * np.ones((1, 2))
   episodes = np.ones((100, 2))
   episodes[90:, 1] = 0
-  final = curves.final_return(returns, episodes)
+  final = curves.compute_final_scores(returns, episodes)
   assert final[0] == np.arange(90, 100).mean()
-  assert np.isnan(final[1])
+  # Nothing ended there: the tenth that ends with the last episode.
+  assert final[1] == np.arange(80, 90).mean()
+  episodes[80:90, 1] = [0, 3, 0, 0, 0, 0, 0, 1, 0, 0]
+  final = curves.compute_final_scores(returns, episodes)
+  assert final[1] == (78 + 79 + 3 * 81 + 87) / 6
+  episodes[:, 0] = 0
+  assert np.isnan(curves.compute_final_scores(returns, episodes)[0])
 
 
 def test_picture_is_written_even_where_no_episode_ended(tmp_path):

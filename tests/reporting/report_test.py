@@ -1,16 +1,57 @@
 """The report of hand-written runs, and its page in a browser."""
 
 import csv
+import html
+import itertools
 import json
 import re
 import shutil
 import subprocess
 
+import matplotlib
 import numpy as np
 import pytest
 
-from lco_jax.reporting import recorded, report
+from lco_jax.reporting import recorded, report, styles
 from tests import scripts
+
+# Linear RGB as seen; source: Machado et al. 2009, severity 1.
+_VISIONS = {
+  "full": np.eye(3),
+  "protanopia": np.array(
+    [
+      [0.152286, 1.052583, -0.204868],
+      [0.114503, 0.786281, 0.099216],
+      [-0.003882, -0.048116, 1.051998],
+    ]
+  ),
+  "deuteranopia": np.array(
+    [
+      [0.367322, 0.860646, -0.227968],
+      [0.280085, 0.672501, 0.047413],
+      [-0.011820, 0.042940, 0.968881],
+    ]
+  ),
+}
+
+
+def _linearize(color):
+  c = np.array(matplotlib.colors.to_rgb(color))
+  return np.where(c <= 0.04045, c / 12.92, ((c + 0.055) / 1.055) ** 2.4)
+
+
+def _to_lab(linear):
+  """CIELAB of linear sRGB, white D65."""
+  to_xyz = np.array(
+    [
+      [0.4124, 0.3576, 0.1805],
+      [0.2126, 0.7152, 0.0722],
+      [0.0193, 0.1192, 0.9505],
+    ]
+  )
+  xyz = to_xyz @ np.clip(linear, 0, 1) / [0.9505, 1.0, 1.089]
+  f = np.where(xyz > 0.008856, np.cbrt(xyz), 7.787 * xyz + 16 / 116)
+  return np.array([116 * f[1] - 16, 500 * (f[0] - f[1]), 200 * (f[1] - f[2])])
 
 
 def _write(path, algorithm, scores, summary=None, updates=20, **settings):
@@ -157,7 +198,7 @@ def test_a_run_without_new_prompts_at_the_end_has_not_stopped(tmp_path):
     csv.writer(file).writerows([head, *rows])
   run = recorded.load(path)
   assert run.score == "first_visit_correct"
-  np.testing.assert_allclose(run.final, [5.0 * 15 / 20, 6.0 * 15 / 20])
+  np.testing.assert_allclose(run.final, [5.0 * 14.5 / 20, 6.0 * 14.5 / 20])
   (row,) = report.summarize_runs([run])
   assert row["stopped"] == 0 and row["worst"] == run.final.min()
 
@@ -171,6 +212,63 @@ def test_best_runs_are_compared(runs):
   assert row["probability"] == wins / 16
   assert row["low"] <= row["probability"] <= row["high"]
   assert row["p"] == 2 / 2**4  # All four seeds are better by as much.
+
+
+def test_only_runs_under_the_same_conditions_are_compared(tmp_path):
+  paths = {
+    name: _write(tmp_path / name, algorithm, scores, **settings)
+    for name, algorithm, scores, settings in (
+      ("a", "lco_mse", [5.0, 6.0], {}),
+      ("b", "ppo", [3.0, 4.0], {}),
+      ("long", "ppo", [9.0, 9.5], {"updates": 40}),
+      ("easier", "lco_mse", [9.0, 9.5], {"action_bins": 3}),
+    )
+  }
+  alike = [recorded.load(paths[name]) for name in ("a", "b")]
+  assert report.describe_differences(alike) == []
+  assert [row["conditions"] for row in report.compare_runs(alike)] == [""]
+  runs = [recorded.load(path) for path in paths.values()]
+  (line,) = report.describe_differences(runs)
+  assert "length, action_bins" in line
+  (row,) = report.compare_runs(runs)
+  assert row["conditions"] == "length=2,000, action_bins=None"
+  assert (row["better"], row["than"]) == ("lco_mse", "ppo")
+  assert row["probability"] == 1
+  out = tmp_path / "report"
+  out.mkdir()
+  report.write(runs, out)
+  assert row["conditions"] in (out / "comparisons.md").read_text()
+  assert html.escape(line) in (out / "report.html").read_text()
+  # Each is the best of its algorithm under its conditions.
+  assert (out / "report.html").read_text().count('"best":true') == 4
+
+
+def test_a_second_report_leaves_nothing_of_the_first(runs, tmp_path):
+  out = tmp_path / "report"
+  out.mkdir()
+  (out / "mine.txt").write_text("kept")
+  report.write([recorded.load(runs / name) for name in ("a", "c")], out)
+  assert (out / "comparisons.md").exists()
+  other = _write(tmp_path / "other", "ppo", [5.0], environment="Other")
+  report.write([recorded.load(other)], out)
+  names = {path.name for path in out.iterdir()}
+  assert "mine.txt" in names and "Other.png" in names
+  assert not {"comparisons.md", "Catch---script-.png"} & names
+
+
+def test_lines_of_many_runs_differ():
+  drawn = [styles.line_style(index) for index in range(28)]
+  assert len({str(style) for style in drawn}) == 28
+
+
+@pytest.mark.parametrize("vision", _VISIONS)
+def test_colours_differ_for_colour_blind_readers(vision):
+  """Their distance in CIELAB is at least 15; 2 can just be noticed."""
+  seen = [
+    _to_lab(_VISIONS[vision] @ _linearize(color)) for color in styles.COLORS
+  ]
+  for one, other in itertools.combinations(seen, 2):
+    assert np.linalg.norm(one - other) > 15
 
 
 def test_the_report_of_a_script(runs, tmp_path):
