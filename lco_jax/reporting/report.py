@@ -150,7 +150,7 @@ def describe_differences(runs: Sequence[Run]) -> list[str]:
     names = conditions.find_differences(found)
     if names:
       lines.append(
-        f"{problem}: runs that differ in {', '.join(names)} are not compared"
+        f"{problem}: runs that differ in {', '.join(names)} are not compared."
       )
   return lines
 
@@ -259,7 +259,7 @@ def write(runs: Sequence[Run], out: pathlib.Path) -> None:
     ),
     scores=_html_table(_format_scores(rows)),
     comparisons=_html_table(_format_comparisons(pairs)) if pairs else "",
-    differences=html.escape(". ".join(describe_differences(runs))),
+    differences=html.escape(" ".join(describe_differences(runs))),
   )
   (out / "report.html").write_text(page)
   written = [path.name for path in out.iterdir() if path not in before]
@@ -359,8 +359,13 @@ def _save_figure(
     labels: label of a run, by the id of the object.
     numbers: number of a run's line, likewise.
   """
-  figure, axes = plt.subplots(figsize=(7.2, 4.4), dpi=120, layout="constrained")
-  for run in runs:
+  texts = [textwrap.fill(labels[id(r)], _LEGEND_CHARACTERS) for r in runs]
+  columns = 2 if max(map(len, texts)) < _LEGEND_CHARACTERS // 2 else 1
+  lines = sum(text.count("\n") + 1 for text in texts) / columns
+  figure, axes = plt.subplots(
+    figsize=(7.2, 3.7 + 0.18 * lines), dpi=120, layout="constrained"
+  )
+  for run, text in zip(runs, texts, strict=True):
     style = styles.line_style(numbers[id(run)])
     values = run.metrics[run.score]
     known = ~np.isnan(values).any(axis=1)
@@ -373,7 +378,7 @@ def _save_figure(
     axes.plot(
       run.steps[known],
       statistics.interquartile_mean(values[known]),
-      label=textwrap.fill(labels[id(run)], _LEGEND_CHARACTERS),
+      label=text,
       linewidth=2,
       **style,
     )
@@ -382,7 +387,9 @@ def _save_figure(
   axes.set_ylabel(f"{runs[0].score} (IQM, 95%)")
   axes.grid(alpha=0.2)
   axes.spines[["top", "right"]].set_visible(False)
-  figure.legend(loc="outside lower left", frameon=False, fontsize=8)
+  figure.legend(
+    loc="outside lower left", frameon=False, fontsize=8, ncols=columns
+  )
   name = "".join(c if c.isalnum() else "-" for c in problem)
   for suffix in ("png", "svg"):
     figure.savefig(out / f"{name}.{suffix}")
