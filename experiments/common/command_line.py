@@ -19,6 +19,7 @@ from ml_collections import config_flags
 from experiments.common import help as help_lib
 from experiments.common import plugins
 from lco_jax.runs import clusters, distributed, peers, run_directory
+from lco_jax.trainers import extension
 from lco_jax.trainers import settings as settings_lib
 
 _PACKAGE = pathlib.Path(__file__).parent.parent
@@ -135,6 +136,12 @@ def define_config(or_else: str | None = None) -> flags.FlagHolder:
   flags.DEFINE_integer(
     "resume_update", None, "Checkpoint to resume; the newest if left out."
   )
+  flags.DEFINE_integer(
+    "extend_to",
+    None,
+    "Go on with a finished run to this length: environment steps of each seed"
+    " in control, else updates. Needs --resume.",
+  )
   flags.DEFINE_bool(
     "profile", False, "Trace one chunk with jax.profiler, into --workdir."
   )
@@ -237,6 +244,12 @@ def read_settings(
   """
   if values.resume_update is not None and not values.resume:
     raise ValueError("--resume_update needs --resume")
+  if values.extend_to is not None and not values.resume:
+    raise ValueError("--extend_to needs --resume")
+  if values.extend_to is not None and config is not None:
+    raise ValueError(
+      "--extend_to goes on with the run's own settings; leave out --config"
+    )
   if values.resume and values.workdir is None:
     raise ValueError("--resume needs --workdir")
   if config is None and not values.resume:
@@ -244,7 +257,10 @@ def read_settings(
   if config is None:
     workdir = pathlib.Path(values.workdir)
     plugins.check_run(workdir)
-    return run_directory.read_config(workdir)
+    settings = run_directory.read_config(workdir)
+    if values.extend_to is not None:
+      settings = extension.extend(settings, values.extend_to)
+    return settings
   return (
     json.loads(json.dumps(settings_lib.resolve(config))) | plugins.settings()
   )

@@ -42,11 +42,13 @@ class Checkpoints:
     directory: contains a directory per step, named by the step's number.
     fingerprint: fingerprint of the run's configuration.
     keep: number of newest checkpoints to keep.
+    earlier: fingerprints of configurations that this one goes on from.
   """
 
   directory: pathlib.Path
   fingerprint: str
   keep: int
+  earlier: tuple[str, ...] = ()
 
   def steps(self) -> list[int]:
     """Lists the steps that can be restored, ascending.
@@ -167,7 +169,7 @@ class Checkpoints:
         f"checkpoint {path} is damaged: {_first_line(error)};"
         f" older ones: {older}"
       ) from error
-    if manifest["fingerprint"] != self.fingerprint:
+    if manifest["fingerprint"] not in (self.fingerprint, *self.earlier):
       raise CheckpointError(f"checkpoint {path} is of another configuration")
     leaves = flatten(like)
     for name, description in describe(leaves).items():

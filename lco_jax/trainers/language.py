@@ -24,6 +24,7 @@ from lco_jax.language import (
 from lco_jax.language import training as language
 from lco_jax.reporting import curves, statistics, tables
 from lco_jax.runs import run_directory, runner
+from lco_jax.trainers import extension
 from lco_jax.trainers import run as run_lib
 from lco_jax.trainers import settings as settings_lib
 from lco_jax.training import program
@@ -167,7 +168,9 @@ def prepare(
   given, warm_launch, warm_run = _read_given(settings, run.task), None, None
   begins_here = settings["algorithm"] != WARM_START and "policy" not in given
   if begins_here and settings["warm_start_updates"]:
-    warm = settings | {"algorithm": WARM_START, "policy_learning_rates": []}
+    # An extension of the run is none of the warm start.
+    warm = extension.find_original(settings)
+    warm |= {"algorithm": WARM_START, "policy_learning_rates": []}
     warm_run = build(warm, task)
     run_lib.make_mesh(warm, warm_run.training)
     warm_launch = dataclasses.replace(

@@ -70,9 +70,7 @@ def best_checkpoints(
   workdir: pathlib.Path, settings: Mapping
 ) -> checkpointing.Checkpoints:
   """Where a run keeps the parameters of its best evaluation."""
-  return checkpointing.Checkpoints(
-    workdir / "best", checkpointing.fingerprint(settings), keep=1
-  )
+  return run_lib.make_checkpoints(workdir / "best", settings, keep=1)
 
 
 def _read(path: pathlib.Path) -> dict[int, tuple[float, ...]]:

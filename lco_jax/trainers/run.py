@@ -16,6 +16,7 @@ from jax.sharding import Mesh
 
 from lco_jax import types
 from lco_jax.runs import checkpointing, metric_writers, run_directory, runner
+from lco_jax.trainers import extension
 from lco_jax.training import finiteness, host_loop, placement, program
 
 
@@ -196,10 +197,8 @@ def checkpoints(
   workdir: pathlib.Path, settings: Mapping
 ) -> checkpointing.Checkpoints:
   """Where a run saves its state."""
-  return checkpointing.Checkpoints(
-    workdir / "checkpoints",
-    checkpointing.fingerprint(settings),
-    settings["keep_checkpoints"],
+  return make_checkpoints(
+    workdir / "checkpoints", settings, settings["keep_checkpoints"]
   )
 
 
@@ -207,8 +206,21 @@ def fault_checkpoints(
   workdir: pathlib.Path, settings: Mapping
 ) -> checkpointing.Checkpoints:
   """Where a run saves an update that is not finite."""
+  return make_checkpoints(workdir / "fault", settings, keep=1)
+
+
+def make_checkpoints(
+  directory: pathlib.Path, settings: Mapping, keep: int
+) -> checkpointing.Checkpoints:
+  """Makes the access to a run's checkpoints in a directory.
+
+  Those from before an extension of the run are among them.
+  """
   return checkpointing.Checkpoints(
-    workdir / "fault", checkpointing.fingerprint(settings), keep=1
+    directory,
+    checkpointing.fingerprint(settings),
+    keep,
+    tuple(map(checkpointing.fingerprint, extension.list_earlier(settings))),
   )
 
 
@@ -233,10 +245,42 @@ def open_directory(stack: contextlib.ExitStack, launch: Launch) -> None:
         f"workdir {workdir} is a part of the run in {workdir.parent}; resume"
         " that"
       )
-    run_directory.check_same_config(workdir, settings)
+    before = [*extension.list_earlier(settings), settings]
+    stored = run_directory.read_config(workdir)
+    extends = len(before) > 1 and stored == before[-2]
+    if not extends:
+      run_directory.check_same_config(workdir, settings)
   else:
     run_directory.create(workdir, settings)
   stack.enter_context(run_directory.lock(workdir))
+  if launch.resume and extends:
+    _extend(launch)
+
+
+def _extend(launch: Launch) -> None:
+  """Writes the longer configuration of a finished run, and says so.
+
+  Its summaries are renamed: they are of the shorter run.
+
+  Raises:
+    ValueError: if the run is not finished.
+  """
+  parts = cells(launch.workdir, launch.settings)
+  summaries = [cell.workdir / "summary.json" for cell in parts]
+  for path in summaries:
+    if not path.exists():
+      raise ValueError(
+        f"--extend_to: the run in {launch.workdir} is not finished, no {path};"
+        " resume it without --extend_to first"
+      )
+  # The run's own comes last: until then the extension can be asked for again.
+  for cell in parts:
+    run_directory.write_json(cell.workdir / "config.json", cell.settings)
+  run_directory.write_json(launch.workdir / "config.json", launch.settings)
+  length = launch.settings["extended_from"][-1]
+  for path in summaries:
+    path.rename(path.with_name(f"summary_{length}.json"))
+  launch.tell(extension.describe_extension(launch.settings))
 
 
 def start(

@@ -204,3 +204,36 @@ def test_an_update_that_is_not_finite_can_be_replayed(tmp_path):
   assert "replayed: minibatch 1 of 16: policy_update_norm not finite" in out
   shutil.rmtree(workdir / "fault")
   assert "no checkpoint" in _refused(workdir, module="replay")
+
+
+def test_a_finished_run_can_be_extended(tmp_path, whole):
+  workdir = tmp_path / "run"
+  shutil.copytree(whole, workdir)
+  before = (whole / "metrics.csv").read_bytes()
+  for flags, named in (
+    (["--extend_to=48000"], "--resume"),
+    (["--resume", "--extend_to=32"], "32000 already"),
+    (["--resume", "--extend_to=48000", *_NEW], "leave out --config"),
+  ):
+    assert named in _refused(workdir, *flags)
+  longer = ["--resume", "--extend_to=48000"]
+  process = _start(workdir, *longer)
+  status, out, line = _finish(process)
+  assert status == 0, line
+  # Linear decay: a third of the way is left.
+  assert "32,000 extended to 48,000" in out and "jumps to 0.33" in out
+  after = (workdir / "metrics.csv").read_bytes()
+  assert after.startswith(before) and after.count(b"\n") == 2 * 750 + 1
+  settings = json.loads((workdir / "config.json").read_text())
+  assert settings["total_steps"] == 48000
+  assert settings["extended_from"] == [32000]
+  kept = (workdir / "summary_32000.json").read_bytes()
+  assert kept == (whole / "summary.json").read_bytes()
+  found = _outcome(workdir)
+  assert found["update"] == 750
+  # The same command again, as a scheduler may give it, changes nothing.
+  status, out, line = _finish(_start(workdir, *longer))
+  assert status == 0 and "extended" not in out
+  assert _outcome(workdir) == found
+  (workdir / "summary.json").unlink()
+  assert "not finished" in _refused(workdir, "--resume", "--extend_to=64000")
