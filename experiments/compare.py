@@ -95,15 +95,17 @@ def _check(settings: Mapping) -> list[_Variant]:
     raise command_line.ScriptError(
       f"against: {settings['against']!r} is not one of the variants"
     )
-  for task in settings["tasks"]:
-    _check_conditions(
-      {
-        variant.name: process_pool.check_run(
-          settings["base"], task, [*common, *variant.settings]
-        )
-        for variant in variants
-      }
-    )
+  for index, task in enumerate(settings["tasks"]):
+    found = {
+      variant.name: process_pool.check_run(
+        settings["base"], task, [*common, *variant.settings]
+      )
+      for variant in variants
+    }
+    _check_conditions(found)
+    for variant in variants if index == 0 else ():
+      given = [x.partition("=")[0] for x in (*common, *variant.settings)]
+      command_line.say_idle(found[variant.name], given, f"{variant.name}: ")
   return variants
 
 
@@ -116,12 +118,9 @@ def _check_conditions(variants: Mapping[str, Mapping]) -> None:
   Raises:
     ScriptError: naming a variant and the conditions that differ.
   """
-  try:
-    found = {
-      name: conditions.find_conditions(own) for name, own in variants.items()
-    }
-  except ValueError as error:
-    raise command_line.ScriptError(error) from error
+  found = {
+    name: conditions.find_conditions(own) for name, own in variants.items()
+  }
   first = next(iter(found))
   for name, own in found.items():
     names = conditions.find_differences([found[first], own])

@@ -63,7 +63,9 @@ def _check(settings: dict) -> None:
   for algorithm in settings["algorithms"]:
     for value in settings["values"]:
       own = [f"algorithm={algorithm}", f"{settings['rows']}={value}"]
-      process_pool.check_run(file, task, [*common, *own])
+      found = process_pool.check_run(file, task, [*common, *own])
+    given = [setting.partition("=")[0] for setting in (*common, *own)]
+    command_line.say_idle(found, given, f"{algorithm}: ")
 
 
 def _row_directory(

@@ -19,7 +19,7 @@ from ml_collections import config_flags
 from experiments.common import help as help_lib
 from experiments.common import plugins
 from lco_jax.runs import clusters, distributed, peers, run_directory
-from lco_jax.trainers import extension
+from lco_jax.trainers import extension, idle_settings
 from lco_jax.trainers import settings as settings_lib
 
 _PACKAGE = pathlib.Path(__file__).parent.parent
@@ -264,6 +264,18 @@ def read_settings(
   return (
     json.loads(json.dumps(settings_lib.resolve(config))) | plugins.settings()
   )
+
+
+def find_given_settings() -> list[str]:
+  """Finds the names of the settings that the command line gives."""
+  words = (re.match(r"--?(?:no)?config\.(\w+)", word) for word in sys.argv)
+  return [word[1] for word in words if word]
+
+
+def say_idle(settings: Mapping, names: Sequence[str], prefix: str = "") -> None:
+  """Prints which of some settings of a run have no effect, and why."""
+  for line in idle_settings.find_idle(settings, names) if names else ():
+    print(f"{prefix}without effect: {line}", flush=True)
 
 
 def run(

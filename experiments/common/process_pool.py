@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from experiments.common import command_line, plugins
+from experiments.common import command_line, expected_time, plugins
 from lco_jax import environments, tasks
 from lco_jax.runs import run_directory
 from lco_jax.trainers import settings as settings_lib
@@ -165,10 +165,11 @@ def check_run(base: str, task: str, settings: Sequence[str]) -> dict[str, Any]:
     settings: NAME=VALUE each.
 
   Returns:
-    All settings of the run; those that were given as texts.
+    All settings of the run; lists that were given stay texts.
 
   Raises:
-    ScriptError: naming an unknown task, setting or algorithm.
+    ScriptError: naming an unknown task, setting or algorithm, or a value of
+      another type.
   """
   given = dict(setting.partition("=")[::2] for setting in settings)
   try:
@@ -192,7 +193,34 @@ def check_run(base: str, task: str, settings: Sequence[str]) -> dict[str, Any]:
         settings_lib.check_algorithm(value, config.tuned)
       except ValueError as error:
         raise command_line.ScriptError(error) from error
-  return {name: str(value) for name, value in config.items()} | given
+  try:
+    for name, value in given.items():
+      config[name] = _parse(value, config.get_type(name))
+    return settings_lib.resolve(config)
+  except (TypeError, ValueError) as error:
+    raise command_line.ScriptError(f"{name}={value}: {error}") from error
+
+
+def _parse(text: str, kind: type) -> Any:
+  """Reads the value of a setting; tuples are left to the run."""
+  if text == "None":
+    return None
+  if kind is bool:
+    known = {"true": True, "false": False}
+    if text.lower() not in known:
+      raise ValueError("want True or False")
+    return known[text.lower()]
+  if kind in (int, float):
+    return _read_number(text, kind)
+  return text if kind is str else (text,)
+
+
+def _read_number(text: str, kind: type) -> int | float:
+  try:
+    return kind(text)
+  except ValueError:
+    wanted = "a whole number" if kind is int else "a number"
+    raise ValueError(f"want {wanted}") from None
 
 
 def check_rates(rates: Sequence[float], jobs: int) -> None:
@@ -234,21 +262,29 @@ def complete(
   """
   missing = [run for run in runs if not run.done]
   _STOPPING.clear()
-  started = time.perf_counter()
+  started, over = time.perf_counter(), threading.Event()
+  if len(missing) > 1:
+    threading.Thread(
+      target=expected_time.announce,
+      args=([run.workdir for run in missing], min(jobs, len(missing)), over),
+      daemon=True,
+    ).start()
   with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
     waiting = {pool.submit(_complete, run, jobs): run for run in missing}
     try:
       for index, future in enumerate(concurrent.futures.as_completed(waiting)):
         future.result()
+        over.set()  # From here on each line has the time that is left.
         run = waiting[future]
         done = index + 1
         each = (time.perf_counter() - started) / done
+        left = expected_time.format_duration(each * (len(missing) - done))
         print(
-          f"[{done}/{len(missing)}] {run.workdir} {result(run)}"
-          f" ({_format_duration(each * (len(missing) - done))} left)",
+          f"[{done}/{len(missing)}] {run.workdir} {result(run)} ({left} left)",
           flush=True,
         )
     except BaseException:
+      over.set()
       for future in waiting:
         future.cancel()
       _stop_all()
@@ -312,12 +348,3 @@ def _kill_all(number: int, frame: Any) -> None:
   """Kills all running processes, as the handler of a signal."""
   for process in list(_RUNNING):
     process.kill()
-
-
-def _format_duration(seconds: float) -> str:
-  minutes = round(seconds / 60)
-  return (
-    f"{minutes // 60} h {minutes % 60} min"
-    if minutes > 60
-    else (f"{minutes} min" if seconds > 90 else f"{seconds:.0f} s")
-  )

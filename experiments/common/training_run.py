@@ -27,6 +27,8 @@ def make_launch(settings: Mapping) -> run_lib.Launch:
   workdir = pathlib.Path(values.workdir)
   if values.resume and jax.process_index() == 0:
     plugins.check_run(workdir)
+  if jax.process_index() == 0:
+    command_line.say_idle(settings, command_line.find_given_settings())
   return run_lib.Launch(
     settings,
     workdir,

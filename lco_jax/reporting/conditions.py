@@ -3,6 +3,7 @@
 Scores of runs whose conditions differ say nothing about their algorithms.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 
 # Settings that are neither the algorithm's nor an option of it. `files` holds
@@ -41,12 +42,9 @@ def find_conditions(
   """Finds the conditions of a run, by name.
 
   Args:
-    settings: of the run, as config.json has them; numbers may be texts.
+    settings: of the run, as config.json has them.
     length: environment steps or samples that each seed has learned from; None
       for as many as the settings ask for.
-
-  Raises:
-    ValueError: naming a setting of the length that is not a whole number.
   """
   found = {name: settings[name] for name in _SETTINGS if name in settings}
   if length is None:
@@ -61,15 +59,7 @@ def _plan_length(settings: Mapping) -> int:
     if "total_steps" in settings
     else ("num_updates", "num_prompts", "num_samples")
   )
-  result = 1
-  for name in factors:
-    try:
-      result *= int(settings[name])
-    except ValueError:
-      raise ValueError(
-        f"{name} must be a whole number, got {settings[name]}"
-      ) from None
-  return result
+  return math.prod(settings[name] for name in factors)
 
 
 def find_differences(conditions: Sequence[Mapping]) -> list[str]:

@@ -6,9 +6,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from lco_jax import algorithms
-from lco_jax.language import reading, signals, text_completion
-from lco_jax.trainers import llm
+from lco_jax.language import reading, text_completion
+from lco_jax.trainers import idle_settings, llm
 from lco_jax.trainers import run as run_lib
 from lco_jax.training import memory as memory_lib
 from lco_jax.training import placement
@@ -87,7 +86,7 @@ def estimate(settings: Mapping, run: llm.Run) -> str:
     "memory of the host (for the CPU backend, which is both, add them):",
     *_table(_host_memory(settings, run, learners)),
   ]
-  idle = inactive(settings)
+  idle = idle_settings.find_idle(settings)
   lines += ["", "without effect under these settings:" if idle else ""]
   lines += [f"  {reason}" for reason in idle]
   return "\n".join(lines).rstrip()
@@ -189,58 +188,6 @@ def _memory(
     * config.vocab_size
     * chunk,
   }
-
-
-def inactive(settings: Mapping) -> list[str]:
-  """Settings without effect, and why."""
-  algorithm = settings["algorithm"]
-  row = algorithms.ALGORITHMS[algorithm]
-  one_step = settings["num_epochs"] * settings["num_minibatches"] == 1
-  advantage = settings["advantage"] or row.advantage
-  found = []
-  takes = algorithms.list_options(algorithm)
-  if one_step and not settings["staleness"]:
-    clips = [
-      name for name in ("clip_low", "clip_high", "dual_clip") if name in takes
-    ]
-    clips += ["clip"] * (settings["clip"] is not None)
-    found += [
-      f"{name}: no ratio leaves 1 in one on-policy step" for name in clips
-    ]
-    if settings["anchor"] == "current":
-      found.append("anchor: old and current are one in one on-policy step")
-  multiples = [
-    name
-    for name in ("nonpositive_beta_multiple", "agreement_beta_multiple")
-    if settings[name] != 1
-  ]
-  if not row.has_target:
-    found += [
-      f"{name}: {algorithm} has no optimal target"
-      for name in ("beta", *multiples)
-    ]
-  if advantage not in signals.FROM_VERIFIERS:
-    asking = ["num_known"]
-    asking += [name for name in multiples if name.startswith("agreement")]
-    found += [
-      f"{name}: {advantage} advantages ask no verifier" for name in asking
-    ]
-  if row.weights != "vmpo":
-    found.append(f"dual_bound: {algorithm} takes no weights of V-MPO")
-  if settings["beta_rule"] == "variance":
-    found.append("beta: beta_rule 'variance' chooses it")
-  if settings["beta_rule"] == "fixed":
-    found.append("kl_budget: beta_rule is fixed")
-  if not settings["reference_coefficient"]:
-    found += [
-      f"{name}: reference_coefficient is 0"
-      for name in ("reference_kl", "reference_kl_in")
-    ]
-  if settings["stale_correction"] == "none":
-    found.append("stale_ratio: stale_correction is none")
-  if not settings["lora_rank"]:
-    found.append("lora_alpha: lora_rank is 0, all parameters are trained")
-  return found
 
 
 def _count(tree: Any) -> int:

@@ -20,7 +20,14 @@ from lco_jax import checks, environments, tasks
 from lco_jax.runs import run_directory
 from lco_jax.tasks import rewards as rewards_lib
 from lco_jax.tasks import rows as rows_lib
-from lco_jax.trainers import control, language, llm, llm_training, policies
+from lco_jax.trainers import (
+  control,
+  idle_settings,
+  language,
+  llm,
+  llm_training,
+  policies,
+)
 from lco_jax.trainers import run as run_lib
 from lco_jax.trainers import settings as settings_lib
 from lco_jax.trainers.configs import control as control_config
@@ -325,9 +332,13 @@ def _make_launch(
     )
   if resume and workdir is None:
     raise ValueError("resume needs the workdir of the run to go on with")
+  # As JSON keeps them, so that they compare with a file's.
+  settings = json.loads(json.dumps(settings_lib.resolve(config)))
+  if show_progress and options:
+    for line in idle_settings.find_idle(settings, options):
+      print(f"without effect: {line}")
   return run_lib.Launch(
-    # As JSON keeps them, so that they compare with a file's.
-    json.loads(json.dumps(settings_lib.resolve(config))),
+    settings,
     None if workdir is None else pathlib.Path(workdir),
     resume=resume,
     show_progress=show_progress,

@@ -100,7 +100,10 @@ def test_language_is_tuned_on_validation_problems(tmp_path):
     ("--config.variants=('ppo','b: algorithm=ppo')", "variants"),
     ("--config.variants=('ppo','nope')", "nope"),
     ("--config.variants=('ppo','x: algorithm=ppo,total_steps=9')", "length=9"),
-    ("--config.variants=('ppo','x: algorithm=ppo,total_steps=a')", "whole"),
+    (
+      "--config.variants=('ppo','x: algorithm=ppo,total_steps=a')",
+      "whole number",
+    ),
     ("--config.tasks=('nope',)", "nope"),
     ("--config.against=nope", "nope"),
     ("--config.base=nope.py", "nope.py"),
