@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.typing import ArrayLike
 
 from lco_jax import environments, networks, tasks, types
 from lco_jax import pretrained as pretrained_lib
@@ -87,7 +88,7 @@ class ControlPolicy(_Saved):
     """The environment of training."""
     return self.run.setup.environment
 
-  def logits(self, observation: Array) -> Array:
+  def logits(self, observation: ArrayLike | Sequence[float]) -> Array:
     """Logits of the actions; the observation is normalised as in training.
 
     Args:
@@ -107,7 +108,11 @@ class ControlPolicy(_Saved):
     logits = self.run.policy(self.params, observation.reshape(-1, *shape))
     return logits.reshape(*before, *logits.shape[1:])
 
-  def act(self, observation: Array, key: types.PRNGKey | None = None) -> Array:
+  def act(
+    self,
+    observation: ArrayLike | Sequence[float],
+    key: types.PRNGKey | None = None,
+  ) -> Array:
     """Chooses actions.
 
     Args:
@@ -293,7 +298,7 @@ def load_policy(
   | environments.HostEnvironment
   | None = None,
   task: tasks.Task | tasks.RowTask | None = None,
-) -> Policy:
+) -> Any:
   """Reads a trained policy.
 
   Args:
@@ -307,7 +312,8 @@ def load_policy(
     task: of the run, likewise.
 
   Returns:
-    The policy after the last update that was saved.
+    The policy after the last update that was saved: a ControlPolicy,
+    LanguagePolicy or TextPolicy, as the run has it.
 
   Raises:
     ValueError: if it holds no such policy.

@@ -10,7 +10,7 @@ import hashlib
 import json
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import jax
 import ml_collections
@@ -35,9 +35,11 @@ from lco_jax.trainers.configs import language as language_config
 from lco_jax.trainers.configs import llm as llm_config
 from lco_jax.training import cpu_backend
 
+_Policy = TypeVar("_Policy", bound=policies.Policy)
+
 
 @dataclasses.dataclass(frozen=True)
-class Trained:
+class Trained(Generic[_Policy]):
   """The result of `train`, `train_language` or `train_llm`.
 
   Attributes:
@@ -51,7 +53,7 @@ class Trained:
   settings: Mapping[str, Any]
   summary: Mapping[str, Any]
   metrics: Mapping[str, np.ndarray]
-  policies: Sequence[policies.Policy]
+  policies: Sequence[_Policy]
 
 
 def train(
@@ -64,7 +66,7 @@ def train(
   resume: bool = False,
   show_progress: bool = True,
   **options: Any,
-) -> Trained:
+) -> Trained[policies.ControlPolicy]:
   """Trains policies for control, one for each seed.
 
   Call it before other computations with JAX: then it uses all cores of a CPU.
@@ -118,7 +120,7 @@ def train_language(
   resume: bool = False,
   show_progress: bool = True,
   **options: Any,
-) -> Trained:
+) -> Trained[policies.LanguagePolicy]:
   """Trains policies for a small language task, one for each seed.
 
   A supervised warm start comes first, unless warm_start_updates is 0. Call it
@@ -172,7 +174,7 @@ def train_llm(
   resume: bool = False,
   show_progress: bool = True,
   **options: Any,
-) -> Trained:
+) -> Trained[policies.TextPolicy]:
   """Trains a pretrained language model on rows of data.
 
   Rewards run in processes of their own, which import your script: put the call
@@ -346,7 +348,7 @@ def _make_launch(
   )
 
 
-def _gather(done: run_lib.Outcome, run: policies.AnyRun) -> Trained:
+def _gather(done: run_lib.Outcome, run: policies.AnyRun) -> Trained[Any]:
   """Gathers the result of a run at one learning rate."""
   ((cell, summary),) = done.reported
   return Trained(
