@@ -125,7 +125,8 @@ def main() -> None:
 def _load(name: str) -> pretrained.Pretrained | policies.LanguagePolicy:
   """Loads a model, or what a run has learned."""
   directory = pathlib.Path(name)
-  if not (directory / "checkpoints").is_dir():
+  is_run = (directory / "checkpoints").is_dir()
+  if not is_run and not policies.is_saved(directory):
     return pretrained.load(name)
   plugins.check_run(directory)
   policy = policies.load_policy(directory)

@@ -289,6 +289,11 @@ Policy = ControlPolicy | LanguagePolicy | TextPolicy
 AnyRun = control.Run | language.Run | llm.Run
 
 
+def is_saved(directory: pathlib.Path) -> bool:
+  """Whether `save` of a control or small language policy wrote a folder."""
+  return (directory / _PARAMS).exists()
+
+
 def load_policy(
   directory: str | pathlib.Path,
   seed: int | None = None,
@@ -323,7 +328,7 @@ def load_policy(
   problem = environment or task
   if problem is not None:
     problem = rename_own(problem)
-  if (directory / _PARAMS).exists():
+  if is_saved(directory):
     if seed is not None or best:
       raise ValueError(f"{directory} holds one policy; leave seed and best out")
     return _read_saved(directory, problem)

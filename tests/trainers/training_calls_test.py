@@ -305,9 +305,10 @@ def test_a_small_model_answers_line_by_line(language, tmp_path):
     assert wrong.returncode == 2
     assert line in wrong.complaint
   (tmp_path / "in.jsonl").write_text(json.dumps({"text": prompt}) + "\n")
+  done.policies[0].save(tmp_path / "saved")
   ran = scripts.run(
     "generate",
-    f"--model={where}",
+    f"--model={tmp_path / 'saved'}",
     f"--prompts={tmp_path / 'in.jsonl'}",
     f"--out={tmp_path / 'out.jsonl'}",
   )
