@@ -80,8 +80,14 @@ def read(path: str) -> list[dict[str, Any]]:
   Raises:
     ValueError: naming the file, and the line if it is at fault.
   """
-  if path.endswith(".parquet"):
-    return _read_parquet(path)
+  parquet = path.endswith(".parquet")
+  rows = _read_parquet(path) if parquet else _read_json_lines(path)
+  if not rows:
+    raise ValueError(f"data: {path} has no rows")
+  return rows
+
+
+def _read_json_lines(path: str) -> list[dict[str, Any]]:
   try:
     # Not splitlines: texts may have other ends of lines than files do.
     lines = pathlib.Path(path).read_text(encoding="utf-8").split("\n")

@@ -286,14 +286,18 @@ def identify_files(settings: Mapping) -> Mapping:
   if settings["task"] != DATA:
     return settings
   # Without an import: a file that has changed is not run.
+  names = {"train": "data"}  # The other splits are called like their settings.
   files = [
-    *find_data_files(settings).values(),
-    *rewards.list_files(settings["rewards"]),
+    (names.get(split, split), path)
+    for split, path in find_data_files(settings).items()
   ]
-  try:
-    found = {path: user_files.hash_file(path) for path in files}
-  except OSError as error:
-    raise ValueError(f"data: {error.filename}: {error.strerror}") from None
+  files += [("rewards", p) for p in rewards.list_files(settings["rewards"])]
+  found = {}
+  for name, path in files:
+    try:
+      found[path] = user_files.hash_file(path)
+    except OSError as error:
+      raise ValueError(f"{name}: {path}: {error.strerror}") from None
   for registered in rewards.list_registered(settings["rewards"]):
     found |= rewards.identify([registered])
   check_files(settings.get("files", found), found)

@@ -335,7 +335,7 @@ def test_a_file_that_changed_is_refused(finished, folder, name):
   [
     (["--config.data=/nowhere.jsonl"], "/nowhere.jsonl"),
     (["--config.rewards=nothing"], "rewards: unknown 'nothing'"),
-    (["--config.rewards=/nowhere.py:own"], "/nowhere.py"),
+    (["--config.rewards=/nowhere.py:own"], "rewards: /nowhere.py: No such"),
     (["--config.question_field=ask"], "line 1: no text in the column 'ask'"),
     (["--config.reward_combination=product"], "reward_combination"),
     (["--config.eval_every=-1"], "eval_every"),

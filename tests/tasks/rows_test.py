@@ -126,7 +126,7 @@ def test_lines_are_read_and_named(tmp_path):
       '{"messages": [{"role": "assistant", "content": "b"}]}',
       "the last message must be a user's, got 'assistant'",
     ),
-    ("", "there are no rows for train"),
+    ("", "rows.jsonl has no rows"),
     ('{"question": "a"}\n{"question": "b"}', "2 rows leave none for"),
   ],
 )
@@ -138,6 +138,8 @@ def test_wrong_files_are_named(tmp_path, text, line):
 
 
 def test_files_that_cannot_be_read_are_named(tmp_path):
+  with pytest.raises(ValueError, match="there are no rows for train"):
+    rows.make_row_task("data", {"train": []}, _REWARDS)
   with pytest.raises(ValueError, match="nowhere.jsonl cannot be read"):
     rows.read(str(tmp_path / "nowhere.jsonl"))
   (tmp_path / "rows.jsonl").write_bytes(b"\xff\xfe")
