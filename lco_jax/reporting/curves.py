@@ -2,14 +2,10 @@
 
 import pathlib
 
-import matplotlib
-
-matplotlib.use("Agg")  # Files only; works without a display.
-
-import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib import ticker
 
-from lco_jax.reporting import statistics
+from lco_jax.reporting import statistics, styles
 
 _COLOR = "#2563a8"
 # Points of a curve; more cannot be distinguished in the figure.
@@ -114,7 +110,7 @@ def save_learning_curve(
     y_label: label of the returns.
   """
   known = ~np.isnan(returns).any(axis=1)
-  figure, axes = plt.subplots(figsize=(6.4, 4.0), dpi=150, layout="constrained")
+  figure, axes = styles.make_figure(figsize=(6.4, 4.0), dpi=150)
   axes.plot(steps, returns, color=_COLOR, alpha=0.3, linewidth=0.7)
   if known.any():
     low, high = statistics.bootstrap_interval(returns[known])
@@ -147,11 +143,8 @@ def save_learning_curve(
   axes.set_ylabel(y_label)
   axes.set_title(title)
   axes.set_xlim(0, steps[-1])
-  axes.xaxis.set_major_formatter(
-    matplotlib.ticker.FuncFormatter(lambda x, _: f"{x:,.0f}")
-  )
+  axes.xaxis.set_major_formatter(ticker.FuncFormatter(lambda x, _: f"{x:,.0f}"))
   axes.grid(alpha=0.2)
   axes.spines[["top", "right"]].set_visible(False)
   axes.legend(frameon=False, loc="best")
   figure.savefig(path)
-  plt.close(figure)

@@ -3,12 +3,10 @@
 import pathlib
 from collections.abc import Mapping, Sequence
 
-import matplotlib
-
-matplotlib.use("Agg")  # Files only; works without a display.
-
-import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib import patches
+
+from lco_jax.reporting import styles
 
 
 def save_heat_maps(
@@ -34,12 +32,11 @@ def save_heat_maps(
     limits: scores at the ends of the colour scale.
     title: title of the figure.
   """
-  figure, axes = plt.subplots(
+  figure, axes = styles.make_figure(
     len(maps),
     2,
     figsize=(11, 0.9 + len(maps) * (0.55 + 0.34 * len(rows))),
     dpi=110,
-    layout="constrained",
     sharex=True,
     sharey=True,
     squeeze=False,
@@ -64,7 +61,7 @@ def save_heat_maps(
     # Mark the best cell of each algorithm.
     best = np.unravel_index(np.argmax(values[0]), values[0].shape)
     panels[0].add_patch(
-      plt.Rectangle(
+      patches.Rectangle(
         (best[1] - 0.48, best[0] - 0.46), 0.96, 0.92,
         fill=False, edgecolor="#e8590c", linewidth=2.5,
       )
@@ -74,7 +71,6 @@ def save_heat_maps(
   figure.suptitle(title)
   for path in paths:
     figure.savefig(path)
-  plt.close(figure)
 
 
 def _draw(panel, values: np.ndarray, colors: str, low, high, text):

@@ -3,11 +3,6 @@
 import pathlib
 from collections.abc import Mapping, Sequence
 
-import matplotlib
-
-matplotlib.use("Agg")  # Files only; works without a display.
-
-import matplotlib.pyplot as plt
 import numpy as np
 
 from lco_jax.reporting import comparison, statistics, styles
@@ -30,11 +25,10 @@ def save_intervals(
   names = list(scores)
   drawn = [styles.line_style(index) for index in range(len(names))]
   width = 3.2 * (len(results) + 1) + 1.5  # The legend's.
-  figure, axes = plt.subplots(
+  figure, axes = styles.make_figure(
     1,
     len(results) + 1,
     figsize=(width, 1.4 + 0.3 * len(names)),
-    layout="constrained",
   )
   for panel, (task, own) in zip(axes, results.items(), strict=False):
     for row, name in enumerate(names):
@@ -63,4 +57,3 @@ def save_intervals(
   figure.suptitle(title)
   for path in paths:
     figure.savefig(path, dpi=120)
-  plt.close(figure)

@@ -3,12 +3,9 @@
 import pathlib
 from collections.abc import Mapping
 
-import matplotlib
-
-matplotlib.use("Agg")  # Files only; works without a display.
-
-import matplotlib.pyplot as plt
 import numpy as np
+
+from lco_jax.reporting import styles
 
 _COLORS = {
   "PPO": "#c0392b",
@@ -34,9 +31,7 @@ def save_landscape(
     start: logit of the behaviour policy.
     target: logit of the optimal policy.
   """
-  figure, panels = plt.subplots(
-    1, 2, figsize=(9.0, 3.4), dpi=120, layout="constrained"
-  )
+  figure, panels = styles.make_figure(1, 2, figsize=(9.0, 3.4), dpi=120)
   for index, (axes, label) in enumerate(
     zip(panels, ("loss", "slope: what pulls the logit"), strict=True)
   ):
@@ -60,4 +55,3 @@ def save_landscape(
     axes.spines[["top", "right"]].set_visible(False)
   panels[0].legend(frameon=False)
   figure.savefig(path)
-  plt.close(figure)

@@ -12,11 +12,6 @@ import string
 import textwrap
 from collections.abc import Mapping, Sequence
 
-import matplotlib
-
-matplotlib.use("Agg")  # Files only; works without a display.
-
-import matplotlib.pyplot as plt
 import numpy as np
 
 from lco_jax.reporting import (
@@ -362,9 +357,7 @@ def _save_figure(
   texts = [textwrap.fill(labels[id(r)], _LEGEND_CHARACTERS) for r in runs]
   columns = 2 if max(map(len, texts)) < _LEGEND_CHARACTERS // 2 else 1
   lines = sum(text.count("\n") + 1 for text in texts) / columns
-  figure, axes = plt.subplots(
-    figsize=(7.2, 3.7 + 0.18 * lines), dpi=120, layout="constrained"
-  )
+  figure, axes = styles.make_figure(figsize=(7.2, 3.7 + 0.18 * lines), dpi=120)
   for run, text in zip(runs, texts, strict=True):
     style = styles.line_style(numbers[id(run)])
     values = run.metrics[run.score]
@@ -393,7 +386,6 @@ def _save_figure(
   name = "".join(c if c.isalnum() else "-" for c in problem)
   for suffix in ("png", "svg"):
     figure.savefig(out / f"{name}.{suffix}")
-  plt.close(figure)
 
 
 def _select_best(runs: Sequence[Run]) -> list[Run]:

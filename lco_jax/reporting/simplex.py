@@ -3,12 +3,8 @@
 import pathlib
 from collections.abc import Mapping, Sequence
 
-import matplotlib
-
-matplotlib.use("Agg")  # Files only; works without a display.
-
-import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib import patches
 
 from lco_jax.reporting import styles
 
@@ -33,18 +29,17 @@ def save_paths(
   """
   columns = min(3, len(paths))
   rows = -(-len(paths) // columns)
-  figure, panels = plt.subplots(
+  figure, panels = styles.make_figure(
     rows,
     columns,
     figsize=(3.4 * columns, 3.3 * rows),
     dpi=110,
-    layout="constrained",
     squeeze=False,
   )
   for panel in panels.flat:
     panel.axis("off")
   for panel, (name, own) in zip(panels.flat, paths.items(), strict=False):
-    panel.add_patch(plt.Polygon(_CORNERS, fill=False, color="gray"))
+    panel.add_patch(patches.Polygon(_CORNERS, fill=False, color="gray"))
     for corner, reward, above in zip(
       _CORNERS, rewards, (True, False, False), strict=True
     ):
@@ -67,7 +62,6 @@ def save_paths(
     panel.set_title(name, fontweight="bold", fontsize=11)
   figure.suptitle(title)
   figure.savefig(path)
-  plt.close(figure)
 
 
 def save_gradient_norms(
@@ -80,7 +74,7 @@ def save_gradient_norms(
     norms: {loss: norms [steps]}, drawn relative to the first norm.
     title: title of the figure.
   """
-  figure, axes = plt.subplots(figsize=(8.4, 4.2), dpi=120, layout="constrained")
+  figure, axes = styles.make_figure(figsize=(8.4, 4.2), dpi=120)
   for index, (name, own) in enumerate(norms.items()):
     relative = np.maximum(own / own[0], 1e-9)
     # Different dashes keep curves that coincide visible.
@@ -102,4 +96,3 @@ def save_gradient_norms(
   axes.spines[["top", "right"]].set_visible(False)
   axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
   figure.savefig(path)
-  plt.close(figure)

@@ -1,3 +1,7 @@
+import os
+import subprocess
+import sys
+
 import numpy as np
 
 from lco_jax.reporting import curves, tables
@@ -28,6 +32,21 @@ def test_final_scores_are_of_the_last_tenth():
   assert final[1] == (78 + 79 + 3 * 81 + 87) / 6
   episodes[:, 0] = 0
   assert np.isnan(curves.compute_final_scores(returns, episodes)[0])
+
+
+def test_notebooks_keep_their_way_to_show_figures():
+  """Importing all of reporting changes no setting of matplotlib."""
+  code = (
+    "import matplotlib; before = dict(matplotlib.rcParams);"
+    "from lco_jax.reporting import curves, heat_maps, interval_plots;"
+    "from lco_jax.reporting import landscape, report, simplex;"
+    "import sys; assert dict(matplotlib.rcParams) == before;"
+    "assert 'matplotlib.pyplot' not in sys.modules"
+  )
+  environment = os.environ | {"MPLBACKEND": "svg"}
+  subprocess.run(
+    [sys.executable, "-c", code], check=True, timeout=120, env=environment
+  )
 
 
 def test_picture_is_written_even_where_no_episode_ended(tmp_path):
