@@ -246,6 +246,10 @@ def read_settings(
     raise ValueError("--resume_update needs --resume")
   if values.extend_to is not None and not values.resume:
     raise ValueError("--extend_to needs --resume")
+  if values.extend_to is not None and values.resume_update is not None:
+    raise ValueError(
+      "--extend_to goes on from a run's end; leave out --resume_update"
+    )
   if values.extend_to is not None and config is not None:
     raise ValueError(
       "--extend_to goes on with the run's own settings; leave out --config"

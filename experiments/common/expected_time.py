@@ -56,7 +56,7 @@ def read_share(workdir: pathlib.Path) -> float | None:
       done = float(last.split(",")[1])
     except (OSError, ValueError, IndexError):
       continue  # Not there yet, or in the middle of a line.
-    return min(1.0, done / conditions.find_conditions(settings)["length"])
+    return min(1.0, done / conditions.plan_length(settings))
   return None
 
 

@@ -206,7 +206,8 @@ def _parse(text: str, kind: type) -> Any:
   if text == "None":
     return None
   if kind is bool:
-    known = {"true": True, "false": False}
+    known = dict.fromkeys(("true", "t", "1"), True)
+    known |= dict.fromkeys(("false", "f", "0"), False)
     if text.lower() not in known:
       raise ValueError("want True or False")
     return known[text.lower()]
@@ -260,6 +261,12 @@ def complete(
   Raises:
     ScriptError: naming the failed run, with its error line.
   """
+  for run in runs:
+    if "extended_from" in _read_config(run.workdir):
+      raise command_line.ScriptError(
+        f"{run.workdir} was extended and is not comparable; delete it, and call"
+        " this again to train it anew"
+      )
   missing = [run for run in runs if not run.done]
   _STOPPING.clear()
   started, over = time.perf_counter(), threading.Event()
@@ -289,6 +296,13 @@ def complete(
         future.cancel()
       _stop_all()
       raise
+
+
+def _read_config(workdir: pathlib.Path) -> dict[str, Any]:
+  """Reads the settings of a run; nothing, if it is not begun."""
+  if not (workdir / "config.json").exists():
+    return {}
+  return run_directory.read_config(workdir)
 
 
 def _complete(run: Run, jobs: int) -> None:

@@ -26,40 +26,63 @@ _SETTINGS = (
   "extraction",
   "reward",
   "completion_length",
+  "init_from",
+  "extended_from",
+)
+_WARM_START = (
   "warm_start_updates",
   "warm_start_prompts",
   "warm_start_learning_rate",
-  "eval_problems",
-  "eval_samples",
-  "eval_episodes",
 )
+# Of these the scores of the learned policies depend, not those of training.
+_EVALUATION = ("eval_problems", "eval_samples", "eval_episodes")
 _LENGTH = "length"
 
 
 def find_conditions(
-  settings: Mapping, length: int | None = None
+  settings: Mapping, done: int | None = None
 ) -> dict[str, object]:
   """Finds the conditions of a run, by name.
 
   Args:
     settings: of the run, as config.json has them.
-    length: environment steps or samples that each seed has learned from; None
-      for as many as the settings ask for.
+    done: environment steps or samples that each seed has learned from; None
+      for a run that is not begun, with the conditions of its evaluation.
   """
-  found = {name: settings[name] for name in _SETTINGS if name in settings}
-  if length is None:
-    length = _plan_length(settings)
+  names = _SETTINGS
+  if settings.get("init_from") is None:
+    names = (*names, *_WARM_START)
+  if done is None:
+    names = (*names, *_EVALUATION)
+  found = {name: settings[name] for name in names if name in settings}
+  if "files" in found:
+    # The hashes tell; paths may be written in several ways.
+    found["files"] = sorted(found["files"].values())
+    for name in ("data", "validation", "test", "rewards"):
+      found.pop(name, None)
+  length = plan_length(settings)
+  # A run's last update may not fill what is asked for.
+  if done is not None and length - done >= _count_update(settings):
+    length = done
   return {_LENGTH: length} | found
 
 
-def _plan_length(settings: Mapping) -> int:
-  """Computes the environment steps or samples that settings ask for."""
-  factors = (
-    ("total_steps",)
-    if "total_steps" in settings
-    else ("num_updates", "num_prompts", "num_samples")
-  )
-  return math.prod(settings[name] for name in factors)
+def plan_length(settings: Mapping) -> int:
+  """Computes the environment steps or samples of a seed in a whole run."""
+  if "total_steps" in settings:
+    return settings["total_steps"]
+  if settings.get("algorithm") == "sft":
+    names = ("warm_start_updates", "warm_start_prompts")
+  else:
+    names = ("num_updates", "num_prompts", "num_samples")
+  return math.prod(settings[name] for name in names)
+
+
+def _count_update(settings: Mapping) -> int:
+  """Counts the environment steps or samples of an update of a seed."""
+  if "num_envs" in settings:
+    return settings["num_envs"] * settings["num_steps"]
+  return 1
 
 
 def find_differences(conditions: Sequence[Mapping]) -> list[str]:
@@ -82,6 +105,6 @@ def format_conditions(conditions: Mapping, names: Sequence[str]) -> str:
 
 
 def _format(value: object) -> str:
-  if isinstance(value, Mapping):  # Hashes of files.
-    return " ".join(f"{name}:{str(own)[:6]}" for name, own in value.items())
+  if isinstance(value, list):  # Hashes of files, or lengths.
+    return "+".join(str(own)[:8] for own in value)
   return f"{value:,}" if type(value) is int else str(value)

@@ -112,6 +112,11 @@ def check_same_config(path: pathlib.Path, given: Mapping) -> None:
     ValueError: as `read_config`, or naming the first setting that differs.
   """
   stored = read_config(path)
+  if "extended_from" in stored and "extended_from" not in given:
+    raise ValueError(
+      f"the run in {path} was extended; resume it with --resume and --workdir"
+      " alone"
+    )
   for name in sorted(stored.keys() | given.keys()):
     if stored.get(name) != given.get(name):
       raise ValueError(

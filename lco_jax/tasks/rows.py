@@ -71,28 +71,29 @@ class RowTask:
     return len(self.problems[split])
 
 
-def read(path: str) -> list[dict[str, Any]]:
+def read(path: str, name: str = "data") -> list[dict[str, Any]]:
   """Reads rows from a file of JSON Lines, or from a Parquet file.
 
   Args:
     path: of the file; Parquet's ends with .parquet.
+    name: of the setting that names it, for errors.
 
   Raises:
     ValueError: naming the file, and the line if it is at fault.
   """
   parquet = path.endswith(".parquet")
-  rows = _read_parquet(path) if parquet else _read_json_lines(path)
+  rows = (_read_parquet if parquet else _read_json_lines)(path, name)
   if not rows:
-    raise ValueError(f"data: {path} has no rows")
+    raise ValueError(f"{name}: {path} has no rows")
   return rows
 
 
-def _read_json_lines(path: str) -> list[dict[str, Any]]:
+def _read_json_lines(path: str, name: str) -> list[dict[str, Any]]:
   try:
     # Not splitlines: texts may have other ends of lines than files do.
     lines = pathlib.Path(path).read_text(encoding="utf-8").split("\n")
   except (OSError, UnicodeDecodeError) as error:
-    raise ValueError(f"data: {path} cannot be read: {error}") from None
+    raise ValueError(f"{name}: {path} cannot be read: {error}") from None
   rows = []
   for number, line in enumerate(lines, 1):
     if not line.strip():
@@ -101,10 +102,10 @@ def _read_json_lines(path: str) -> list[dict[str, Any]]:
       row = json.loads(line)
     except (ValueError, RecursionError) as error:
       raise ValueError(
-        f"data: {path}, line {number}: not JSON: {error}"
+        f"{name}: {path}, line {number}: not JSON: {error}"
       ) from None
     if not isinstance(row, dict):
-      raise ValueError(f"data: {path}, line {number}: not a JSON object")
+      raise ValueError(f"{name}: {path}, line {number}: not a JSON object")
     rows.append(row | {_PLACE: f"{path}, line {number}"})
   return rows
 
@@ -165,15 +166,15 @@ def make_row_task(
   )
 
 
-def _read_parquet(path: str) -> list[dict[str, Any]]:
+def _read_parquet(path: str, name: str) -> list[dict[str, Any]]:
   if importlib.util.find_spec("pyarrow") is None:
-    raise ValueError(f"data: {path}: Parquet files need pip install pyarrow")
+    raise ValueError(f"{name}: {path}: Parquet files need pip install pyarrow")
   parquet = importlib.import_module("pyarrow.parquet")
   try:
     rows = parquet.read_table(path).to_pylist()
   except Exception as error:  # pyarrow raises its own types and OSError.
     line = next(iter(str(error).splitlines()), "")
-    raise ValueError(f"data: {path} cannot be read: {line}") from None
+    raise ValueError(f"{name}: {path} cannot be read: {line}") from None
   return [
     row | {_PLACE: f"{path}, row {number}"} for number, row in enumerate(rows)
   ]

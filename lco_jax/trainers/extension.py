@@ -39,6 +39,13 @@ def extend(settings: Mapping, length: int) -> dict:
     raise ValueError(
       f"--extend_to {length}: the run has {name} {settings[name]} already"
     )
+  if name == "total_steps":
+    update = settings["num_envs"] * settings["num_steps"]
+    if length // update == settings[name] // update:
+      raise ValueError(
+        f"--extend_to {length}: no update more than total_steps"
+        f" {settings[name]} has; an update takes {update} steps"
+      )
   before = [*settings.get(_EARLIER, []), settings[name]]
   return {**settings, name: length, _EARLIER: before}
 

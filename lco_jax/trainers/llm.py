@@ -258,10 +258,17 @@ def _make_task(settings: Mapping) -> tasks.TextTask | tasks.RowTask:
     raise ValueError("data: must be set, a file of rows to train on")
   return rows.make_row_task(
     DATA,
-    {split: rows.read(path) for split, path in files.items()},
+    {
+      split: rows.read(path, _NAMES.get(split, split))
+      for split, path in files.items()
+    },
     rewards.parse(settings["rewards"]),
     rows.Fields(settings["question_field"], settings["answer_field"]),
   )
+
+
+# The other splits are called like the settings of their files.
+_NAMES = {"train": "data"}
 
 
 def find_data_files(settings: Mapping) -> dict[str, str]:
@@ -286,9 +293,8 @@ def identify_files(settings: Mapping) -> Mapping:
   if settings["task"] != DATA:
     return settings
   # Without an import: a file that has changed is not run.
-  names = {"train": "data"}  # The other splits are called like their settings.
   files = [
-    (names.get(split, split), path)
+    (_NAMES.get(split, split), path)
     for split, path in find_data_files(settings).items()
   ]
   files += [("rewards", p) for p in rewards.list_files(settings["rewards"])]

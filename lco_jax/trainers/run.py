@@ -266,20 +266,25 @@ def _extend(launch: Launch) -> None:
     ValueError: if the run is not finished.
   """
   parts = cells(launch.workdir, launch.settings)
-  summaries = [cell.workdir / "summary.json" for cell in parts]
-  for path in summaries:
-    if not path.exists():
+  length = launch.settings["extended_from"][-1]
+  summaries = {
+    cell.workdir / "summary.json": cell.workdir / f"summary_{length}.json"
+    for cell in parts
+  }
+  for path, kept in summaries.items():
+    if not (path.exists() or kept.exists()):
       raise ValueError(
         f"--extend_to: the run in {launch.workdir} is not finished, no {path};"
         " resume it without --extend_to first"
       )
-  # The run's own comes last: until then the extension can be asked for again.
+  # The run's own configuration comes last: until then the extension can be
+  # asked for again.
+  for path, kept in summaries.items():
+    if path.exists():
+      path.rename(kept)
   for cell in parts:
     run_directory.write_json(cell.workdir / "config.json", cell.settings)
   run_directory.write_json(launch.workdir / "config.json", launch.settings)
-  length = launch.settings["extended_from"][-1]
-  for path in summaries:
-    path.rename(path.with_name(f"summary_{length}.json"))
   launch.tell(extension.describe_extension(launch.settings))
 
 

@@ -263,4 +263,7 @@ def _fewest_steps(settings: Mapping) -> int:
     for name in ("num_updates", "num_epochs", "num_minibatches")
   )
   warm = settings.get("warm_start_updates", 0)
-  return max(0, min(steps, warm) if warm > 0 else steps)
+  if settings["algorithm"] == "sft":
+    return max(0, warm)
+  has_warm_start = warm > 0 and settings.get("init_from") is None
+  return max(0, min(steps, warm) if has_warm_start else steps)

@@ -57,7 +57,14 @@ def _to_lab(linear):
 def _write(path, algorithm, scores, summary=None, updates=20, **settings):
   """A run of 20 updates with final scores [seeds]; NaN for a stopped seed."""
   path.mkdir(parents=True)
-  config = {"environment": "Catch </script>", "algorithm": algorithm, "seed": 0}
+  config = {
+    "environment": "Catch </script>",
+    "algorithm": algorithm,
+    "seed": 0,
+    "total_steps": 2000,
+    "num_envs": 10,
+    "num_steps": 10,
+  }
   (path / "config.json").write_text(json.dumps(config | settings))
   if summary is not None:
     (path / "summary.json").write_text(json.dumps(summary))
@@ -220,7 +227,7 @@ def test_only_runs_under_the_same_conditions_are_compared(tmp_path):
     for name, algorithm, scores, settings in (
       ("a", "lco_mse", [5.0, 6.0], {}),
       ("b", "ppo", [3.0, 4.0], {}),
-      ("long", "ppo", [9.0, 9.5], {"updates": 40}),
+      ("long", "ppo", [9.0, 9.5], {"updates": 40, "total_steps": 4000}),
       ("easier", "lco_mse", [9.0, 9.5], {"action_bins": 3}),
     )
   }

@@ -20,6 +20,10 @@ def test_settings_before_each_extension():
     extension.extend(twice, 399)
   with pytest.raises(ValueError, match="extend_to"):
     extension.extend(_RUN, 0)
+  control = {"total_steps": 100, "num_envs": 2, "num_steps": 8}
+  with pytest.raises(ValueError, match="no update more .* takes 16 steps"):
+    extension.extend(control, 111)
+  assert extension.extend(control, 112)["total_steps"] == 112
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,12 @@ _CASES = [
     "clip",
     None,
   ),
-  (control, {"policy_learning_rates": (1.0, 2.0)}, "policy_learning_rate", "s"),
+  (
+    control,
+    {"policy_learning_rates": (1.0, 2.0)},
+    "policy_learning_rate",
+    "are given",
+  ),
   (control, {"staleness": 2}, "stale_ratio", "correction is none"),
   (control, {"stale_correction": "masked"}, "stale_correction", "staleness"),
   (control, {"beta_rule": "feedback"}, "kl_budget", None),
@@ -53,3 +58,32 @@ def test_settings_without_effect(config, changes, name, reason):
   assert len(lines) == (reason is not None)
   assert all(x.startswith(f"{name}: ") and reason in x for x in lines)
   assert set(lines) <= set(idle_settings.find_idle(found))
+
+
+_OTHER_VALUES = {
+  "num_updates": 10,
+  "warm_start_updates": 10,
+  "warm_start_prompts": 3,
+  "reference_kl": "k1",
+}
+
+
+@pytest.mark.parametrize(
+  ("changes", "name"),
+  [
+    ({"algorithm": "sft"}, "num_updates"),
+    ({"init_from": "runs/a"}, "warm_start_updates"),
+    ({"warm_start_updates": 0}, "warm_start_prompts"),
+    ({}, "reference_kl"),
+  ],
+)
+def test_no_other_setting_depends_on_an_idle_one(changes, name):
+  """Such as the warm-up, which follows the length of the run."""
+  config = language.get_config("parity")
+  found = _resolve(config, **changes)
+  assert idle_settings.find_idle(found, [name])
+  config = language.get_config("parity")
+  other = _resolve(config, **changes, **{name: _OTHER_VALUES[name]})
+  assert found[name] != other.pop(name)
+  found.pop(name)
+  assert found == other
