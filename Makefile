@@ -27,7 +27,7 @@ test-slow: $(VENV)/.installed-slow
 # The theme warns of a later version of its engine, which is not pinned here.
 docs: $(VENV)/.installed-docs
 	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict
-	@echo "site/index.html"
+	@echo "site/index.html; with search: $(VENV)/bin/python -m http.server -d site"
 
 lint: $(INSTALLED)
 	$(VENV)/bin/ruff check .

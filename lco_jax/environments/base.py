@@ -1,6 +1,7 @@
 """Interfaces of environments, in the graph and on the host."""
 
 import dataclasses
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -116,17 +117,16 @@ def check_environment(environment: Environment) -> None:
     at_least=1,
   )
   key = jax.random.key(0)
-  try:
-    made = jax.eval_shape(environment.reset, key)
-    state, observation = made
-    sizes = environment.action_sizes
-    action = jax.ShapeDtypeStruct((len(sizes),) if sizes else (), np.int32)
-    found = jax.eval_shape(environment.step, key, state, action)
-  except Exception as error:  # The user's code may raise any exception.
-    line = next(iter(str(error).splitlines()), "")
+  made = _trace(name, "reset", environment.reset, key)
+  if not (isinstance(made, tuple) and len(made) == 2):
     raise ValueError(
-      f"environment {name}: reset or step: {type(error).__name__}: {line}"
-    ) from error
+      f"environment {name}: reset must return (state, observation), got"
+      f" {_describe(made)}"
+    )
+  state, observation = made
+  sizes = environment.action_sizes
+  action = jax.ShapeDtypeStruct((len(sizes),) if sizes else (), np.int32)
+  found = _trace(name, "step", environment.step, key, state, action)
   if not isinstance(found, Transition):
     raise ValueError(
       f"environment {name}: step must return a Transition, got"
@@ -148,6 +148,30 @@ def check_environment(environment: Environment) -> None:
         f"environment {name}: {where} must be {_describe(wanted)}, got"
         f" {_describe(value)}"
       )
+
+
+def _trace(
+  name: str, what: str, function: Callable[..., Any], *arguments: Any
+) -> Any:
+  """Finds the shapes of what a function of an environment returns.
+
+  Raises:
+    ValueError: with the line of the user's code that fails.
+  """
+  try:
+    return jax.eval_shape(function, *arguments)
+  except Exception as error:  # The user's code may raise any exception.
+    line = next(iter(str(error).splitlines()), "")
+    code = getattr(function, "__code__", None)
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [f for f in frames if code and f.filename == code.co_filename]
+    place = f" (line {own[-1].lineno} of {own[-1].filename})" if own else ""
+    hint = ""
+    if isinstance(error, jax.errors.TracerBoolConversionError):
+      hint = "; in place of if, and, or take jnp.where, &, |"
+    raise ValueError(
+      f"environment {name}: {what}: {type(error).__name__}: {line}{place}{hint}"
+    ) from error
 
 
 def _describe(tree: Any) -> str:

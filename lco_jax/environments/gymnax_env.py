@@ -12,7 +12,11 @@ from lco_jax import checks
 from lco_jax.environments import base, bins
 
 
-def make(name: str, action_bins: int | None = None) -> base.Environment:
+def make(
+  name: str,
+  action_bins: int | None = None,
+  registered: Sequence[str] = (),
+) -> base.Environment:
   """Wraps a gymnax environment.
 
   Observations become float32; a discrete observation becomes its one-hot.
@@ -21,6 +25,7 @@ def make(name: str, action_bins: int | None = None) -> base.Environment:
     name: gymnax id, e.g. "CartPole-v1".
     action_bins: values of each dimension of a continuous action, ≥ 2; None for
       discrete ones.
+    registered: names that are not gymnax's, for the error.
 
   Raises:
     ValueError: if gymnax has no such id, the environment's data is missing, its
@@ -33,8 +38,9 @@ def make(name: str, action_bins: int | None = None) -> base.Environment:
   if name not in gymnax.registered_envs:
     raise ValueError(
       f"unknown environment {name!r}"
-      f"{checks.suggest(name, gymnax.registered_envs)}; gymnax has:"
-      f" {', '.join(sorted(gymnax.registered_envs))}"
+      f"{checks.suggest(name, [*registered, *gymnax.registered_envs])};"
+      f" registered: {', '.join(registered) or 'none (plug-ins register)'};"
+      f" gymnax has: {', '.join(sorted(gymnax.registered_envs))}"
     )
   try:
     environment, params = gymnax.make(name)

@@ -33,6 +33,8 @@ def format_run(summary: Mapping) -> str:
     "",
     *format_scores("return", rows),
   ]
+  if not any(x is not None for x in summary["final_return"]["per_seed"]):
+    lines += ["", "no episode ended in training, so that it has no return"]
   return "\n".join([*lines, ""])
 
 

@@ -66,6 +66,11 @@ def test_control_is_judged_at_the_rate_of_other_seeds(tmp_path):
   # Again: nothing is left to run.
   again = _compare(workdir, *_CONTROL)
   assert again.returncode == 0 and "[1/" not in again.stdout
+  stored = runs / "config.json"
+  config = json.loads(stored.read_text()) | {"extended_from": [10]}
+  stored.write_text(json.dumps(config))
+  longer = _compare(workdir, *_CONTROL)
+  assert longer.returncode == 2 and "was extended" in longer.complaint
   other = _compare(workdir, *_CONTROL, "--config.settings=num_seeds=3")
   assert other.returncode == 2 and "settings" in other.complaint
 
