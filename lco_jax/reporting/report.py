@@ -24,6 +24,7 @@ from lco_jax.reporting import (
 from lco_jax.reporting.recorded import Run
 
 _LEGEND_CHARACTERS = 110  # Per line below the figure.
+_NO_PAIRS = "There are no two algorithms with runs that can be compared."
 # Names of the files of a report, of which the next one replaces all.
 _CONTENTS = "contents.json"
 _PAGE = pathlib.Path(__file__).with_name("page.html")
@@ -209,9 +210,10 @@ def write(runs: Sequence[Run], out: pathlib.Path) -> None:
   _delete_earlier(out)
   before = set(out.iterdir())
   rows, pairs = summarize_runs(runs), compare_runs(runs)
-  for name, table in (("scores", rows), ("comparisons", pairs)):
+  found = {"scores": rows} | ({"comparisons": pairs} if pairs else {})
+  for name, table in found.items():
     with open(out / f"{name}.csv", "w", newline="") as file:
-      writer = csv.DictWriter(file, list(table[0]) if table else [])
+      writer = csv.DictWriter(file, list(table[0]))
       writer.writeheader()
       writer.writerows(table)
   (out / "scores.md").write_text(
@@ -254,7 +256,9 @@ def write(runs: Sequence[Run], out: pathlib.Path) -> None:
     ),
     scores=_html_table(_format_scores(rows)),
     comparisons=_html_table(_format_comparisons(pairs)) if pairs else "",
-    differences=html.escape(" ".join(describe_differences(runs))),
+    differences=html.escape(
+      " ".join([*describe_differences(runs), *([] if pairs else [_NO_PAIRS])])
+    ),
   )
   (out / "report.html").write_text(page)
   written = [path.name for path in out.iterdir() if path not in before]

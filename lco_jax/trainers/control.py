@@ -75,6 +75,10 @@ def build(
       settings["environment"],
       settings_lib.take(settings, environments.Options).action_bins,
     )
+  elif settings["action_bins"] is not None:
+    raise ValueError(
+      "action_bins: for ids; an environment object has its own actions"
+    )
   if isinstance(environment, environments.Environment):
     environments.check_environment(environment)
   actor_critic = networks.make_actor_critic(

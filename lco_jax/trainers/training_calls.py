@@ -80,7 +80,8 @@ def train(
     workdir: new or empty directory, which gets the files that
       `experiments.train_control` writes; None to write nothing.
     resume: whether to go on with the run in `workdir`.
-    show_progress: whether to draw a progress bar on standard error.
+    show_progress: whether to draw a progress bar on standard error, and to
+      print lines such as settings without effect.
     **options: other settings, by the names of
       experiments/configs/control.py. `python -m experiments.train_control
       --config=experiments/configs/control.py:ID --help` lists them.
@@ -134,7 +135,8 @@ def train_language(
     workdir: new or empty directory, which gets the files that
       `experiments.train_language` writes; None to write nothing.
     resume: whether to go on with the run in `workdir`.
-    show_progress: whether to draw a progress bar on standard error.
+    show_progress: whether to draw a progress bar on standard error, and to
+      print lines such as settings without effect.
     **options: other settings, by the names of
       experiments/configs/language.py. `python -m experiments.train_language
       --config=experiments/configs/language.py:TASK --help` lists them.
@@ -197,7 +199,8 @@ def train_llm(
     workdir: new or empty directory, which gets the files that
       `experiments.train_llm` writes; None to write nothing.
     resume: whether to go on with the run in `workdir`.
-    show_progress: whether to draw a progress bar on standard error.
+    show_progress: whether to draw a progress bar on standard error, and to
+      print lines such as settings without effect.
     **options: other settings, by the names of experiments/configs/llm.py.
       `python -m experiments.train_llm
       --config=experiments/configs/llm.py:data --help` lists them.

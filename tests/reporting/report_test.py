@@ -260,7 +260,9 @@ def test_a_second_report_leaves_nothing_of_the_first(runs, tmp_path):
   report.write([recorded.load(other)], out)
   names = {path.name for path in out.iterdir()}
   assert "mine.txt" in names and "Other.png" in names
-  assert not {"comparisons.md", "Catch---script-.png"} & names
+  gone = {"comparisons.md", "comparisons.csv", "Catch---script-.png"}
+  assert not gone & names
+  assert "no two algorithms" in (out / "report.html").read_text()
 
 
 def test_lines_of_many_runs_differ():

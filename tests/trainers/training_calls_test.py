@@ -294,6 +294,11 @@ def test_a_policy_of_the_host_is_read(tmp_path):
   )
 
 
+def test_an_environment_object_takes_no_bins():
+  with pytest.raises(ValueError, match="action_bins: for ids"):
+    lco_jax.train(environments.make("CartPole-v1"), action_bins=3)
+
+
 def test_a_small_model_answers_line_by_line(language, tmp_path):
   where, done = language
   prompt = done.summary["evaluation"]["examples"][0][0]
