@@ -33,10 +33,10 @@ def find_idle(settings: Mapping, names: Collection[str] = ()) -> list[str]:
   if settings.get("algorithm") == "sft":
     found["num_updates"] = "sft trains for warm_start_updates"
   if row is not None:
-    found |= _find_idle_clips(settings)
-    found |= _find_idle_betas(settings, row)
-    found |= _find_idle_signals(settings, row)
-    found |= _find_idle_options(settings)
+    # Of two reasons the first is said.
+    found = _find_idle_betas(settings, row) | found
+    found = _find_idle_signals(settings, row) | found
+    found |= _find_idle_clips(settings) | _find_idle_options(settings)
   wanted = names or settings
   return [
     f"{name}: {reason}"
