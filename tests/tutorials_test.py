@@ -49,7 +49,7 @@ def test_notebooks_run(tmp_path, name, monkeypatch):
   )
   assert sum("parameters" in tags for tags, *_ in cells) == 1
   shown = []
-  # What it registers is gone afterwards.
+  # Afterwards, the other tests must not know the algorithm that it registers.
   for table in (algorithms.ALGORITHMS, algorithms.CONTROL):
     for algorithm in ("lco_cut",):
       monkeypatch.setitem(table, algorithm, None)

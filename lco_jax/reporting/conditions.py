@@ -56,15 +56,26 @@ def find_conditions(
     names = (*names, *_EVALUATION)
   found = {name: settings[name] for name in names if name in settings}
   if "files" in found:
-    # The hashes tell; paths may be written in several ways.
-    found["files"] = sorted(found["files"].values())
-    for name in ("data", "validation", "test", "rewards"):
-      found.pop(name, None)
+    found |= _describe_files(found)
   length = plan_length(settings)
   # A run's last update may not fill what is asked for.
   if done is not None and length - done >= _count_update(settings):
     length = done
   return {_LENGTH: length} | found
+
+
+def _describe_files(found: Mapping) -> dict[str, object]:
+  """Describes files by their hashes: paths may be written in several ways."""
+  hashes = found["files"]
+  described = {
+    name: hashes.get(found[name], found[name])
+    for name in ("data", "validation", "test")
+    if name in found
+  }
+  if "rewards" in found:  # Their names and weights.
+    specs = found["rewards"].split(",")
+    described["rewards"] = ",".join(spec.rpartition("/")[2] for spec in specs)
+  return {"files": sorted(hashes.values())} | described
 
 
 def plan_length(settings: Mapping) -> int:

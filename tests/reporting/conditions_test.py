@@ -59,7 +59,12 @@ def test_files_are_known_by_their_hashes():
   other = _LANGUAGE | {"data": "./a.jsonl", "files": {"./a.jsonl": "12ab"}}
   assert _differ(one, other) == []
   changed = other | {"files": {"./a.jsonl": "34cd"}}
-  assert _differ(one, changed) == ["files"]
+  assert _differ(one, changed) == ["files", "data"]
+  own = {"rewards": "r.py:near*0.1,exact"}
+  there = {"rewards": "/there/r.py:near*0.1,exact"}
+  assert _differ(one | own, other | there) == []
+  for rewards in ("r.py:near*0.2,exact", "r.py:near*0.1,numeric"):
+    assert _differ(one | own, one | {"rewards": rewards}) == ["rewards"]
 
 
 def test_a_whole_run_is_as_long_as_planned():
