@@ -53,6 +53,8 @@ NOT_SET = (
 _DELETED = ("between_coefficient", "between_begin", "between_end")
 # Parts of the parameters → those of a model.
 PolicyOf = Callable[[Mapping[str, types.Params]], types.Params]
+# {split: the setting that names its file}.
+_FILE_SETTINGS = {"train": "data", "validation": "validation", "test": "test"}
 # Prompts whose length is checked before a run begins.
 NUM_CHECKED_PROMPTS = 32
 
@@ -259,7 +261,7 @@ def _make_task(settings: Mapping) -> tasks.TextTask | tasks.RowTask:
   return rows.make_row_task(
     DATA,
     {
-      split: rows.read(path, _NAMES.get(split, split))
+      split: rows.read(path, _FILE_SETTINGS[split])
       for split, path in files.items()
     },
     rewards.parse(settings["rewards"]),
@@ -267,16 +269,11 @@ def _make_task(settings: Mapping) -> tasks.TextTask | tasks.RowTask:
   )
 
 
-# The other splits are called like the settings of their files.
-_NAMES = {"train": "data"}
-
-
 def find_data_files(settings: Mapping) -> dict[str, str]:
   """Finds the files of rows that a run reads, {split: path}."""
-  names = {"train": "data", "validation": "validation", "test": "test"}
   return {
     split: settings[name]
-    for split, name in names.items()
+    for split, name in _FILE_SETTINGS.items()
     if settings[name] is not None
   }
 
@@ -294,7 +291,7 @@ def identify_files(settings: Mapping) -> Mapping:
     return settings
   # Without an import: a file that has changed is not run.
   files = [
-    (_NAMES.get(split, split), path)
+    (_FILE_SETTINGS[split], path)
     for split, path in find_data_files(settings).items()
   ]
   files += [("rewards", p) for p in rewards.list_files(settings["rewards"])]
