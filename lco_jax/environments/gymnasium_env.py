@@ -5,6 +5,7 @@ check policies trained in gymnax: its environments are re-implementations, these
 are the originals.
 """
 
+import copy
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -112,6 +113,11 @@ def wrap(
   def make_limited(**options: Any) -> gymnasium.Env:
     own = gymnasium.wrappers.TransformAction(
       make_one(**options), decode, chosen
+    )
+    # Some environments write every observation into the same array. A reset
+    # must not overwrite the last observation of the episode before.
+    own = gymnasium.wrappers.TransformObservation(
+      own, copy.deepcopy, own.observation_space
     )
     if limit is None:
       own = gymnasium.wrappers.TimeLimit(own, _TIME_LIMIT)

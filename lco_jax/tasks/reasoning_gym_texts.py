@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from lco_jax.tasks import base
+from lco_jax.tasks import base, numbers
 
 _SIZE = 2**31
 # First seed of each split's data set, far enough from the others' that no two
@@ -27,28 +27,34 @@ _SEEDS = {name: i * 2 * _SIZE for i, name in enumerate(base.SPLITS)}
 _TRIES = 10_000
 
 
-def _last_number(text: str) -> str:
-  # A minus after a digit is an operator: the last number of 0-4 is 4.
-  found = re.findall(r"(?<!\d)-?\d+(?:\.\d+)?", text)
-  return found[-1] if found else ""
+def _last_number(text: str, answer: str) -> str:
+  """The last number; if it equals the answer, as the answer is written."""
+  found, wanted = numbers.find_last(text), numbers.find_last(answer)
+  if found is None:
+    return ""
+  if wanted is not None and numbers.are_equal(found, wanted):
+    return answer
+  return found.text
 
 
-def _answer_tag(text: str) -> str:
+def _answer_tag(text: str, answer: str) -> str:
+  del answer
   found = re.findall(r"<answer>(.*?)</answer>", text, re.DOTALL)
   return found[-1].strip() if found else ""
 
 
-def _last_line(text: str) -> str:
+def _last_line(text: str, answer: str) -> str:
+  del answer
   lines = [line.strip() for line in text.splitlines() if line.strip()]
   return lines[-1] if lines else ""
 
 
-# Functions that extract the answer from a completion.
-EXTRACTIONS: dict[str, Callable[[str], str]] = {
+# (completion, right answer) → the completion's answer.
+EXTRACTIONS: dict[str, Callable[[str, str], str]] = {
   "last_number": _last_number,
   "last_line": _last_line,
   "answer_tag": _answer_tag,
-  "whole": str.strip,
+  "whole": lambda text, answer: text.strip(),
 }
 # Default extractions of tasks; the default for all others is `whole`.
 _EXTRACTION_BY_TASK = {
@@ -108,7 +114,8 @@ class TextTask:
 
   def score(self, entry: Mapping[str, Any], completion: str) -> float:
     """Scores a completion with the task's own verifier, in [0, 1]."""
-    answer = EXTRACTIONS[self.extraction](completion)
+    extract = EXTRACTIONS[self.extraction]
+    answer = extract(completion, str(entry["answer"]))
     data = _load_dataset(self.name, self.options, _SEEDS["train"])
     return float(data.score_answer(answer or None, entry))
 

@@ -24,12 +24,20 @@ from typing import Any
 import numpy as np
 
 from lco_jax import checks, user_files
+from lco_jax.tasks import numbers
 
 # (completion, row) → reward.
 Function = Callable[[str, dict], float]
 
-_NUMBER = re.compile(r"(?<![\w.])-?\d[\d,]*(?:\.\d+)?(?:[eE][-+]?\d+)?")
-_CHOICE = re.compile(r"\b([A-Z])\b")
+# An option by its letter, in the order in which they count: said to be the
+# answer, marked, or alone; "I" and "A" may be words.
+_CHOICES = (
+  re.compile(
+    r"(?i:answer|option|choice)(?i:\s+is|:)?[\s:*(\[\"']*([A-Z])\b(?!')"
+  ),
+  re.compile(r"[(\[*]([A-Z])[)\]*.:]|(?:^|\n)\s*([A-Z])(?:[).:]|\s*(?:\n|$))"),
+  re.compile(r"\b([B-HJ-Z]|[AI](?!['’]?\s*[a-z]))\b"),
+)
 # Of files of rewards in sys.modules; it must hide no other module.
 _PREFIX = "lco_jax_rewards_"
 
@@ -175,13 +183,13 @@ def contains(completion: str, row: dict) -> float:
 def numeric(completion: str, row: dict) -> float:
   """1 if the completion's last number equals the answer's last number.
 
-  Numbers may have commas between thousands, decimals and an exponent. They are
-  equal if they differ by at most 1e-6, relatively.
+  `numbers` says how both are read and when they are equal.
   """
-  found, wanted = _last_number(completion), _last_number(str(row["answer"]))
+  found = numbers.find_last(completion)
+  wanted = numbers.find_last(str(row["answer"]))
   if found is None or wanted is None:
     return 0.0
-  return float(math.isclose(found, wanted, rel_tol=1e-6, abs_tol=1e-9))
+  return float(numbers.are_equal(found, wanted))
 
 
 def regex(completion: str, row: dict) -> float:
@@ -190,9 +198,14 @@ def regex(completion: str, row: dict) -> float:
 
 
 def choice(completion: str, row: dict) -> float:
-  """1 if the completion's last single capital letter is the answer."""
-  found = _CHOICE.findall(completion)
-  return float(bool(found) and found[-1] == str(row["answer"]).strip())
+  r"""1 if the option that the completion chooses is the answer, a letter.
+
+  Chosen is the letter in \boxed{...}, else the last that is said to be the
+  answer, else the last that is marked, as (B), or alone on a line, else the
+  last capital letter that is a word.
+  """
+  wanted = str(row["answer"]).strip().strip("().")
+  return float(_find_choice(completion) == wanted)
 
 
 def is_json(completion: str, row: dict) -> float:
@@ -438,9 +451,14 @@ def _call(reward: Reward, problem: Mapping[str, Any], completion: str) -> float:
   return number
 
 
-def _last_number(text: str) -> float | None:
-  found = _NUMBER.findall(text.replace("\N{MINUS SIGN}", "-"))
-  return float(found[-1].replace(",", "")) if found else None
+def _find_choice(text: str) -> str | None:
+  boxed = numbers.find_boxed(text)
+  text = text if boxed is None else boxed
+  for pattern in _CHOICES:
+    found = pattern.findall(text)
+    if found:
+      return "".join(found[-1])
+  return None
 
 
 @functools.cache

@@ -19,9 +19,13 @@ _SEEDS = (3, 9)
 
 
 def _make(
-  name="gymnasium:CliffWalking-v1", num_devices=1, num_steps=8, **settings
+  name="gymnasium:CliffWalking-v1",
+  num_devices=1,
+  num_steps=8,
+  environment=None,
+  **settings,
 ):
-  environment = environments.make(name)
+  environment = environment or environments.make(name)
   net = networks.make_actor_critic(
     environment.observation_shape, environment.num_actions, (16,), "tanh"
   )
@@ -80,6 +84,38 @@ def test_a_trajectory_is_what_the_environments_did():
   assert trajectory.episode_length[1, ends + 1, 2] == 1
   assert task.collect is None
   collector.close()
+
+
+class _Countdown(gymnasium.Env):
+  """Counts 3, 2, 1, 0 in one array, which it also returns."""
+
+  observation_space = gymnasium.spaces.Box(0.0, 3.0, (1,), np.float32)
+  action_space = gymnasium.spaces.Discrete(2)
+
+  def __init__(self):
+    self._left = np.zeros(1, np.float32)
+
+  def reset(self, *, seed=None, options=None):
+    self._left[:] = 3.0
+    return self._left, {}
+
+  def step(self, action):
+    self._left -= 1.0
+    return self._left, 1.0, bool(self._left[0] == 0.0), False, {}
+
+
+def test_an_environment_may_reuse_its_array_of_observations():
+  """A reset does not overwrite the last observation of an episode."""
+  environment = environments.gymnasium_env.wrap(_Countdown, "countdown")
+  task, start, collector = _make(environment=environment, num_steps=6)
+  trajectory = placement.to_host(collector.collect(start.state))
+  for name, expected in (
+    ("observation", [3, 2, 1, 3, 2, 1]),
+    ("next_observation", [2, 1, 0, 2, 1, 0]),
+    ("terminated", [False, False, True] * 2),
+  ):
+    found = np.squeeze(getattr(trajectory, name)).reshape(2, 6, 4)
+    assert (found == np.array(expected)[None, :, None]).all(), name
 
 
 @pytest.mark.parametrize("num_devices", [2, 4])

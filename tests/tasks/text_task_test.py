@@ -73,7 +73,7 @@ def test_the_answer_is_a_part_of_the_completion():
   ],
 )
 def test_extractions(name, text, answer):
-  assert tasks.EXTRACTIONS[name](text) == answer
+  assert tasks.EXTRACTIONS[name](text, "the answer") == answer
 
 
 @pytest.mark.parametrize(
