@@ -95,7 +95,6 @@ def write_gguf(
     lists: more metadata.
     **metadata: sizes that are to be others.
   """
-  writer = gguf.GGUFWriter(path, architecture)
   values = {
     "block_count": LAYERS,
     "context_length": 128,
@@ -105,10 +104,53 @@ def write_gguf(
     "attention.head_count_kv": KV_HEADS,
     "rope.dimension_count": FEATURES,
   } | metadata
-  for name, value in values.items():
+  numbers = {
+    "attention.layer_norm_rms_epsilon": EPSILON,
+    "rope.freq_base": THETA,
+  }
+  tensors = {}
+  for name, weight in own.items():
+    if architecture == "llama" and ".attn_q.weight" in name:
+      weight = interleaved(weight, HEADS)
+    if architecture == "llama" and ".attn_k.weight" in name:
+      weight = interleaved(weight, KV_HEADS)
+    tensors[name] = weight
+  write_gguf_of(
+    path, architecture, tensors, values, numbers, {}, quantized, begins, lists
+  )
+
+
+def write_gguf_of(
+  path: pathlib.Path,
+  architecture: str,
+  tensors: dict[str, np.ndarray],
+  sizes: dict[str, int],
+  numbers: dict[str, float],
+  texts: dict[str, str],
+  quantized: gguf.GGMLQuantizationType | None = None,
+  begins: bool = False,
+  lists: dict[str, list[int]] | None = None,
+) -> None:
+  """Writes a GGUF file of any architecture with the tokenizer of these files.
+
+  Args:
+    path: of the file.
+    architecture: GGUF's name.
+    tensors: as they are to be in the file.
+    sizes: metadata of the architecture that are whole numbers.
+    numbers: those that are numbers.
+    texts: those that are texts.
+    quantized: as of `write_gguf`.
+    begins: as of `write_gguf`.
+    lists: as of `write_gguf`.
+  """
+  writer = gguf.GGUFWriter(path, architecture)
+  for name, value in sizes.items():
     writer.add_uint32(f"{architecture}.{name}", value)
-  writer.add_layer_norm_rms_eps(EPSILON)
-  writer.add_rope_freq_base(THETA)
+  for name, value in numbers.items():
+    writer.add_float32(f"{architecture}.{name}", value)
+  for name, value in texts.items():
+    writer.add_string(f"{architecture}.{name}", value)
   writer.add_tokenizer_model("gpt2")
   writer.add_tokenizer_pre("smollm")
   writer.add_token_list(tokens())
@@ -122,11 +164,7 @@ def write_gguf(
   for name, values in (lists or {}).items():
     writer.add_array(name, values)
   writer.add_chat_template(TEMPLATE)
-  for name, weight in own.items():
-    if architecture == "llama" and ".attn_q.weight" in name:
-      weight = interleaved(weight, HEADS)
-    if architecture == "llama" and ".attn_k.weight" in name:
-      weight = interleaved(weight, KV_HEADS)
+  for name, weight in tensors.items():
     if quantized is not None and weight.ndim == 2:
       blocks = gguf.quants.quantize(weight, quantized)
       writer.add_tensor(name, blocks, raw_dtype=quantized)

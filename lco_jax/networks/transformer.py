@@ -1,17 +1,21 @@
-"""Decoder-only transformer with the architecture of Llama and Qwen2.
+"""Decoder-only transformer of the families that descend from Llama.
 
-Pre-norm blocks: RMSNorm, grouped-query attention with rotary positions,
-RMSNorm, SwiGLU. Sequences are padded on the left, so all sequences write their
-next token to the same slot; positions count from the first real token.
+Blocks of grouped-query attention with rotary positions, and of a gated linear
+unit, with RMSNorm. Options of the configuration give the families' variants.
+Sequences are padded on the left, so all sequences write their next token to the
+same slot; positions count from the first real token.
 
 Shapes: B sequences, L tokens, S cache slots, V vocabulary, H query heads in
 groups that share one of K key-value heads, D features per head.
 
 Source: Touvron et al. 2023, arXiv:2302.13971 (Llama); Ainslie et al. 2023,
-arXiv:2305.13245 (grouped queries); Su et al. 2021, arXiv:2104.09864 (rotary).
+arXiv:2305.13245 (grouped queries); Su et al. 2021, arXiv:2104.09864 (rotary);
+Gemma Team 2024, arXiv:2408.00118 (caps, norms around, windows); OLMo Team 2024,
+arXiv:2501.00656 (norms after).
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -25,10 +29,19 @@ from lco_jax.networks import products
 
 # Score of masked slots: gives attention weight 0 and, unlike −inf, no NaN.
 _MASKED_SCORE = -1e30
+# Sees all earlier tokens: a window longer than any text.
+_NO_WINDOW = 2**30
 # Models with at most this many layers are unrolled. A loop copies each layer's
 # activations for the backward pass, which costs small models more than their
 # matrix products. Larger models run and compile faster as a loop.
 _MAX_UNROLLED = 4
+
+
+# Of the gated linear unit.
+ACTIVATIONS = {
+  "silu": nn.silu,
+  "gelu": functools.partial(nn.gelu, approximate=True),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,9 +54,27 @@ class TransformerConfig:
     width: features per token.
     num_heads: H.
     num_kv_heads: K, a divisor of H.
-    mlp_width: hidden features of the SwiGLU.
+    mlp_width: hidden features of the gated linear unit.
     head_dim: D, even; None for width / H.
     rope_theta: base of the rotary wavelengths.
+    rope_divisors: D / 2 numbers that divide the rotary frequencies, by which
+      models are extended to longer texts; None for 1.
+    rope_amplitude: factor of rotated queries and keys.
+    window: earlier tokens that a windowed layer sees, the own included; None
+      for all.
+    window_layers: numbers of the windowed layers; None for all layers.
+    window_rope_theta: base of the rotary wavelengths of windowed layers, which
+      have no divisors; None for those of the others.
+    unrotated_layers: numbers of the layers without rotary positions.
+    activation: of the gated linear unit, a key of ACTIVATIONS.
+    norms: where RMSNorm is: before attention and the gated linear unit, after
+      them, or around them, which is both.
+    query_key_norm: whether RMSNorm of queries and keys is over the features of
+      each "head", over those of "all" heads, or absent, None.
+    embedding_scale: factor of the embeddings.
+    attention_scale: factor of queries · keys; None for D^(-1/2).
+    attention_cap: c in c tanh(score / c) of attention; None for none.
+    logit_cap: c in c tanh(logit / c) of the output; None for none.
     norm_epsilon: ε of RMSNorm.
     tied_embeddings: whether the output layer shares the embedding's weights.
     qkv_bias: whether queries, keys and values have biases, as in Qwen2.
@@ -61,6 +92,19 @@ class TransformerConfig:
   mlp_width: int
   head_dim: int | None = None
   rope_theta: float = 10_000.0
+  rope_divisors: tuple[float, ...] | None = None
+  rope_amplitude: float = 1.0
+  window: int | None = None
+  window_layers: tuple[int, ...] | None = None
+  window_rope_theta: float | None = None
+  unrotated_layers: tuple[int, ...] = ()
+  activation: str = "silu"
+  norms: str = "before"
+  query_key_norm: str | None = None
+  embedding_scale: float = 1.0
+  attention_scale: float | None = None
+  attention_cap: float | None = None
+  logit_cap: float | None = None
   norm_epsilon: float = 1e-6
   tied_embeddings: bool = True
   qkv_bias: bool = False
@@ -83,6 +127,24 @@ class TransformerConfig:
       )
     if self.head_features % 2:
       raise ValueError(f"head_dim must be even, got {self.head_features}")
+    for name, known in (
+      ("activation", tuple(ACTIVATIONS)),
+      ("norms", ("before", "after", "around")),
+      ("query_key_norm", (None, "head", "all")),
+    ):
+      value = getattr(self, name)
+      if value not in known:
+        raise ValueError(f"{name} {value!r} is not among {known}")
+    divisors = self.rope_divisors
+    if divisors is not None and len(divisors) != self.head_features // 2:
+      raise ValueError(
+        f"rope_divisors has {len(divisors)} numbers, not head_dim / 2 ="
+        f" {self.head_features // 2}"
+      )
+    for name in ("window_layers", "unrotated_layers"):
+      for number in getattr(self, name) or ():
+        if not 0 <= number < self.num_layers:
+          raise ValueError(f"{name}: there is no layer {number}")
     known = ("float32", "bfloat16")
     if self.dtype not in (*known, "float64"):
       raise ValueError(f"dtype must be float32 or bfloat16, got {self.dtype!r}")
@@ -93,6 +155,57 @@ class TransformerConfig:
   def head_features(self) -> int:
     """D."""
     return self.head_dim or self.width // self.num_heads
+
+
+class Layer(NamedTuple):
+  """Where layers of one model differ; a layer axis comes first for several.
+
+  Attributes:
+    frequencies: float[D / 2], turn of each rotary pair from token to token.
+    amplitude: float[], factor of rotated queries and keys.
+    window: int32[], earlier tokens that are seen; None for all.
+  """
+
+  frequencies: Any
+  amplitude: Any
+  window: Any
+
+
+def list_layers(config: TransformerConfig) -> tuple[Layer, ...]:
+  """Lists how each layer rotates and how far it sees, in NumPy's float64."""
+  half = config.head_features // 2
+  exponents = -np.arange(half) / half
+  divisors = (
+    np.ones(half)
+    if config.rope_divisors is None
+    else np.asarray(config.rope_divisors, np.float64)
+  )
+  windowed = range(config.num_layers)
+  if config.window is None:
+    windowed = ()
+  elif config.window_layers is not None:
+    windowed = config.window_layers
+  layers = []
+  for number in range(config.num_layers):
+    frequencies = config.rope_theta**exponents / divisors
+    amplitude = np.float64(config.rope_amplitude)
+    if number in windowed and config.window_rope_theta is not None:
+      frequencies = config.window_rope_theta**exponents
+      amplitude = np.float64(1.0)
+    if number in config.unrotated_layers:  # Turned by no angle.
+      frequencies, amplitude = np.zeros(half), np.float64(1.0)
+    window = None
+    if windowed:
+      window = np.int32(config.window if number in windowed else _NO_WINDOW)
+    layers.append(Layer(frequencies, amplitude, window))
+  return tuple(layers)
+
+
+def _are_alike(layers: tuple[Layer, ...]) -> bool:
+  return all(
+    jax.tree.all(jax.tree.map(np.array_equal, layers[0], layer))
+    for layer in layers
+  )
 
 
 class KVCache(NamedTuple):
@@ -162,15 +275,17 @@ def make_reader(
     for layer in range(config.num_layers)
   ]
   block, norm = Block(config), _norm(config)
-  embed = own["embed"]["embedding"]
+  embed, traits = own["embed"]["embedding"], list_layers(config)
   whole = empty_cache(config, batch_size, num_slots)
 
   def read(tokens, padding, cache, start):
     slots = Slots(jnp.asarray(start, jnp.int32), padding)
     hidden = embed[tokens.reshape(-1)].astype(config.dtype)
+    hidden = _scale(hidden, config.embedding_scale)
     written = []
-    for layer, before in zip(layers, cache, strict=True):
-      hidden, after = block.apply({"params": layer}, hidden, slots, before)
+    for layer, trait, before in zip(layers, traits, cache, strict=True):
+      variables = {"params": layer}
+      hidden, after = block.apply(variables, hidden, slots, trait, before)
       written.append(after)
     hidden = norm.apply({"params": own["final_norm"]}, hidden)
     return hidden.reshape(*tokens.shape, -1), tuple(written)
@@ -205,15 +320,19 @@ class Transformer(nn.Module):
       nn.remat(Block, prevent_cse=False) if config.rematerialize else Block
     )
     # Parameters and cache of all blocks are stacked along a layer axis.
-    layers = nn.scan(
+    # Where layers are alike, how they rotate is a constant of the program.
+    layers = list_layers(config)
+    alike = _are_alike(layers)
+    self.layers = layers[0] if alike else _stack(layers)
+    blocks = nn.scan(
       block,
       variable_axes={"params": 0},
       split_rngs={"params": True},
-      in_axes=(nn.broadcast, 0),
+      in_axes=(nn.broadcast, nn.broadcast if alike else 0, 0),
       length=config.num_layers,
       unroll=config.num_layers if config.num_layers <= _MAX_UNROLLED else 1,
     )
-    self.blocks = layers(config)
+    self.blocks = blocks(config)
     self.final_norm = _norm(config)
     if self.num_outputs is not None or not config.tied_embeddings:
       self.output = _dense(
@@ -244,37 +363,50 @@ class Transformer(nn.Module):
     slots = Slots(jnp.asarray(start, jnp.int32), padding)
     # Outside attention, all tokens share one axis: the fastest matrix products.
     hidden = self.embed(tokens.reshape(-1))
-    hidden, cache = self.blocks(hidden, slots, cache)
+    hidden = _scale(hidden, self.config.embedding_scale)
+    hidden, cache = self.blocks(hidden, slots, self.layers, cache)
     hidden = self.final_norm(hidden)
     return hidden.reshape(*tokens.shape, -1), cache
 
   def head(self, hidden: Array) -> Array:
     """Maps final hidden states float[..., width] to float32[..., V]."""
-    if self.num_outputs is not None or not self.config.tied_embeddings:
+    if self.num_outputs is not None:
       return self.output(hidden)
+    if not self.config.tied_embeddings:
+      return _cap(self.output(hidden), self.config.logit_cap)
     embedding = self.embed.embedding.astype(hidden.dtype)
-    return products.multiply_rows("rw,vw->rv", hidden, embedding)
+    logits = products.multiply_rows("rw,vw->rv", hidden, embedding)
+    return _cap(logits, self.config.logit_cap)
 
 
 class Block(nn.Module):
-  """One layer: attention, then SwiGLU, each with a residual connection."""
+  """One layer: attention, then the MLP, each with a residual connection."""
 
   config: TransformerConfig
 
   @nn.compact
   def __call__(
-    self, hidden: Array, slots: Slots, cache: KVCache | None
+    self, hidden: Array, slots: Slots, layer: Layer, cache: KVCache | None
   ) -> tuple[Array, KVCache | None]:
-    """float[B · L, width] → the same; the cache is this layer's."""
+    """float[B · L, width] → the same; layer and cache are this layer's."""
     config = self.config
-    normed = _norm(config, "attention_norm")(hidden)
-    attended, cache = Attention(config, name="attention")(normed, slots, cache)
-    hidden = hidden + attended
-    normed = _norm(config, "mlp_norm")(hidden)
+
+    def norm(x, name, place):
+      if config.norms not in (place, "around"):
+        return x
+      return _norm(config, name)(x)
+
+    attend = Attention(config, name="attention")
+    normed = norm(hidden, "attention_norm", "before")
+    attended, cache = attend(normed, slots, layer, cache)
+    hidden = hidden + norm(attended, "after_attention_norm", "after")
+    normed = norm(hidden, "mlp_norm", "before")
     gate = _dense(config, config.mlp_width, "gate")(normed)
     up = _dense(config, config.mlp_width, "up")(normed)
     down = _dense(config, config.width, "down", residual=True)
-    return hidden + down(nn.silu(gate) * up), cache
+    activate = ACTIVATIONS[config.activation]
+    mixed = down(activate(gate) * up)
+    return hidden + norm(mixed, "after_mlp_norm", "after"), cache
 
 
 class Attention(nn.Module):
@@ -284,7 +416,7 @@ class Attention(nn.Module):
 
   @nn.compact
   def __call__(
-    self, x: Array, slots: Slots, cache: KVCache | None
+    self, x: Array, slots: Slots, layer: Layer, cache: KVCache | None
   ) -> tuple[Array, KVCache | None]:
     """float[B · L, width] → the same."""
     config = self.config
@@ -296,10 +428,20 @@ class Attention(nn.Module):
       dense = _dense(config, heads * features, name, bias=config.qkv_bias)
       return dense(x).reshape(batch, length, heads, features)
 
+    def project_normed(name, heads):
+      projected = project(name, heads)
+      if config.query_key_norm is None:
+        return projected
+      norm = _norm(config, f"{name}_norm")
+      if config.query_key_norm == "head":
+        return norm(projected)
+      flat = projected.reshape(batch, length, -1)
+      return norm(flat).reshape(projected.shape)
+
     own_slots = slots.start + jnp.arange(length)  # [L]
     positions = own_slots[None] - slots.padding[:, None]  # [B, L]
-    query = _rotate(project("query", config.num_heads), positions, config)
-    key = _rotate(project("key", num_kv), positions, config)
+    query = _rotate(project_normed("query", config.num_heads), positions, layer)
+    key = _rotate(project_normed("key", num_kv), positions, layer)
     # The head axis precedes the slots: each head's keys are contiguous.
     key, value = (
       jnp.swapaxes(x, 1, 2) for x in (key, project("value", num_kv))
@@ -313,6 +455,8 @@ class Attention(nn.Module):
     allowed = (read[None, None] <= own_slots[None, :, None]) & (
       read[None, None] >= slots.padding[:, None, None]
     )  # [B, L, S]
+    if layer.window is not None:
+      allowed &= (own_slots[:, None] - read[None] < layer.window)[None]
     # Merge a group's queries of all tokens: one product per key-value head.
     query = query.reshape(batch, length, num_kv, -1, features)
     query = query.transpose(0, 2, 3, 1, 4)  # [B, K, group, L, D]
@@ -320,9 +464,11 @@ class Attention(nn.Module):
     scores = products.product(
       "bkmd,bksd->bkms", query.reshape(batch, num_kv, -1, features), key
     ).reshape(*grouped[:-1], -1)
-    scores = jnp.where(
-      allowed[:, None, None], scores * features**-0.5, _MASKED_SCORE
-    )
+    scale = features**-0.5
+    if config.attention_scale is not None:
+      scale = config.attention_scale
+    scores = _cap(scores * scale, config.attention_cap)
+    scores = jnp.where(allowed[:, None, None], scores, _MASKED_SCORE)
     weights = jax.nn.softmax(scores).astype(value.dtype)
     mixed = products.product(
       "bkms,bksd->bkmd",
@@ -334,21 +480,36 @@ class Attention(nn.Module):
     return output(mixed.reshape(batch * length, -1)), cache
 
 
-def _rotate(x: Array, positions: Array, config: TransformerConfig) -> Array:
+def _rotate(x: Array, positions: Array, layer: Layer) -> Array:
   """Rotates pairs (i, i + D/2) of float[B, L, heads, D] by their position."""
-  half = x.shape[-1] // 2
-  # Use float64 on the host, because errors grow with the position.
-  frequencies = config.rope_theta ** -(np.arange(half) / half)
   wide = jnp.promote_types(x.dtype, jnp.float32)
   angles = positions[..., None, None].astype(wide) * jnp.asarray(
-    frequencies[None, None, None], wide
+    layer.frequencies[None, None, None], wide
   )
   cos, sin = jnp.cos(angles), jnp.sin(angles)
+  if not isinstance(layer.amplitude, np.float64) or layer.amplitude != 1.0:
+    amplitude = jnp.asarray(layer.amplitude, wide)
+    cos, sin = cos * amplitude, sin * amplitude
   first, second = jnp.split(x.astype(wide), 2, axis=-1)
   rotated = jnp.concatenate(
     [first * cos - second * sin, second * cos + first * sin], axis=-1
   )
   return rotated.astype(x.dtype)
+
+
+def _stack(layers: tuple[Layer, ...]) -> Layer:
+  """Stacks what layers differ in along a layer axis."""
+  return jax.tree.map(lambda *own: np.stack(own), *layers)
+
+
+def _scale(x: Array, factor: float) -> Array:
+  """x times a factor, rounded to the dtype of x; x itself for 1."""
+  return x if factor == 1.0 else x * jnp.asarray(factor, x.dtype)
+
+
+def _cap(x: Array, cap: float | None) -> Array:
+  """c tanh(x / c), which lies between -c and c; x itself for None."""
+  return x if cap is None else cap * jnp.tanh(x / cap)
 
 
 def _norm(config: TransformerConfig, name: str | None = None) -> nn.Module:

@@ -8,7 +8,7 @@ import shutil
 from safetensors import numpy as safetensors_numpy
 
 from lco_jax import types
-from lco_jax.pretrained import architecture, model, weights
+from lco_jax.pretrained import families, model, weights
 
 
 def export(
@@ -48,26 +48,24 @@ def export(
 
 def _write(pretrained, params, folder):
   tokenizer = pretrained.tokenizer
-  config = architecture.to_transformers(pretrained.config)
-  ends = {
-    "eos_token_id": list(tokenizer.end),
-    "bos_token_id": tokenizer.begin,
-    "pad_token_id": tokenizer.end[0],
-  }
-  config |= ends | {"max_position_embeddings": pretrained.context_length}
+  family = families.FAMILIES[pretrained.config_json["model_type"]]
   safetensors_numpy.save_file(
-    dict(weights.from_params(pretrained.config, params)),
+    dict(weights.from_params(pretrained.config, params, family)),
     folder / "model.safetensors",
     metadata={"format": "pt"},
   )
-  begin = None if tokenizer.begin is None else tokenizer.token(tokenizer.begin)
   files = {
-    "config.json": config,
-    "generation_config.json": ends,
+    "config.json": _make_config(pretrained, family),
+    "generation_config.json": {
+      **pretrained.generation_config,
+      **_number_ends(tokenizer),
+    },
     "tokenizer_config.json": {
       "tokenizer_class": "PreTrainedTokenizerFast",
+      **tokenizer.special,
+      # Batches need padding; its token is that of `tokenizer.padding`.
+      "pad_token": tokenizer.token(tokenizer.padding),
       "eos_token": tokenizer.token(tokenizer.end[0]),
-      "bos_token": begin,
       "chat_template": tokenizer.template,
       "clean_up_tokenization_spaces": False,
       "model_max_length": pretrained.context_length,
@@ -77,3 +75,26 @@ def _write(pretrained, params, folder):
     text = json.dumps(values, indent=2, ensure_ascii=False)
     (folder / name).write_text(text + "\n", encoding="utf-8")
   tokenizer.rules.save(str(folder / "tokenizer.json"))
+
+
+def _make_config(pretrained, family):
+  """config.json as it was read, with the weights' dtype and special tokens."""
+  values = dict(pretrained.config_json)
+  for name in ("auto_map", "dtype", "transformers_version", "_name_or_path"):
+    values.pop(name, None)
+  return {
+    **values,
+    "architectures": [family.class_name],
+    "torch_dtype": "float32",
+    **_number_ends(pretrained.tokenizer),
+  }
+
+
+def _number_ends(tokenizer):
+  """Numbers of the special tokens that generation needs."""
+  begin = tokenizer.special.get("bos_token", "")
+  return {
+    "eos_token_id": list(tokenizer.end),
+    "bos_token_id": tokenizer.rules.token_to_id(begin),
+    "pad_token_id": tokenizer.padding,
+  }

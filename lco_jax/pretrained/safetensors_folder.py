@@ -1,7 +1,7 @@
 """Reader of a folder of safetensors, as transformers writes it.
 
 config.json, tokenizer.json, tokenizer_config.json
-model.safetensors, or model.safetensors.index.json and the files that it names
+model.safetensors, else model.safetensors.index.json and the files that it names
 """
 
 import pathlib
@@ -13,6 +13,7 @@ from lco_jax.pretrained import model_file
 
 _WHOLE = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
+_EMBEDDING, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
 # Suffixes of buffers that old files contain beside the weights.
 _IGNORED = ("rotary_emb.inv_freq",)
 
@@ -25,13 +26,15 @@ def read_tensors(
   Args:
     folder: folder of the model.
     tied_embeddings: whether the output layer shares the embedding's weights;
-      then a separate copy of it, which some files contain, is ignored.
+      then a copy of them, which some files contain, is ignored.
 
   Raises:
-    ModelFileError: if a file is missing or malformed.
+    ModelFileError: if a file is missing or malformed, or the output layer's
+      weights are no copy of the embedding's.
   """
   index = folder / _INDEX
-  if not index.exists():
+  # As in transformers, the whole file counts if there are both.
+  if (folder / _WHOLE).exists() or not index.exists():
     found = _read_file(folder / _WHOLE)
   else:
     places = model_file.read_json(index).get("weight_map")
@@ -48,9 +51,20 @@ def read_tensors(
           folder / shard, f"tensor {name} is missing"
         )
       found[name] = shards[shard][name]
-  if tied_embeddings:
-    found.pop("lm_head.weight", None)
+  head = found.pop(_HEAD, None) if tied_embeddings else None
+  if head is not None and not _are_equal(head, found.get(_EMBEDDING)):
+    raise model_file.ModelFileError(
+      folder,
+      "tie_word_embeddings says that the embedding is the output layer, but"
+      f" tensor {_HEAD} is another",
+    )
   return {k: v for k, v in found.items() if not k.endswith(_IGNORED)}
+
+
+def _are_equal(one: model_file.Tensor, other: model_file.Tensor | None) -> bool:
+  if other is None or one.shape != other.shape:
+    return False
+  return np.array_equal(one.read(), other.read())
 
 
 def _read_file(path: pathlib.Path) -> dict[str, model_file.Tensor]:

@@ -16,7 +16,7 @@ import pytest
 from safetensors import numpy as safetensors_numpy
 
 from lco_jax import networks, pretrained
-from lco_jax.pretrained import tokenizer as tokenizer_lib
+from lco_jax.pretrained import gguf_tokenizer, packaged
 from tests import tiny_model
 
 _TEXT = "hello  World 12345\n<|stop|>héé"
@@ -178,7 +178,7 @@ def test_shards_and_bfloat16(tiny, folder):
     shard = {key: tensors[key] for key in own}
     if name.startswith("b"):
       shard = {k: v.astype(ml_dtypes.bfloat16) for k, v in shard.items()}
-      shard["lm_head.weight"] = np.zeros((2, 2), np.float32)
+      shard["lm_head.weight"] = tensors["model.embed_tokens.weight"]
       own.append("lm_head.weight")
     safetensors_numpy.save_file(shard, folder / name)
   places = {key: name for name, own in halves.items() for key in own}
@@ -207,7 +207,7 @@ def test_shards_and_bfloat16(tiny, folder):
     ({"num_hidden_layers": 10**9}, "tensors for 1000000000 layers"),
     ({"num_hidden_layers": 3}, "layers.2.* is missing"),
     ({"intermediate_size": 65}, r"\[64, 32\], not \[65, 32\]"),
-    ({"rope_scaling": {"rope_type": "llama3"}}, "rope_scaling"),
+    ({"rope_scaling": {"rope_type": "llama3"}}, "factor is missing"),
     ({"attention_bias": True}, "attention_bias"),
     ({"rms_norm_eps": -1}, "rms_norm_eps"),
     ({"tie_word_embeddings": False}, "lm_head.weight is missing"),
@@ -252,7 +252,15 @@ def test_tensors_that_do_not_fit(tmp_path):
   path = tmp_path / "model.gguf"
   for change, says in (
     (lambda w: w.pop("blk.1.attn_v.weight"), "layers.1.*v_proj.* is missing"),
-    (lambda w: w.update({"rope_freqs.weight": np.ones(4, "f")}), "rope_freqs"),
+    (lambda w: w.update({"blk.0.extra.weight": np.ones(4, "f")}), "0.extra"),
+    (
+      lambda w: w.update({"rope_freqs.weight": np.ones(5, "f")}),
+      r"rope_freqs.weight is \[5\], not \[4\]",
+    ),
+    (
+      lambda w: w.update({"rope_freqs.weight": np.zeros(4, "f")}),
+      "rope_freqs.weight is not positive",
+    ),
     (
       lambda w: w.update({"output_norm.weight": np.ones(31, "f")}),
       r"\[31\], not \[32\]",
@@ -316,13 +324,175 @@ def test_words_that_no_merge_comes_to(split, expected):
     "tokenizer.ggml.bos_token_id": 6,
     "tokenizer.ggml.eos_token_id": 5,
   }
-  own = tokenizer_lib.from_gguf(pathlib.Path("a.gguf"), metadata)
+  own = gguf_tokenizer.read(
+    pathlib.Path("a.gguf"), metadata, pretrained.Options()
+  )
   assert own.encode("abc") == expected
+
+
+def test_a_tied_model_with_another_head(folder):
+  path = folder / "model.safetensors"
+  own = safetensors_numpy.load_file(path)
+  embedding = own["model.embed_tokens.weight"]
+  for head in (embedding + 1e-3, embedding[:-1]):
+    safetensors_numpy.save_file(own | {"lm_head.weight": head}, path)
+    with pytest.raises(pretrained.ModelFileError, match=r"lm_head\.weight"):
+      pretrained.load(str(folder))
+
+
+def test_a_whole_file_counts_before_an_index(tiny, folder):
+  """As in transformers."""
+  own = safetensors_numpy.load_file(folder / "model.safetensors")
+  safetensors_numpy.save_file(
+    {k: v / 2 for k, v in own.items()}, folder / "half.safetensors"
+  )
+  (folder / "model.safetensors.index.json").write_text(
+    json.dumps({"weight_map": dict.fromkeys(own, "half.safetensors")})
+  )
+  _same(pretrained.load(str(folder)).params, tiny[2].params)
+
+
+@pytest.mark.parametrize(
+  ("name", "kind", "value"),
+  [
+    ("attention.sliding_window", "uint32", 64),
+    ("attn_logit_softcapping", "float32", 30.0),
+    ("final_logit_softcapping", "float32", 30.0),
+    ("attention.clamp_kqv", "float32", 8.0),
+    ("attention.scale", "float32", 0.1),
+    ("attention.causal", "bool", False),
+    ("logit_scale", "float32", 0.5),
+    ("embedding_scale", "float32", 2.0),
+    ("expert_count", "uint32", 8),
+    ("rope.scaling.attn_factor", "float32", 2.0),
+    ("rope.freq_base_swa", "float32", 100.0),
+    ("pooling_type", "uint32", 1),
+  ],
+)
+def test_metadata_that_are_refused(tmp_path, monkeypatch, name, kind, value):
+  """What changes the result, and what is not known, is named."""
+  path = tmp_path / "model.gguf"
+  _with_metadata(monkeypatch, [(kind, f"llama.{name}", value)])
+  tiny_model.write_gguf(path, tiny_model.weights())
+  says = name.replace("attention.sliding", "sliding")
+  with pytest.raises(pretrained.ModelFileError, match=says):
+    pretrained.load(str(path))
+
+
+def _with_metadata(monkeypatch, more=(), without=()):
+  """Has files written with more metadata, and without some."""
+
+  class Writer(gguf.GGUFWriter):
+    def write_header_to_file(self, *args, **kwargs):
+      for key in without:
+        self.kv_data[0].pop(key)
+      for kind, key, value in more:
+        getattr(self, f"add_{kind}")(key, value)
+      return super().write_header_to_file(*args, **kwargs)
+
+  monkeypatch.setattr(tiny_model.gguf, "GGUFWriter", Writer)
+
+
+@pytest.mark.parametrize(
+  ("more", "divisors"),
+  [
+    (
+      [
+        ("string", "llama.rope.scaling.type", "linear"),
+        ("float32", "llama.rope.scaling.factor", 4.0),
+      ],
+      (4.0,) * 4,
+    ),
+    ([("float32", "llama.rope.scale_linear", 4.0)], (4.0,) * 4),
+    (
+      [
+        ("string", "llama.rope.scaling.type", "yarn"),
+        ("float32", "llama.rope.scaling.factor", 4.0),
+        ("uint32", "llama.rope.scaling.original_context_length", 32),
+      ],
+      None,
+    ),
+    ([("string", "llama.rope.scaling.type", "none")], None),
+  ],
+)
+def test_rotary_scaling_of_gguf_files(tmp_path, monkeypatch, more, divisors):
+  path = tmp_path / "model.gguf"
+  _with_metadata(monkeypatch, more)
+  tiny_model.write_gguf(path, tiny_model.weights())
+  config = pretrained.load(str(path)).config
+  if divisors is None and "yarn" in str(more):
+    assert config.rope_divisors[0] == 1 and config.rope_divisors[-1] == 4
+    np.testing.assert_allclose(config.rope_amplitude, 1 + 0.1 * np.log(4))
+  else:
+    assert config.rope_divisors == divisors and config.rope_amplitude == 1
+
+
+def test_divisors_of_llama_3(tmp_path):
+  """rope_freqs.weight divides the frequencies; exports keep it."""
+  weights = tiny_model.weights()
+  weights["rope_freqs.weight"] = np.array([1, 2, 4, 8], np.float32)
+  path = tmp_path / "model.gguf"
+  tiny_model.write_gguf(path, weights)
+  model = pretrained.load(str(path))
+  assert model.config.rope_divisors == (1, 2, 4, 8)
+  pretrained.export(model, model.params, tmp_path / "model")
+  again = pretrained.load(str(tmp_path / "model"))
+  assert again.config == model.config
+  assert again.context_length == model.context_length == 128
+
+
+@pytest.mark.parametrize("said", [None, "default", "other"])
+def test_how_text_is_split_is_not_guessed(tmp_path, monkeypatch, said):
+  key = "tokenizer.ggml.pre"
+  more = [] if said is None else [("string", key, said)]
+  path = tmp_path / "model.gguf"
+  _with_metadata(monkeypatch, more, [key])
+  tiny_model.write_gguf(path, tiny_model.weights())
+  with pytest.raises(pretrained.ModelFileError, match=key):
+    pretrained.load(str(path))
+  tokens = {
+    name: pretrained.load(
+      str(path), pretrained.Options(pre_tokenizer=name)
+    ).tokenizer.encode("a  1")
+    for name in ("smollm", "qwen2")
+  }
+  assert len(tokens["smollm"]) == 3 and len(tokens["qwen2"]) == 4
+  with pytest.raises(pretrained.ModelFileError, match="pre_tokenizer 'x'"):
+    pretrained.load(str(path), pretrained.Options(pre_tokenizer="x"))
 
 
 def test_there_is_no_such_model(tmp_path):
   with pytest.raises(pretrained.ModelFileError, match="no such model"):
     pretrained.load(str(tmp_path / "none"))
+
+
+def test_models_of_the_hub_that_were_downloaded(tiny, tmp_path, monkeypatch):
+  monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+  with pytest.raises(pretrained.ModelFileError, match="hf download own/tiny"):
+    pretrained.load("own/tiny")
+  model = tmp_path / "models--own--tiny"
+  (model / "refs").mkdir(parents=True)
+  (model / "refs" / "main").write_text("abc")
+  pretrained.export(tiny[2], tiny[2].params, model / "snapshots" / "abc")
+  _same(pretrained.load("own/tiny").params, tiny[2].params)
+
+
+def test_a_file_in_parts(tiny, tmp_path, monkeypatch):
+  """Packages may hold a file's parts; they are found without an import."""
+  content = tiny[0].read_bytes()
+  for name, part in (("one", content[:5000]), ("two", content[5000:])):
+    folder = tmp_path / f"tiny_part_{name}"
+    folder.mkdir()
+    (folder / "__init__.py").write_text("raise ImportError")
+    (folder / f"tiny.gguf.{name}").write_bytes(part)
+  monkeypatch.syspath_prepend(str(tmp_path))
+  package = packaged.Package(("tiny_part_one", "tiny_part_two"), "tiny")
+  monkeypatch.setitem(packaged.PACKAGED, "tiny", package)
+  _same(pretrained.load("tiny").params, tiny[2].params)
+  missing = packaged.Package(("tiny_part_three",), "tiny-parts")
+  monkeypatch.setitem(packaged.PACKAGED, "tiny", missing)
+  with pytest.raises(pretrained.ModelFileError, match="pip install tiny-parts"):
+    pretrained.load("tiny")
 
 
 _FUZZ = """

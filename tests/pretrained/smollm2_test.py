@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from lco_jax import networks, pretrained
-from lco_jax.pretrained import model as model_lib
+from lco_jax.pretrained import packaged
 from tests import scripts
 from tests.pretrained import pretrained_test
 
@@ -120,7 +120,7 @@ def test_transformers_reads_the_export(model, tmp_path, float64):
 
 def test_malformed_files(tmp_path):
   """Truncated at every 64 KiB, or with one of 500 header bits flipped."""
-  path = model_lib.find_packaged("smollm2")
+  (path,) = packaged.list_parts("smollm2")
   said = pretrained_test.fuzz(
     path,
     step=2**16,
