@@ -10,18 +10,24 @@ from lco_jax.networks.language_model import (
   select_head,
 )
 from lco_jax.networks.low_rank import adapt, init_adapters
+from lco_jax.networks.narrow_matrices import FORMATS as NARROW_FORMATS
+from lco_jax.networks.narrow_matrices import count_numbers, narrow, widen
 from lco_jax.networks.transformer import TransformerConfig
 
 __all__ = [
+  "NARROW_FORMATS",
   "ActorCritic",
   "LanguageModel",
   "TransformerConfig",
   "adapt",
   "copy_body",
+  "count_numbers",
   "init_adapters",
   "make_actor_critic",
   "make_language_model",
   "make_value_model",
+  "narrow",
   "select_attention",
   "select_head",
+  "widen",
 ]

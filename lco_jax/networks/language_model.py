@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from lco_jax import types
-from lco_jax.networks import transformer
+from lco_jax.networks import narrow_matrices, transformer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,16 +64,31 @@ def select_head(params: types.Params) -> types.Params:
   """Selects the parameters that the model's `head` reads."""
   own = params["params"]
   name = "output" if "output" in own else "embed"
-  return {"params": {name: own[name]}}
+  return {"params": {name: narrow_matrices.widen(own[name])}}
 
 
 def _make(config, module) -> LanguageModel:
   tokens, padding = jnp.zeros((1, 1), jnp.int32), jnp.zeros(1, jnp.int32)
+
+  def read(params, tokens, padding, cache=None, start=0):
+    if narrow_matrices.is_narrow(params):
+      return transformer.read_narrow(
+        config, params, tokens, padding, cache, start
+      )
+    return module.apply(params, tokens, padding, cache, start, method="hidden")
+
+  def head(params, hidden):
+    return module.apply(select_head(params), hidden, method="head")
+
+  def apply(params, tokens, padding, cache=None, start=0):
+    hidden, cache = read(params, tokens, padding, cache, start)
+    return head(params, hidden), cache
+
   return LanguageModel(
     init=lambda key: module.init(key, tokens, padding),
-    hidden=functools.partial(module.apply, method="hidden"),
-    head=functools.partial(module.apply, method="head"),
-    apply=module.apply,
+    hidden=read,
+    head=head,
+    apply=apply,
     empty_cache=functools.partial(transformer.empty_cache, config),
     reader=functools.partial(transformer.make_reader, config),
     vocab_size=config.vocab_size,

@@ -7,11 +7,14 @@ parameters, so only they have gradients and optimizer state.
 Source: Hu et al. 2021, arXiv:2106.09685.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import traverse_util
 
 from lco_jax import types
+from lco_jax.networks import narrow_matrices
 
 
 def init_adapters(
@@ -31,13 +34,13 @@ def init_adapters(
   found = {}
   matrices = {
     path[:-1]: leaf
-    for path, leaf in _blocks(params).items()
+    for path, leaf in _list_matrices(params).items()
     if path[-1] == "kernel"
   }
   for own_key, (path, matrix) in zip(
     jax.random.split(key, len(matrices)), matrices.items(), strict=True
   ):
-    layers, num_in, num_out = matrix.shape
+    layers, num_in, num_out = narrow_matrices.find_shape(matrix)
     noise = jax.random.normal(own_key, (layers, num_in, rank))
     found[(*path, "a")] = noise * num_in**-0.5
     found[(*path, "b")] = jnp.zeros((layers, rank, num_out))
@@ -49,20 +52,32 @@ def adapt(
 ) -> types.Params:
   """Adds the adapters' products to the matrices of a model.
 
+  The products with narrow matrices are made where these are widened.
+
   Args:
     params: parameters of the model; not modified.
     adapters: from `init_adapters`, possibly trained.
     scale: α / r.
   """
-  blocks, own = _blocks(params), traverse_util.flatten_dict(adapters)
+  blocks = _list_matrices(params)
+  own = traverse_util.flatten_dict(adapters)
   for path in {path[:-1] for path in own}:
-    change = jnp.einsum("lir,lro->lio", own[(*path, "a")], own[(*path, "b")])
+    a, b = own[(*path, "a")], own[(*path, "b")]
     matrix = blocks[(*path, "kernel")]
-    blocks[(*path, "kernel")] = matrix + scale * change
+    if isinstance(matrix, dict):
+      blocks[(*path, "kernel")] = narrow_matrices.add_adapters(
+        matrix, scale * a, b
+      )
+    else:
+      change = jnp.einsum("lir,lro->lio", a, b)
+      blocks[(*path, "kernel")] = matrix + scale * change
   changed = {"blocks": traverse_util.unflatten_dict(blocks)}
   return {"params": params["params"] | changed}
 
 
-def _blocks(params: types.Params) -> dict[tuple[str, ...], jax.Array]:
-  """Flattens the blocks' parameters to {path: array}."""
-  return traverse_util.flatten_dict(params["params"]["blocks"])
+def _list_matrices(params: types.Params) -> dict[tuple[str, ...], Any]:
+  """Lists the blocks' parameters, {path: array or narrow matrix}."""
+  return traverse_util.flatten_dict(
+    params["params"]["blocks"],
+    is_leaf=lambda path, _: path[-1:] == ("kernel",),
+  )

@@ -25,7 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from lco_jax.networks import products
+from lco_jax.networks import narrow_matrices, products
 
 # Score of masked slots: gives attention weight 0 and, unlike −inf, no NaN.
 _MASKED_SCORE = -1e30
@@ -274,26 +274,67 @@ def make_reader(
     jax.tree.map(lambda leaf, layer=layer: leaf[layer], own["blocks"])
     for layer in range(config.num_layers)
   ]
-  block, norm = Block(config), _norm(config)
-  embed, traits = own["embed"]["embedding"], list_layers(config)
+  block, traits = Block(config), list_layers(config)
   whole = empty_cache(config, batch_size, num_slots)
 
   def read(tokens, padding, cache, start):
     slots = Slots(jnp.asarray(start, jnp.int32), padding)
-    hidden = embed[tokens.reshape(-1)].astype(config.dtype)
-    hidden = _scale(hidden, config.embedding_scale)
+    hidden = _embed(config, params, tokens)
     written = []
     for layer, trait, before in zip(layers, traits, cache, strict=True):
-      variables = {"params": layer}
+      variables = {"params": narrow_matrices.widen(layer)}
       hidden, after = block.apply(variables, hidden, slots, trait, before)
       written.append(after)
-    hidden = norm.apply({"params": own["final_norm"]}, hidden)
-    return hidden.reshape(*tokens.shape, -1), tuple(written)
+    return _finish(config, params, tokens, hidden), tuple(written)
 
   return read, tuple(
     KVCache(keys, values)
     for keys, values in zip(whole.keys, whole.values, strict=True)
   )
+
+
+def read_narrow(
+  config: TransformerConfig,
+  params: Any,
+  tokens: Array,
+  padding: Array,
+  cache: KVCache | None = None,
+  start=0,
+) -> tuple[Array, KVCache | None]:
+  """`Transformer.hidden` of narrow matrices, widened layer by layer."""
+  slots = Slots(jnp.asarray(start, jnp.int32), padding)
+  block = Block(config)
+
+  def step(hidden, own):
+    layer, trait, before = own
+    return block.apply(
+      {"params": narrow_matrices.widen(layer)}, hidden, slots, trait, before
+    )
+
+  if config.rematerialize:
+    step = jax.checkpoint(step, prevent_cse=False)
+  traits = jax.tree.map(jnp.asarray, _stack(list_layers(config)))
+  hidden, cache = jax.lax.scan(
+    step,
+    _embed(config, params, tokens),
+    (params["params"]["blocks"], traits, cache),
+  )
+  return _finish(config, params, tokens, hidden), cache
+
+
+def _embed(config: TransformerConfig, params: Any, tokens: Array) -> Array:
+  """Embeds tokens [B, L]: [B · L, width]."""
+  embedding = params["params"]["embed"]["embedding"]
+  rows = narrow_matrices.take_rows(embedding, tokens.reshape(-1))
+  return _scale(rows.astype(config.dtype), config.embedding_scale)
+
+
+def _finish(
+  config: TransformerConfig, params: Any, tokens: Array, hidden: Array
+) -> Array:
+  """Final hidden states, [B, L, width]."""
+  own = {"params": params["params"]["final_norm"]}
+  return _norm(config).apply(own, hidden).reshape(*tokens.shape, -1)
 
 
 class Transformer(nn.Module):

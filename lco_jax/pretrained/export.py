@@ -7,7 +7,7 @@ import shutil
 
 from safetensors import numpy as safetensors_numpy
 
-from lco_jax import types
+from lco_jax import networks, types
 from lco_jax.pretrained import families, model, weights
 
 
@@ -20,7 +20,8 @@ def export(
 
   Args:
     pretrained: provides the configuration and the tokenizer to write.
-    params: parameters of the model, on the host; written as float32.
+    params: parameters of the model, on the host; written as float32, narrow
+      matrices widened.
     folder: destination, which must not exist.
 
   Raises:
@@ -50,7 +51,9 @@ def _write(pretrained, params, folder):
   tokenizer = pretrained.tokenizer
   family = families.FAMILIES[pretrained.config_json["model_type"]]
   safetensors_numpy.save_file(
-    dict(weights.from_params(pretrained.config, params, family)),
+    dict(
+      weights.from_params(pretrained.config, networks.widen(params), family)
+    ),
     folder / "model.safetensors",
     metadata={"format": "pt"},
   )

@@ -31,6 +31,8 @@ from lco_jax.training import program
 REWARDS = ("exact", "score")
 # The task whose problems are rows of files.
 DATA = "data"
+# How a model that is not trained itself is held; the first is the default.
+BASE_FORMATS = ("float32", *networks.NARROW_FORMATS)
 COMBINATIONS = ("sum", "standardised")
 # Stands for any task where questions come from elsewhere: a trained policy is
 # read without its rows and without importing its rewards.
@@ -97,6 +99,7 @@ def build(settings: Mapping, task: tasks.RowTask | None = None) -> Run:
   policy_options = settings_lib.options(settings, algorithms.options_by_name())
   row = algorithms.ALGORITHMS[settings["algorithm"]]
   common = _common(settings, task)
+  common["pretrained"] = _narrow(settings, common["pretrained"])
   _check_evaluations(settings)
   verifier_model, verifiers, longest = _verifier(
     settings, row, common["pretrained"]
@@ -129,6 +132,25 @@ def build(settings: Mapping, task: tasks.RowTask | None = None) -> Run:
     completes=setup.policy_params,
     learned=setup.policy_params,
   )
+
+
+def _narrow(
+  settings: Mapping, own: pretrained.Pretrained
+) -> pretrained.Pretrained:
+  """Holds the model in fewer bits, if the settings say so.
+
+  Raises:
+    ValueError: naming the setting, if the model itself is to be trained.
+  """
+  form = settings["base_format"]
+  checks.check_choice("base_format", form, BASE_FORMATS)
+  if form == BASE_FORMATS[0]:
+    return own
+  if not settings["lora_rank"]:
+    raise ValueError(
+      f"base_format: {form} needs lora_rank > 0: only adapters are trained then"
+    )
+  return dataclasses.replace(own, params=networks.narrow(own.params, form))
 
 
 def check_placement(settings: Mapping, mesh: Mesh) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from lco_jax import networks
 from lco_jax.language import reading, text_completion
 from lco_jax.trainers import idle_settings, llm
 from lco_jax.trainers import run as run_lib
@@ -48,8 +49,9 @@ def estimate(settings: Mapping, run: llm.Run) -> str:
   )
   shared = samples // settings["num_minibatches"]
   tokens = microbatch // shared * length + microbatch * answer
+  size = networks.count_numbers(run.pretrained.params)
   lines = [
-    f"model {settings['model']}: {_count(run.pretrained.params):,} parameters,"
+    f"model {settings['model']}: {size:,} parameters,"
     f" {config.num_layers} layers of width {config.width}, vocabulary"
     f" {config.vocab_size:,}, {settings['dtype']}",
     f"task {settings['task']}: prompts of up to {length} tokens,"
@@ -152,6 +154,18 @@ def _memory(
   parts, state = _shapes(run)
   trained, held = _bytes(parts["policy"]), _bytes(parts)
   weights = _bytes(run.pretrained.params)
+  made = {
+    "gradients": weights,
+    "weights with what adapters add": weights * bool(settings["lora_rank"]),
+  }
+  if settings.get("base_format", "float32") != "float32":
+    # Widened one at a time, with their gradients; the output layer stays.
+    blocks = networks.count_numbers(run.pretrained.params["params"]["blocks"])
+    made = {
+      "gradients": trained,
+      "a widened layer": 2 * 4 * blocks // config.num_layers,
+      "the widened output layer": 2 * 4 * config.vocab_size * config.width,
+    }
   item = 2 if config.dtype == "bfloat16" else 4
   # What a block keeps for the backward pass: its norms, queries, keys, values,
   # attention's output and the SwiGLU; or only what it read.
@@ -164,8 +178,7 @@ def _memory(
   chunk = min(chunk or answers, answers)
   return {
     f"parameters ({', '.join(sorted(parts))})": held,
-    "gradients": weights,
-    "weights with what adapters add": weights * bool(settings["lora_rank"]),
+    **made,
     "weights taken apart while generating": weights,
     "optimizer state": _bytes(state),
     # An update that is not finite is not applied: the state before is kept.
@@ -188,10 +201,6 @@ def _memory(
     * config.vocab_size
     * chunk,
   }
-
-
-def _count(tree: Any) -> int:
-  return sum(leaf.size for leaf in jax.tree.leaves(tree))
 
 
 def _bytes(tree: Any) -> int:

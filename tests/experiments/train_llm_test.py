@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import scipy.special
 
-from lco_jax import pretrained
+from lco_jax import networks, pretrained
 from lco_jax.runs import run_directory
 from tests import scripts, tiny_model
 
@@ -217,7 +217,8 @@ def test_two_processes_are_as_two_devices(divided, model_path, tmp_path):
   assert _metrics(workdir) == _metrics(divided)
 
 
-def test_adapters_alone_are_trained(model_path, tmp_path):
+@pytest.mark.parametrize("form", ["float32", "nf4"])
+def test_adapters_alone_are_trained(model_path, tmp_path, form):
   """With a KL to the policy at the start, which is what they adapt."""
   workdir = tmp_path / "run"
   done = _train(
@@ -225,6 +226,7 @@ def test_adapters_alone_are_trained(model_path, tmp_path):
     f"--workdir={workdir}",
     "--config.num_updates=2",
     "--config.lora_rank=2",
+    f"--config.base_format={form}",
     "--config.export=True",
   )
   assert done.returncode == 0, done.stderr
@@ -232,6 +234,8 @@ def test_adapters_alone_are_trained(model_path, tmp_path):
     pretrained.load(str(path)).params["params"]
     for path in (model_path, workdir / "model_0")
   )
+  if form != "float32":
+    before = networks.widen(networks.narrow(before, form))
   moved = jax.tree_util.tree_map_with_path(
     lambda path, a, b: (path[-1].key, float(np.abs(a - b).max())), before, after
   )

@@ -120,6 +120,8 @@ def get_config(task: str = "chain_sum") -> ml_collections.ConfigDict:
   # Updates between evaluations on validation problems, of which the best policy
   # is kept; 0 for none before the end.
   config.eval_every = 0
+  # How the model is held where only adapters are trained: float32, nf4, int8.
+  config.base_format = build.BASE_FORMATS[0]
   config.max_visits = 1  # Maximal updates with the same unsolved prompt.
 
   # Model for advantage=verifier (its log-probabilities) and =preference (their

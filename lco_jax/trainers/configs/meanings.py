@@ -49,6 +49,7 @@ MEANINGS = {
   "eval_batch": "sequences of a batch of the evaluation",
   "max_visits": "largest number of updates with the same unsolved prompt",
   "chunk_tokens": "tokens whose logits exist at a time; 0: all; None chooses",
+  "base_format": "how a model with adapters is held: float32, nf4 or int8",
   "export": "whether to write the model for transformers",
   "verifier": "model that the signal asks; it has the same tokens",
   "verifier_reference": "model that the verifier was trained from",
