@@ -14,7 +14,7 @@ from safetensors import numpy as safetensors_numpy
 from lco_jax import networks, pretrained
 from lco_jax.pretrained import config_json, families, weights
 from tests import tiny_model
-from tests.pretrained import tiny_families
+from tests.pretrained import pretrained_test, tiny_families
 
 # Of transformers in float64.
 _GOLDEN = json.loads(
@@ -367,3 +367,56 @@ def test_gguf_files_of_families(tmp_path, texts, name):
   assert found.context_length == expected.context_length
   pretrained.export(found, found.params, tmp_path / "again")
   assert pretrained.load(str(tmp_path / "again")).config == found.config
+
+
+_ODD = (
+  None,
+  True,
+  False,
+  0,
+  -1,
+  1.5,
+  2**40,
+  float("inf"),
+  float("nan"),
+  "x",
+  "",
+  [],
+  [1],
+  [None] * 4,
+  {},
+  {"full_attention": 3},
+)
+
+
+@pytest.mark.parametrize("name", tiny_families.CONFIGS)
+def test_odd_entries_of_configurations(name):
+  """Each is read or refused, with one line, whatever it is."""
+  path = pathlib.Path("config.json")
+  values = tiny_families.CONFIGS[name]
+  more = {"layer_types", "no_rope_layers", "rope_parameters", "sliding_window"}
+  rope = values.get("rope_scaling", {})
+  changes = [
+    {key: odd} for key in values.keys() | more | {"rope_theta"} for odd in _ODD
+  ]
+  changes += [
+    {"rope_scaling": rope | {key: odd}} for key in rope for odd in _ODD
+  ]
+  for change in changes:
+    try:
+      config_json.read(path, values | change)
+    except pretrained.ModelFileError as error:
+      assert str(error).startswith("config.json: ") and "\n" not in str(error)
+
+
+@pytest.mark.parametrize("name", ["gemma3", "phi3_longrope"])
+def test_malformed_gguf_files_of_families(tmp_path, texts, name):
+  """Truncated anywhere or with a flipped header bit: one clear error line."""
+  folder = _write(tmp_path / "model", texts, tiny_families.CONFIGS[name])
+  path = tmp_path / "model.gguf"
+  _write_gguf(path, folder, name)
+  content = (folder / "model.safetensors").stat().st_size
+  header = path.stat().st_size - content
+  pretrained_test.fuzz(
+    path, 4999, 150, header, 8 * 2**30, tmp_path / "bad.gguf", timeout=200
+  )

@@ -253,3 +253,28 @@ def test_sentence_pieces(text, prefix, expected):
 def test_wrong_sentence_pieces(changes, says):
   with pytest.raises(pretrained.ModelFileError, match=says):
     _read(_metadata(**changes))
+
+
+def test_odd_metadata_of_tokenizers():
+  """Each is read or refused, with one line, whatever it is."""
+  base = _metadata()
+  odd = (
+    None,
+    True,
+    0,
+    -1,
+    2**40,
+    1.5,
+    "x",
+    [],
+    [1],
+    np.zeros(2),
+    np.ones(2, bool),
+  )
+  names = (*base, "tokenizer.ggml.add_bos_token", "tokenizer.chat_template")
+  for name in names:
+    for value in odd:
+      try:
+        _read(base | {name: value})
+      except pretrained.ModelFileError as error:
+        assert str(error).startswith("a.gguf: ") and "\n" not in str(error)
