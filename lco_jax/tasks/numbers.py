@@ -42,6 +42,7 @@ _PLAIN_FORMS = tuple(
   (re.compile(pattern), plain)
   for pattern, plain in (
     (r"\\(?:left|right|displaystyle)(?![A-Za-z])", ""),
+    (r"\\(?:begin|end)\s*\{[^{}]*\}", " "),
     (r"\{,\}|\\!,|,\\!", ","),
     (r"(?<=\d)\\,(?=\d{3}(?!\d))", ","),
     (r"\{-\}", "-"),
@@ -73,16 +74,22 @@ _POWERS_OF_TEN = (
     r"1e\1",
   ),
 )
-# A LaTeX command with its arguments, and the number that it multiplies.
+# LaTeX commands with arguments, roots with the number that they multiply.
 _COMMAND = re.compile(
-  rf"(?:{_DECIMAL}\s*)?\\[A-Za-z]+(?:\s*\[[^\[\]]*\])?(?:\s*\{{[^{{}}]*\}})+"
+  rf"(?:{_DECIMAL}\s*(?=\\sqrt))?"
+  r"\\[A-Za-z]+(?:\s*\[[^\[\]]*\])?(?:\s*\{[^{}]*\})+"
+)
+# Symbols and functions that stand for a number.
+_SYMBOLS = (
+  r"(?:√|π|\\(?:sqrt|pi|theta|alpha|beta|gamma|lambda|mu|omega|phi|infty"
+  r"|log|ln|exp|sin|cos|tan)(?![A-Za-z]))"
 )
 # Text whose numbers are parts of something else; applied in order.
 _PARTS = tuple(
   re.compile(pattern)
   for pattern in (
     r"\w+://\S+",
-    rf"(?:{_DECIMAL}\s*)?(?:√\s*{_DECIMAL}|\\[A-Za-z]+|π)",
+    rf"(?:{_DECIMAL}[ \t]*)?{_SYMBOLS}(?:\s*{_DECIMAL})?",
     # Powers and indices.
     r"(?:[\w.]+|[)\]}])\s*[\^_]\s*(?:\{[^{}]*\}|\([^()]*\)|[-+]?\w+)",
     # Quotients of several numbers, versions, addresses, dates and times.
@@ -152,13 +159,21 @@ def are_equal(one: Number, other: Number) -> bool:
 
 
 def find_boxed(text: str) -> str | None:
-  r"""Finds the content of the last complete \boxed{...}; None without one."""
-  for start in reversed([m.end() for m in re.finditer(r"\\f?boxed\s*{", text)]):
-    depth = 1
-    for at in range(start, len(text)):
-      depth += (text[at] == "{") - (text[at] == "}")
-      if depth == 0:
-        return text[start:at]
+  r"""Finds the content of the last \boxed{...}; None without one.
+
+  One that is empty or not closed does not count.
+  """
+  opened, ends = [], {}
+  for place, character in enumerate(text):
+    if character == "{":
+      opened.append(place)
+    elif character == "}" and opened:
+      ends[opened.pop()] = place
+  for match in reversed(list(re.finditer(r"\\f?boxed\s*{", text))):
+    begin = match.end()
+    content = text[begin : ends.get(begin - 1, begin)]
+    if content.strip():
+      return content
   return None
 
 
@@ -198,7 +213,7 @@ def _make_plain(text: str) -> str:
     text, count = _COMMAND.subn(_ELSE, text)
   for pattern in _PARTS:
     text = pattern.sub(_ELSE, text)
-  return text
+  return re.sub(r"\\[A-Za-z]+", " ", text)  # Of relations and the like.
 
 
 def _read(text: str, match: re.Match) -> Number | None:
