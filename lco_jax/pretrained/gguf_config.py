@@ -166,7 +166,7 @@ def _read_windows(own: entries.Entries, family: families.Family):
   if "rope_local_base_freq" not in family.defaults:
     own.require("rope.freq_base_swa")
   window = own.get("attention.sliding_window")
-  if not window:  # 0 where it is switched off.
+  if window is None or type(window) is int and window == 0:  # Switched off.
     return {"sliding_window": None} if family.windows != "none" else {}
   window = own.size("attention.sliding_window")
   values: dict[str, Any] = {"sliding_window": window}

@@ -12,7 +12,8 @@ class ModelFileError(ValueError):
   """A model file cannot be used; the message begins with its path."""
 
   def __init__(self, path: pathlib.Path | str, problem: object):
-    super().__init__(f"{path}: {problem}")
+    # Other packages' errors may have several lines.
+    super().__init__(f"{path}: {' '.join(str(problem).split())}")
 
 
 class Tensor(NamedTuple):

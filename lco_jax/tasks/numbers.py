@@ -18,9 +18,13 @@ _TOLERANCE = Fraction(1, 10**6)
 # Longer numbers and larger exponents are not read: they cost memory.
 _MAX_DIGITS, _MAX_EXPONENT = 1000, 400
 
+# Characters before a number among which its sign is looked for.
+_NEAR = 100
+# LaTeX commands inside each other that are taken apart.
+_MAX_DEPTH = 20
 # Stands for text whose numbers are not read.
 _ELSE = "\N{REPLACEMENT CHARACTER}"
-_DIGITS = r"(?:\d{1,3}(?:,\d{3})+(?![,\d]*\d)|\d+)"
+_DIGITS = r"(?:\d{1,3}(?:,\d{3})++(?!,?\d)|\d+)"
 _DECIMAL = rf"(?:{_DIGITS}(?:\.\d+)?|\.\d+)"
 _UNITS = (
   "km|cm|mm|m|kg|mg|g|ms|s|min|hours?|hrs?|h|ml|l|L|ft|in|lbs?|oz|mph"
@@ -42,6 +46,7 @@ _PLAIN_FORMS = tuple(
   (re.compile(pattern), plain)
   for pattern, plain in (
     (r"\\(?:left|right|displaystyle)(?![A-Za-z])", ""),
+    (r"\b(?:USD|EUR|GBP)(?=\d)", ""),
     (r"\\(?:begin|end)\s*\{[^{}]*\}", " "),
     (r"\{,\}|\\!,|,\\!", ","),
     (r"(?<=\d)\\,(?=\d{3}(?!\d))", ","),
@@ -139,10 +144,11 @@ def find_last(text: str) -> Number | None:
   """Finds a text's last number; None if it has none."""
   boxed = find_boxed(text)
   plain = _make_plain(text if boxed is None else boxed)
-  found = None
-  for match in _NUMBER.finditer(plain):
-    found = _read(plain, match) or found
-  return found
+  for match in reversed(list(_NUMBER.finditer(plain))):
+    found = _read(plain, match)
+    if found is not None:
+      return found
+  return None
 
 
 def are_equal(one: Number, other: Number) -> bool:
@@ -169,7 +175,7 @@ def find_boxed(text: str) -> str | None:
       opened.append(place)
     elif character == "}" and opened:
       ends[opened.pop()] = place
-  for match in reversed(list(re.finditer(r"\\f?boxed\s*{", text))):
+  for match in reversed(list(re.finditer(r"\\(?:boxed|fbox)\s*{", text))):
     begin = match.end()
     content = text[begin : ends.get(begin - 1, begin)]
     if content.strip():
@@ -208,9 +214,10 @@ def _make_plain(text: str) -> str:
   text = unicodedata.normalize("NFKC", text).translate(_CHARACTERS)
   for pattern, plain in (*_PLAIN_FORMS, *_POWERS_OF_TEN):
     text = pattern.sub(plain, text)
-  count = 1
-  while count:  # Commands may be nested.
+  for _ in range(_MAX_DEPTH):
     text, count = _COMMAND.subn(_ELSE, text)
+    if not count:
+      break
   for pattern in _PARTS:
     text = pattern.sub(_ELSE, text)
   return re.sub(r"\\[A-Za-z]+", " ", text)  # Of relations and the like.
@@ -238,7 +245,7 @@ def _read(text: str, match: re.Match) -> Number | None:
     value = top / bottom + int(parts["whole"] or 0)
     value = -value if parts["sign"] else value
     digits = str(value)
-  if _has_minus(text[: match.start()]):
+  if _has_minus(text[max(0, match.start() - _NEAR) : match.start()]):
     value = -value
     digits = digits[1:] if digits.startswith("-") else f"-{digits}"
   return Number(value, parts["percent"] is not None, digits)

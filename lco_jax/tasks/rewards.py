@@ -34,8 +34,11 @@ Function = Callable[[str, dict], float]
 _CHOICES = (
   re.compile(
     r"(?i:answer|option|choice)(?i:\s+is|:)?[\s:*(\[\"']*([A-Z])\b(?!')"
+    r"|\b([A-Z])\b[)\]*]*\s+is\s+(?:right|correct)\b"
   ),
-  re.compile(r"[(\[*]([A-Z])[)\]*.:]|(?:^|\n)\s*([A-Z])(?:[).:]|\s*(?:\n|$))"),
+  re.compile(
+    r"[(\[*]([A-Z])[)\]*.:]|(?:^|\n)[ \t]*([A-Z])(?:[).:]|[ \t]*(?:\n|$))"
+  ),
   re.compile(r"\b([B-HJ-Z]|[AI](?!['’]?\s*[a-z]))\b"),
 )
 # Of files of rewards in sys.modules; it must hide no other module.

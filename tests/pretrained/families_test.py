@@ -12,7 +12,13 @@ import pytest
 from safetensors import numpy as safetensors_numpy
 
 from lco_jax import networks, pretrained
-from lco_jax.pretrained import config_json, families, weights
+from lco_jax.pretrained import (
+  config_json,
+  families,
+  gguf_config,
+  gguf_file,
+  weights,
+)
 from tests import tiny_model
 from tests.pretrained import pretrained_test, tiny_families
 
@@ -407,6 +413,27 @@ def test_odd_entries_of_configurations(name):
       config_json.read(path, values | change)
     except pretrained.ModelFileError as error:
       assert str(error).startswith("config.json: ") and "\n" not in str(error)
+
+
+@pytest.mark.parametrize("name", ["gemma3", "phi3_longrope", "llama3_rope"])
+def test_odd_metadata_of_gguf_files(tmp_path, texts, name):
+  """Each is read or refused, with one line, whatever it is."""
+  path = tmp_path / "model.gguf"
+  folder = _write(tmp_path / "model", texts, tiny_families.CONFIGS[name])
+  _write_gguf(path, folder, name)
+  file = gguf_file.read(path)
+  prefix = file.metadata["general.architecture"]
+  more = gguf_config._READ | gguf_config._NEUTRAL.keys()
+  arrays = (np.zeros(2), np.array([1, 2]), np.ones(3, bool))
+  for key in file.metadata.keys() | {f"{prefix}.{name}" for name in more}:
+    for odd in (*_ODD, *arrays):
+      own = file._replace(metadata={**file.metadata, key: odd})
+      try:
+        values = gguf_config.to_config_json(own)
+        config_json.read(path, values)
+        gguf_config.convert_tensors(own, values)
+      except pretrained.ModelFileError as error:
+        assert str(error).startswith(f"{path}: ") and "\n" not in str(error)
 
 
 @pytest.mark.parametrize("name", ["gemma3", "phi3_longrope"])

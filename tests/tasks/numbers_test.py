@@ -167,6 +167,13 @@ A4|None
 the 2nd of 3 parts|3
 between 3-5 or 4\%|4
 score: 7 / 10 / 20|None
+USD15|15
+\fbox{9}|9
+\begin{aligned} 9/5 = 2.5 \end{aligned}|5/2
+5 \implies x|5
+1 / 7 in LaTeX with \boxed{}.|1/7
+5 \neq 3|3
+\frac{1}{\frac{1}{2}}|None
 """
 
 
@@ -194,11 +201,22 @@ def test_a_text_of_many_lines():
     f"1e{'9' * 5000}",
     "(" * 5000 + "-" * 5000,
     "\\frac" * 999,
+    "-" + " " * 50000,
+    "\\a{" * 5000 + "}" * 5000,
+    "\\boxed{" * 10000,
+    "{" * 20000 + "}" * 20000,
+    "1/" * 9000,
   ],
 )
 def test_texts_that_cost_much(text):
-  """They are read in no time, or not at all."""
+  """They are not read, in no time."""
   assert numbers.find_last(text) is None
+  rewards.choice(text, {"answer": "A"})
+
+
+@pytest.mark.parametrize("text", ["9 ", "1,111", "1,1111 ", "\n", "1:", "a1 "])
+def test_long_texts(text):
+  assert numbers.find_last(20000 * text + " = 7").value == 7
 
 
 # An answer, a completion, and whether it is right.
@@ -351,6 +369,10 @@ def test_answers_for_other_verifiers(completion, answer, found):
     ("A", "A"),
     ("I", "I"),
     ("Option I.", "I"),
+    ("A is right, not B.", "A"),
+    ("The answer is $D$.", "D"),
+    ("\\boxed{\\text{D}}", "D"),
+    ("A) 3\nB) 4\nThe answer is B", "B"),
   ],
 )
 def test_the_option_that_is_chosen(completion, letter):
