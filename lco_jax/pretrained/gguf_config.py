@@ -132,17 +132,16 @@ def to_config_json(file: gguf_file.GgufFile) -> dict[str, Any]:
     "tie_word_embeddings": "output.weight" not in file.tensors,
     "rope_theta": own.positive("rope.freq_base", 10_000.0),
   }
-  values |= _read_windows(own, families.FAMILIES[kind])
-  if families.FAMILIES[kind].has_caps:
-    values |= {
-      "attn_logit_softcapping": own.maybe_positive("attn_logit_softcapping"),
-      "final_logit_softcapping": own.maybe_positive("final_logit_softcapping"),
-      "query_pre_attn_scalar": _find_query_scale(kind, values),
-      "hidden_activation": "gelu_pytorch_tanh",
-    }
-  else:
-    for key in ("attn_logit_softcapping", "final_logit_softcapping"):
+  family = families.FAMILIES[kind]
+  values |= _read_windows(own, family)
+  for key in ("attn_logit_softcapping", "final_logit_softcapping"):
+    if not family.has_caps:
       own.require(key)
+    elif own.get(key) is not None:  # Old files leave the family's defaults out.
+      values[key] = own.positive(key)
+  if family.has_caps:
+    values["query_pre_attn_scalar"] = _find_query_scale(kind, values)
+  else:
     values["hidden_act"] = "silu"
   rope = _read_rotary(own, file, values)
   if rope is not None:
@@ -166,6 +165,8 @@ def _read_windows(own: entries.Entries, family: families.Family):
   if "rope_local_base_freq" not in family.defaults:
     own.require("rope.freq_base_swa")
   window = own.get("attention.sliding_window")
+  if window is None and family.has_caps:
+    return {}  # Old files leave the family's default out.
   if window is None or type(window) is int and window == 0:  # Switched off.
     return {"sliding_window": None} if family.windows != "none" else {}
   window = own.size("attention.sliding_window")

@@ -375,6 +375,25 @@ def test_gguf_files_of_families(tmp_path, texts, name):
   assert pretrained.load(str(tmp_path / "again")).config == found.config
 
 
+def test_what_old_files_of_gemma_2_leave_out(tmp_path, texts):
+  """Caps and window are the family's then, as in llama.cpp."""
+  folder = _write(tmp_path / "model", texts, tiny_families.CONFIGS["gemma2"])
+  path = tmp_path / "model.gguf"
+  _write_gguf(path, folder, "gemma2")
+  file = gguf_file.read(path)
+  left_out = ("softcapping", "sliding_window")
+  own = file._replace(
+    metadata={
+      key: value
+      for key, value in file.metadata.items()
+      if not key.endswith(left_out)
+    }
+  )
+  config = config_json.read(path, gguf_config.to_config_json(own)).transformer
+  assert (config.attention_cap, config.logit_cap) == (50.0, 30.0)
+  assert (config.window, config.window_layers) == (4096, (0, 2))
+
+
 _ODD = (
   None,
   True,
