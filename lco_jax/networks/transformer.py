@@ -253,7 +253,7 @@ def make_reader(
   params: Any,
   batch_size: int,
   num_slots: int,
-) -> tuple[Callable[..., Any], tuple[KVCache, ...]]:
+) -> tuple[Callable[..., Any], Any]:
   """Makes a faster `Transformer.hidden` for repeated incremental calls.
 
   A loop over stacked layers copies each layer's weights and cache out of the
@@ -266,10 +266,20 @@ def make_reader(
     num_slots: S.
 
   Returns:
-    ((tokens, padding, cache, start) → (hidden, cache), and an empty cache with
-    a KVCache per layer).
+    ((tokens, padding, cache, start) → (hidden, cache), and an empty cache of
+    arrays [B, ...]: a KVCache per layer, or one [B, layers, ...] for narrow
+    matrices).
   """
   own = params["params"]
+  if narrow_matrices.is_narrow(params):  # Unstacked, all would stay widened.
+
+    def read_stacked(tokens, padding, cache, start):
+      hidden, cache = read_narrow(
+        config, params, tokens, padding, _swap_axes(cache), start
+      )
+      return hidden, _swap_axes(cache)
+
+    return read_stacked, _swap_axes(empty_cache(config, batch_size, num_slots))
   layers = [
     jax.tree.map(lambda leaf, layer=layer: leaf[layer], own["blocks"])
     for layer in range(config.num_layers)
@@ -282,7 +292,7 @@ def make_reader(
     hidden = _embed(config, params, tokens)
     written = []
     for layer, trait, before in zip(layers, traits, cache, strict=True):
-      variables = {"params": narrow_matrices.widen(layer)}
+      variables = {"params": layer}
       hidden, after = block.apply(variables, hidden, slots, trait, before)
       written.append(after)
     return _finish(config, params, tokens, hidden), tuple(written)
@@ -291,6 +301,11 @@ def make_reader(
     KVCache(keys, values)
     for keys, values in zip(whole.keys, whole.values, strict=True)
   )
+
+
+def _swap_axes(cache: KVCache) -> KVCache:
+  """Swaps the axes of layers and of sequences."""
+  return jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1), cache)
 
 
 def read_narrow(
@@ -311,8 +326,8 @@ def read_narrow(
       {"params": narrow_matrices.widen(layer)}, hidden, slots, trait, before
     )
 
-  if config.rematerialize:
-    step = jax.checkpoint(step, prevent_cse=False)
+  # Else the backward pass would keep the widened matrices of all layers.
+  step = jax.checkpoint(step, prevent_cse=False)
   traits = jax.tree.map(jnp.asarray, _stack(list_layers(config)))
   hidden, cache = jax.lax.scan(
     step,

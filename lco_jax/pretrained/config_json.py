@@ -19,8 +19,8 @@ _ACTIVATIONS = {
 }
 _FULL, _WINDOWED = "full_attention", "sliding_attention"
 
-# Layers that are listed one by one.
-_MAX_LAYERS = 10_000
+# Layers that are listed one by one, and features of a head.
+_MAX_LAYERS, _MAX_HEAD_DIM = 10_000, 8192
 
 # Entries of every family that are read.
 _READ = {
@@ -59,6 +59,7 @@ _HARMLESS = {
   "eos_token_id",
   "id2label",
   "initializer_range",
+  "is_decoder",
   "label2id",
   "output_attentions",
   "output_hidden_states",
@@ -66,7 +67,6 @@ _HARMLESS = {
   "pretraining_tp",
   "resid_pdrop",
   "return_dict",
-  "rope_interleaved",
   "torch_dtype",
   "torchscript",
   "transformers.js_config",
@@ -85,7 +85,6 @@ _NEUTRAL: dict[str, tuple] = {
   "embedding_multiplier": (1, 1.0),
   "final_logit_softcapping": (),
   "is_causal": (True,),
-  "is_decoder": (True,),
   "is_encoder_decoder": (False,),
   "layer_types": (),
   "logit_scale": (1, 1.0),
@@ -162,8 +161,8 @@ def read(path: pathlib.Path, values: Mapping[str, Any]) -> Configuration:
   _check(entries.Entries(path, values), family)
   heads, width = own.size("num_attention_heads"), own.size("hidden_size")
   head_dim = own.size("head_dim", -(-width // heads))
-  if head_dim % 2:
-    raise own.error(f"head_dim {head_dim} is odd")
+  if head_dim % 2 or head_dim > _MAX_HEAD_DIM:
+    raise own.error(f"head_dim {head_dim} is odd or out of range")
   full, windowed = _split_rotary(own)
   turns = rotary.read(
     own,
@@ -171,10 +170,12 @@ def read(path: pathlib.Path, values: Mapping[str, Any]) -> Configuration:
     own.positive("rope_theta", 10_000.0),
     head_dim,
     own.size("max_position_embeddings", 2048),
+    family.rope_names,
   )
   layers = own.size("num_hidden_layers")
   window, window_layers = _read_windows(own, family, layers)
-  activation = own.text("hidden_activation", own.text("hidden_act", "silu"))
+  named = "hidden_activation" in family.defaults
+  activation = own.text("hidden_activation" if named else "hidden_act", "silu")
   if activation not in _ACTIVATIONS:
     raise own.error(
       f"hidden_act {activation!r} is not among {', '.join(_ACTIVATIONS)}"
@@ -182,7 +183,11 @@ def read(path: pathlib.Path, values: Mapping[str, Any]) -> Configuration:
   options = dict(family.options)
   if family.has_caps:
     options |= {
-      "attention_cap": own.maybe_positive("attn_logit_softcapping"),
+      "attention_cap": (
+        own.maybe_positive("attn_logit_softcapping")
+        if family.caps_attention
+        else None
+      ),
       "logit_cap": own.maybe_positive("final_logit_softcapping"),
       "attention_scale": own.positive("query_pre_attn_scalar") ** -0.5,
     }
@@ -222,11 +227,11 @@ def _check(given: entries.Entries, family: families.Family) -> None:
   """Refuses what is not done here, and warns of what is not known."""
   read = set(_OF_WINDOWS[family.windows])
   if family.has_caps:
-    read |= {
-      "attn_logit_softcapping",
-      "final_logit_softcapping",
-      "query_pre_attn_scalar",
-    }
+    read |= {"final_logit_softcapping", "query_pre_attn_scalar"}
+  if family.caps_attention:
+    read.add("attn_logit_softcapping")
+  if not family.reads_pattern:
+    read.discard("sliding_window_pattern")
   if "rope_local_base_freq" in family.defaults:
     read.add("rope_local_base_freq")
   if family.rotates_some:
@@ -247,6 +252,8 @@ def _split_rotary(own: entries.Entries):
   """
   tables = [own.table("rope_scaling"), own.table("rope_parameters")]
   given = tables[0] or tables[1]
+  if tables[0] and (_FULL in tables[1] or _WINDOWED in tables[1]):
+    raise own.error("rope_scaling and rope_parameters by layers are both there")
   if _FULL in given or _WINDOWED in given:
     for name in given:
       if name not in (_FULL, _WINDOWED):
@@ -277,6 +284,8 @@ def _read_windows(
   # Gemma's layers are windowed unless listed otherwise, others' if switched on.
   switched = family.windows == "switched" or family.rotates_some
   if switched and not own.flag("use_sliding_window", False):
+    if family.rotates_some and _WINDOWED in (own.get("layer_types") or ()):
+      raise own.error("layer_types lists windows, use_sliding_window is false")
     return None, None
   window = own.size("sliding_window")
   if family.windows == "all":

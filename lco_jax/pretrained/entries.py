@@ -1,8 +1,8 @@
 """Checked reading of the entries of a model file's configuration."""
 
 import functools
-import math
 import pathlib
+import reprlib
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -12,6 +12,8 @@ from lco_jax.pretrained import model_file
 
 # Upper limit on sizes in a file, which become array shapes.
 _MAX_SIZE = 2**31 - 1
+# Smallest and largest positive number.
+_TINY, _HUGE = 1e-30, 1e30
 
 
 class Entries:
@@ -40,8 +42,11 @@ class Entries:
   def positive(self, key: str, default: float | None = None) -> float:
     """A positive number; it must be there if there is no default."""
     value = self._require(key, default)
-    if not _is_number(value) or not 0 < value < math.inf:
-      raise self.error(f"{key} {value!r} is not a positive number")
+    if not _is_number(value) or not _TINY <= value <= _HUGE:
+      shown = reprlib.repr(value)
+      raise self.error(
+        f"{key} {shown} is not a positive number, or too extreme"
+      )
     return float(value)
 
   def maybe_positive(self, key: str) -> float | None:
@@ -75,7 +80,7 @@ class Entries:
     if not (
       isinstance(value, list)
       and len(value) == count
-      and all(_is_number(x) and 0 < x < math.inf for x in value)
+      and all(_is_number(x) and _TINY <= x <= _HUGE for x in value)
     ):
       raise self.error(f"{key} is not a list of {count} positive numbers")
     return tuple(float(x) for x in value)

@@ -23,12 +23,15 @@ class Family:
       layer_types lists; "none".
     pattern: of "listed": every so many layers, one sees all tokens.
     rotates_some: whether no_rope_layers may list layers without rotation.
-    has_caps: whether attention scores and logits are capped, and
-      query_pre_attn_scalar scales the scores.
+    reads_pattern: whether sliding_window_pattern may change it.
+    has_caps: whether logits may be capped, and query_pre_attn_scalar scales
+      attention scores.
+    caps_attention: whether attention scores may be capped.
     offset_norms: whether files store the scales of RMSNorm less 1.
     scaled_embeddings: whether embeddings are multiplied by √width.
     fused: whether files store queries, keys and values as one matrix, and the
       two factors of the gated linear unit as another.
+    rope_names: {other name of a rotary scaling: its name}.
   """
 
   class_name: str
@@ -37,10 +40,13 @@ class Family:
   windows: str = "none"
   pattern: int = 0
   rotates_some: bool = False
+  reads_pattern: bool = False
   has_caps: bool = False
+  caps_attention: bool = False
   offset_norms: bool = False
   scaled_embeddings: bool = False
   fused: bool = False
+  rope_names: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 _GEMMA = {
@@ -81,9 +87,14 @@ FAMILIES: dict[str, Family] = {
   ),
   "phi3": Family(
     "Phi3ForCausalLM",
-    defaults={"rms_norm_eps": 1e-5, "max_position_embeddings": 4096},
+    defaults={
+      "rms_norm_eps": 1e-5,
+      "max_position_embeddings": 4096,
+      "original_max_position_embeddings": 4096,
+    },
     windows="all",
     fused=True,
+    rope_names={"su": "longrope", "yarn": "longrope"},
   ),
   "gemma2": Family(
     "Gemma2ForCausalLM",
@@ -96,6 +107,7 @@ FAMILIES: dict[str, Family] = {
       "max_position_embeddings": 8192,
     },
     pattern=2,
+    caps_attention=True,
     **_GEMMA,
   ),
   "gemma3_text": Family(
@@ -109,6 +121,7 @@ FAMILIES: dict[str, Family] = {
       "max_position_embeddings": 131_072,
     },
     pattern=6,
+    reads_pattern=True,
     **_GEMMA,
   ),
   "smollm3": Family(

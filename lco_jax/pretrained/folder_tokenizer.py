@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import tokenizers
-from tokenizers import processors
 
 from lco_jax.pretrained import chat_template, model_file
 from lco_jax.pretrained import tokenizer as tokenizer_lib
@@ -37,13 +36,20 @@ def read(
     rules = tokenizers.Tokenizer.from_str(text)
   except Exception as error:  # The package raises no other type of its own.
     raise model_file.ModelFileError(path, error) from error
+  # Left by training; prompts are neither cut nor filled up.
+  rules.no_truncation()
+  rules.no_padding()
   values = model_file.read_json(folder / "tokenizer_config.json")
   special = _read_special_tokens(folder, values)
   numbers = {name: rules.token_to_id(text) for name, text in special.items()}
   ends = tokenizer_lib.find_ends(
     path, rules, [numbers.get("eos_token"), *ends], options
   )
-  begin = _set_begin(path, rules, values, special, numbers.get("bos_token"))
+  _check_added_tokens(folder, rules, values)
+  # By the post-processor alone, as in transformers: add_bos_token counts only
+  # where there is no tokenizer.json.
+  first, begin = rules.encode("a").ids[:1], numbers.get("bos_token")
+  begin = begin if first == [begin] else None
   return tokenizer_lib.Tokenizer(
     path,
     rules,
@@ -84,25 +90,16 @@ def _read_template(folder: pathlib.Path, values: Mapping[str, Any]):
   return chat_template.choose(path, values.get("chat_template"))
 
 
-def _set_begin(path, rules, values, special, number) -> int | None:
-  """The token before every text, None if there is none.
-
-  tokenizer.json adds it by its post-processor. If tokenizer_config.json has
-  add_bos_token or add_eos_token, these alone decide.
-  """
-  decides = [values.get(f"add_{name}_token") for name in ("bos", "eos")]
-  if decides != [None, None]:
-    if not all(isinstance(own, bool | None) for own in decides):
+def _check_added_tokens(folder, rules, values) -> None:
+  """Refuses tokens that only tokenizer_config.json has."""
+  path = folder / "tokenizer_config.json"
+  added = values.get("added_tokens_decoder", {})
+  if not isinstance(added, Mapping):
+    raise model_file.ModelFileError(path, "added_tokens_decoder is no table")
+  for number, token in added.items():
+    text = token.get("content") if isinstance(token, Mapping) else None
+    if not isinstance(text, str) or str(rules.token_to_id(text)) != number:
       raise model_file.ModelFileError(
-        path.with_name("tokenizer_config.json"),
-        "add_bos_token and add_eos_token are neither true nor false",
+        path,
+        f"added_tokens_decoder: tokenizer.json has no {text!r}, {number}",
       )
-    begins = bool(decides[0]) and number is not None
-    text = special["bos_token"] if begins else None
-    rules.post_processor = processors.TemplateProcessing(
-      single=f"{text} $A" if begins else "$A",
-      special_tokens=[(text, number)] if begins else [],
-    )
-  # Llama 3 prepends the begin token by a template in tokenizer.json.
-  first = rules.encode("a").ids[:1]
-  return number if number is not None and first == [number] else None

@@ -143,6 +143,9 @@ def to_config_json(file: gguf_file.GgufFile) -> dict[str, Any]:
     values["query_pre_attn_scalar"] = _find_query_scale(kind, values)
   else:
     values["hidden_act"] = "silu"
+  trained = "rope.scaling.original_context_length"
+  if own.get(trained) is not None:
+    values["original_max_position_embeddings"] = own.size(trained)
   rope = _read_rotary(own, file, values)
   if rope is not None:
     values["rope_scaling"] = rope

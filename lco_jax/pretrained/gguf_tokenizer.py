@@ -47,6 +47,8 @@ _SPECIAL_NAMES = {
 }
 # Tokens that end a text, a turn and a message.
 _ENDS = ("eos", "eot", "eom")
+# Characters of a piece; the time to list its merges grows with their square.
+_MAX_PIECE = 1000
 _SPACE = "\N{LOWER ONE EIGHTH BLOCK}"
 
 
@@ -254,6 +256,9 @@ def _list_merges(vocabulary, scores, kinds) -> list[tuple[str, str]]:
     if kinds[number] == _NORMAL
   }
   found = []
+  longest = max(map(len, normal), default=0)
+  if longest > _MAX_PIECE:
+    raise ValueError(f"a piece has {longest} characters")
   for token, number in normal.items():
     for cut in range(1, len(token)):
       left, right = token[:cut], token[cut:]

@@ -77,7 +77,8 @@ def find_downloaded(name: str) -> pathlib.Path:
       name,
       f"no such model: neither a file, a folder nor {', '.join(PACKAGED)}",
     )
-  home = os.environ.get("HF_HOME", "~/.cache/huggingface")
+  caches = os.environ.get("XDG_CACHE_HOME", "~/.cache")
+  home = os.environ.get("HF_HOME", os.path.join(caches, "huggingface"))
   cache = pathlib.Path(
     os.environ.get("HF_HUB_CACHE", os.path.join(home, "hub"))
   ).expanduser()

@@ -41,6 +41,7 @@ def read(
   theta: float,
   head_dim: int,
   context_length: int,
+  names: Mapping[str, str],
 ) -> Rotary:
   """Reads rope_parameters or rope_scaling.
 
@@ -50,6 +51,7 @@ def read(
     theta: base of the wavelengths if `values` has none.
     head_dim: D.
     context_length: of the configuration.
+    names: {other name of a type: its name}.
 
   Raises:
     ModelFileError: if the type is not supported or a value is wrong.
@@ -60,6 +62,7 @@ def read(
   if len(kinds) > 1:
     raise own.error(f"rope_type and type differ: {', '.join(sorted(kinds))}")
   kind = kinds.pop() if kinds else "default"
+  kind = names.get(kind, kind)
   if kind not in _TYPES:
     raise own.error(f"rope_type {kind!r} is not among {', '.join(_TYPES)}")
   own.require("partial_rotary_factor", 1, 1.0)
@@ -131,9 +134,10 @@ def _amplify_yarn(own, factor: float) -> float:
   def amplify(scale):
     return 1.0 if factor <= 1.0 else 0.1 * scale * math.log(factor) + 1.0
 
+  # 0 is as good as absent.
   scale, all_dim = (
-    own.maybe_positive("mscale"),
-    own.maybe_positive("mscale_all_dim"),
+    own.positive(key) if own.get(key) else None
+    for key in ("mscale", "mscale_all_dim")
   )
   if scale and all_dim:
     return amplify(scale) / amplify(all_dim)

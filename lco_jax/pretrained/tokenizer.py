@@ -69,8 +69,8 @@ class Tokenizer:
 
   @property
   def size(self) -> int:
-    """Number of tokens, special ones included."""
-    return self.rules.get_vocab_size(with_added_tokens=True)
+    """Largest number of a token plus 1, special ones included."""
+    return max(self.vocabulary.values(), default=-1) + 1
 
   @property
   def vocabulary(self) -> dict[str, int]:
@@ -175,10 +175,10 @@ def find_ends(
         path, f"end_tokens: {text!r} is no token of this model"
       )
   ends = [number for number in (*numbers, *more) if number is not None]
-  size = rules.get_vocab_size(with_added_tokens=True)
+  known = set(rules.get_vocab(with_added_tokens=True).values())
   for end in ends:
     whole = isinstance(end, int) and not isinstance(end, bool)
-    if not whole or not 0 <= end < size:
+    if not whole or end not in known:
       raise model_file.ModelFileError(path, f"end-of-text {end!r} is no token")
   if not ends:
     raise model_file.ModelFileError(

@@ -16,12 +16,13 @@ from fractions import Fraction
 # Numbers that differ by less, relatively, are equal, unless both are integers.
 _TOLERANCE = Fraction(1, 10**6)
 # Longer numbers and larger exponents are not read: they cost memory.
-_MAX_DIGITS, _MAX_EXPONENT = 1000, 400
+_MAX_DIGITS, _MAX_EXPONENT = 100, 400
 
 # Characters before a number among which its sign is looked for.
 _NEAR = 100
 # LaTeX commands inside each other that are taken apart.
 _MAX_DEPTH = 20
+_TOO_LONG = re.compile(rf"(?:\d*\.)?\d{{{_MAX_DIGITS + 1},}}(?:\.\d*)?")
 # Stands for text whose numbers are not read.
 _ELSE = "\N{REPLACEMENT CHARACTER}"
 _DIGITS = r"(?:\d{1,3}(?:,\d{3})++(?!,?\d)|\d+)"
@@ -93,10 +94,10 @@ _SYMBOLS = (
 _PARTS = tuple(
   re.compile(pattern)
   for pattern in (
-    r"\w+://\S+",
+    r"(?<!\w)\w{1,20}://\S+",
     rf"(?:{_DECIMAL}[ \t]*)?{_SYMBOLS}(?:\s*{_DECIMAL})?",
     # Powers and indices.
-    r"(?:[\w.]+|[)\]}])\s*[\^_]\s*(?:\{[^{}]*\}|\([^()]*\)|[-+]?\w+)",
+    r"(?:(?<![\w.])[\w.]{1,99}|[)\]}])\s*[\^_]\s*(?:\{[^{}]*\}|\([^()]*\)|[-+]?\w+)",
     # Quotients of several numbers, versions, addresses, dates and times.
     rf"{_DECIMAL}(?:\s*/\s*{_DECIMAL}){{2,}}",
     r"\d+(?:\.\d+){2,}",
@@ -105,8 +106,8 @@ _PARTS = tuple(
     # Words that begin with letters.
     r"(?<![\w.])[^\W\d]\w*-\d\w*(?:[.,]\w+)*",
     r"(?<![\w.])[^\W\d]\w*\d\w*(?:\.\d+)*",
-    # Digits that go on as a word.
-    rf"(?!{_DECIMAL}(?:{_UNITS})\b)(?!{_DECIMAL}[eE][-+]?\d+\b){_DECIMAL}[^\W\d]\w*",
+    # Digits that go on as a word, and what they divide.
+    rf"(?:{_DECIMAL}\s*/\s*)?(?!{_DECIMAL}(?:{_UNITS})\b)(?!{_DECIMAL}[eE][-+]?\d+\b){_DECIMAL}[^\W\d]\w*",
     rf"{_DECIMAL}-[^\W\d]\w*",
   )
 )
@@ -212,6 +213,8 @@ def _make_plain(text: str) -> str:
     text,
   )
   text = unicodedata.normalize("NFKC", text).translate(_CHARACTERS)
+  text = re.sub(r"[^\W\D]", lambda match: str(int(match[0])), text)
+  text = _TOO_LONG.sub(_ELSE, text)
   for pattern, plain in (*_PLAIN_FORMS, *_POWERS_OF_TEN):
     text = pattern.sub(plain, text)
   for _ in range(_MAX_DEPTH):
@@ -226,7 +229,7 @@ def _make_plain(text: str) -> str:
 def _read(text: str, match: re.Match) -> Number | None:
   """Reads a match of _NUMBER; None if it is too large, or divides by 0."""
   parts = match.groupdict()
-  if len(match[0]) > _MAX_DIGITS:
+  if len(match[0]) > 10 * _MAX_DIGITS:  # With its commas or spaces.
     return None
   if parts["top"] is None:
     if abs(int(parts["exponent"] or 0)) > _MAX_EXPONENT:

@@ -163,6 +163,25 @@ def _read_by_parts(model, tokens, padding=3, first=20):
     ("phi3_longrope", {"rope_scaling": {"type": "longrope"}}, "short_factor"),
     ("olmo2", {"clip_qkv": 1.0}, "clip_qkv"),
     ("qwen2_window", {"max_window_layers": -1}, "max_window_layers"),
+    ("llama", {"head_dim": 2**26}, "head_dim"),
+    ("llama", {"rope_theta": 10**400}, "rope_theta"),
+    (
+      "yarn_rope",
+      {"rope_scaling": {"type": "yarn", "factor": 1e-40}},
+      "factor",
+    ),
+    ("gemma3", {"attn_logit_softcapping": 2.0}, "attn_logit_softcapping"),
+    ("gemma2", {"sliding_window_pattern": 3}, "sliding_window_pattern"),
+    (
+      "gemma3",
+      {"rope_parameters": {"full_attention": {}}},
+      "rope_scaling and rope_parameters",
+    ),
+    (
+      "smollm3",
+      {"sliding_window": 8, "layer_types": ["sliding_attention"] * 4},
+      "use_sliding_window",
+    ),
   ],
 )
 def test_configurations_that_are_refused(name, values, says):
@@ -205,6 +224,29 @@ def test_the_scaling_of_either_spelling():
   ]
   assert found[0].rope_divisors == (2.0,) * 4
   assert all(own == found[0] for own in found)
+
+
+def test_entries_as_transformers_takes_them():
+  path = pathlib.Path("config.json")
+
+  def read(name, **changes):
+    values = tiny_families.CONFIGS[name] | changes
+    return config_json.read(path, values).transformer
+
+  assert read("llama", is_decoder=False) == read("llama")
+  # Only Gemma's configurations have a hidden_activation.
+  own = read("llama", hidden_activation="gelu_pytorch_tanh")
+  assert own.activation == "silu"
+  longrope = tiny_families.CONFIGS["phi3_longrope"]["rope_scaling"]
+  older = longrope | {"rope_type": "yarn"}
+  assert read("phi3_longrope", rope_scaling=older) == read("phi3_longrope")
+  yarn = tiny_families.CONFIGS["yarn_rope"]["rope_scaling"]
+  zeros = yarn | {"mscale": 0.0, "mscale_all_dim": 0}
+  assert read("yarn_rope", rope_scaling=zeros) == read("yarn_rope")
+  values = dict(tiny_families.CONFIGS["phi3_longrope"])
+  del values["original_max_position_embeddings"]
+  values["max_position_embeddings"] = 131072
+  assert config_json.read(path, values).context_length == 4096
 
 
 def test_longer_texts_than_a_scaling_was_made_for():

@@ -69,7 +69,7 @@ def test_an_older_file_of_special_tokens(folder):
 
 @pytest.mark.parametrize("value", [None, True, False])
 def test_who_puts_the_first_token(folder, value):
-  """tokenizer_config.json decides before tokenizer.json, if it says so."""
+  """tokenizer.json alone, as in transformers, whatever the other file says."""
   path = folder / "tokenizer.json"
   rules = json.loads(path.read_text())
   rules["post_processor"] = {
@@ -87,12 +87,52 @@ def test_who_puts_the_first_token(folder, value):
   config = folder / "tokenizer_config.json"
   _edit(config, bos_token="<|end|>", add_bos_token=value)
   own = _load(folder).tokenizer
-  begins = value is not False
-  assert own.begin == (0 if begins else None)
-  # As others read the rules, of the export, too.
-  assert (own.rules.encode("hello").ids[0] == 0) == begins
-  _edit(config, add_bos_token="yes")
-  with pytest.raises(pretrained.ModelFileError, match="add_bos_token"):
+  assert own.begin == 0
+  rules.pop("post_processor")
+  path.write_text(json.dumps(rules))
+  assert _load(folder).tokenizer.begin is None
+
+
+def test_prompts_are_neither_cut_nor_filled_up(folder):
+  """Files keep how texts were cut and filled up in training."""
+  text = "hello hello 12"
+  expected = _load(folder).tokenizer.encode(text)
+  path = folder / "tokenizer.json"
+  rules = json.loads(path.read_text())
+  rules["truncation"] = {
+    "direction": "Right",
+    "max_length": 2,
+    "strategy": "LongestFirst",
+    "stride": 0,
+  }
+  rules["padding"] = {
+    "strategy": {"Fixed": 30},
+    "direction": "Right",
+    "pad_to_multiple_of": None,
+    "pad_id": 0,
+    "pad_type_id": 0,
+    "pad_token": "<|end|>",
+  }
+  path.write_text(json.dumps(rules))
+  assert _load(folder).tokenizer.encode(text) == expected
+
+
+def test_tokens_that_only_one_file_has(folder):
+  config = folder / "tokenizer_config.json"
+  _edit(config, added_tokens_decoder={"2": {"content": "<|stop|>"}})
+  assert _load(folder).tokenizer.end == (2,)
+  for number, text in (("288", "<new>"), ("1", "<|stop|>"), ("2", None)):
+    _edit(config, added_tokens_decoder={number: {"content": text}})
+    with pytest.raises(pretrained.ModelFileError, match="added_tokens_decoder"):
+      _load(folder)
+
+
+def test_numbers_of_tokens_may_have_gaps(folder):
+  path = folder / "tokenizer.json"
+  rules = json.loads(path.read_text())
+  rules["model"]["vocab"]["far"] = 400
+  path.write_text(json.dumps(rules))
+  with pytest.raises(pretrained.ModelFileError, match="of 401 tokens"):
     _load(folder)
 
 

@@ -168,6 +168,9 @@ the 2nd of 3 parts|3
 between 3-5 or 4\%|4
 score: 7 / 10 / 20|None
 USD15|15
+1/2x|None
+the ratio 5/8y|None
+٣|3
 \fbox{9}|9
 \begin{aligned} 9/5 = 2.5 \end{aligned}|5/2
 5 \implies x|5
@@ -206,7 +209,10 @@ def test_a_text_of_many_lines():
     "\\boxed{" * 10000,
     "{" * 20000 + "}" * 20000,
     "1/" * 9000,
+    "1" * 20000,
+    "0." + "3" * 20000,
   ],
+  ids=range(12),
 )
 def test_texts_that_cost_much(text):
   """They are not read, in no time."""
@@ -214,7 +220,9 @@ def test_texts_that_cost_much(text):
   rewards.choice(text, {"answer": "A"})
 
 
-@pytest.mark.parametrize("text", ["9 ", "1,111", "1,1111 ", "\n", "1:", "a1 "])
+@pytest.mark.parametrize(
+  "text", ["9 ", "1,111", "1,1111 ", "\n", "1:", "a1 ", "1.", "1_", "a_"]
+)
 def test_long_texts(text):
   assert numbers.find_last(20000 * text + " = 7").value == 7
 
