@@ -12,7 +12,7 @@ from lco_jax.networks.language_model import (
 from lco_jax.networks.low_rank import adapt, init_adapters
 from lco_jax.networks.narrow_matrices import FORMATS as NARROW_FORMATS
 from lco_jax.networks.narrow_matrices import count_numbers, narrow, widen
-from lco_jax.networks.transformer import TransformerConfig
+from lco_jax.networks.transformer_config import TransformerConfig
 
 __all__ = [
   "NARROW_FORMATS",

@@ -9,7 +9,12 @@ import jax.numpy as jnp
 from jax import Array
 
 from lco_jax import types
-from lco_jax.networks import narrow_matrices, transformer
+from lco_jax.networks import (
+  narrow_matrices,
+  transformer,
+  transformer_reading,
+)
+from lco_jax.networks.transformer_config import TransformerConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,12 +44,16 @@ class LanguageModel:
   vocab_size: int
 
 
-def make_language_model(config: transformer.TransformerConfig) -> LanguageModel:
+def make_language_model(
+  config: TransformerConfig,
+) -> LanguageModel:
   """Builds the model of a configuration."""
   return _make(config, transformer.Transformer(config))
 
 
-def make_value_model(config: transformer.TransformerConfig) -> LanguageModel:
+def make_value_model(
+  config: TransformerConfig,
+) -> LanguageModel:
   """Builds a model of the same shape with a single output, the value."""
   return _make(config, transformer.Transformer(config, num_outputs=1))
 
@@ -72,7 +81,7 @@ def _make(config, module) -> LanguageModel:
 
   def read(params, tokens, padding, cache=None, start=0):
     if narrow_matrices.is_narrow(params):
-      return transformer.read_narrow(
+      return transformer_reading.read_narrow(
         config, params, tokens, padding, cache, start
       )
     return module.apply(params, tokens, padding, cache, start, method="hidden")
@@ -90,6 +99,6 @@ def _make(config, module) -> LanguageModel:
     head=head,
     apply=apply,
     empty_cache=functools.partial(transformer.empty_cache, config),
-    reader=functools.partial(transformer.make_reader, config),
+    reader=functools.partial(transformer_reading.make_reader, config),
     vocab_size=config.vocab_size,
   )
