@@ -75,8 +75,8 @@ _HARMLESS = {
   "unsloth_version",
   "use_cache",
 }
-# Entries that change what is computed where a family does not read them, and
-# the values with which they do not.
+# Entries that change what is computed where a family does not read them (see
+# `Family.defaults`), and the values with which they do not.
 _NEUTRAL: dict[str, tuple] = {
   "attention_bias": (False,),
   "attention_multiplier": (),
@@ -107,22 +107,6 @@ _NEUTRAL: dict[str, tuple] = {
   "use_bidirectional_attention": (False,),
   "use_qk_norm": (False,),
   "use_sliding_window": (False,),
-}
-_OF_WINDOWS = {
-  "all": {"sliding_window"},
-  "switched": {
-    "layer_types",
-    "max_window_layers",
-    "sliding_window",
-    "use_sliding_window",
-  },
-  "listed": {
-    "layer_types",
-    "sliding_window",
-    "sliding_window_pattern",
-    "use_sliding_window",
-  },
-  "none": set(),
 }
 
 
@@ -163,7 +147,7 @@ def read(path: pathlib.Path, values: Mapping[str, Any]) -> Configuration:
   head_dim = own.size("head_dim", -(-width // heads))
   if head_dim % 2 or head_dim > _MAX_HEAD_DIM:
     raise own.error(f"head_dim {head_dim} is odd or out of range")
-  full, windowed = _split_rotary(own)
+  full, windowed = _split_rotary(own, family)
   turns = rotary.read(
     own,
     full,
@@ -174,23 +158,7 @@ def read(path: pathlib.Path, values: Mapping[str, Any]) -> Configuration:
   )
   layers = own.size("num_hidden_layers")
   window, window_layers = _read_windows(own, family, layers)
-  named = "hidden_activation" in family.defaults
-  activation = own.text("hidden_activation" if named else "hidden_act", "silu")
-  if activation not in _ACTIVATIONS:
-    raise own.error(
-      f"hidden_act {activation!r} is not among {', '.join(_ACTIVATIONS)}"
-    )
-  options = dict(family.options)
-  if family.has_caps:
-    options |= {
-      "attention_cap": (
-        own.maybe_positive("attn_logit_softcapping")
-        if family.caps_attention
-        else None
-      ),
-      "logit_cap": own.maybe_positive("final_logit_softcapping"),
-      "attention_scale": own.positive("query_pre_attn_scalar") ** -0.5,
-    }
+  options = dict(family.options) | _read_caps(own, family)
   if family.scaled_embeddings:
     options["embedding_scale"] = width**0.5
   if window is not None:
@@ -199,7 +167,7 @@ def read(path: pathlib.Path, values: Mapping[str, Any]) -> Configuration:
       "window_layers": window_layers,
       "window_rope_theta": _read_window_theta(own, windowed),
     }
-  if family.rotates_some:
+  if "no_rope_layers" in family.defaults:
     options["unrotated_layers"] = _read_unrotated(own, layers)
   try:
     transformer = networks.TransformerConfig(
@@ -215,7 +183,7 @@ def read(path: pathlib.Path, values: Mapping[str, Any]) -> Configuration:
       rope_amplitude=turns.amplitude,
       norm_epsilon=own.positive("rms_norm_eps", 1e-6),
       tied_embeddings=own.flag("tie_word_embeddings", False),
-      activation=_ACTIVATIONS[activation],
+      activation=_read_activation(own, family),
       **options,
     )
   except ValueError as error:
@@ -225,42 +193,56 @@ def read(path: pathlib.Path, values: Mapping[str, Any]) -> Configuration:
 
 def _check(given: entries.Entries, family: families.Family) -> None:
   """Refuses what is not done here, and warns of what is not known."""
-  read = set(_OF_WINDOWS[family.windows])
-  if family.has_caps:
-    read |= {"final_logit_softcapping", "query_pre_attn_scalar"}
-  if family.caps_attention:
-    read.add("attn_logit_softcapping")
-  if not family.reads_pattern:
-    read.discard("sliding_window_pattern")
-  if "rope_local_base_freq" in family.defaults:
-    read.add("rope_local_base_freq")
-  if family.rotates_some:
-    read |= {"no_rope_layers", "no_rope_layer_interval"}
   for key, neutral in _NEUTRAL.items():
-    if key not in read:
-      # Qwen2 has biases whatever its files say.
-      if key == "attention_bias" and family.options.get("qkv_bias"):
-        continue
+    if key not in family.defaults:
       given.require(key, *neutral)
-  given.warn_of_unknown(_READ | _HARMLESS | read | _NEUTRAL.keys())
+  given.warn_of_unknown(_READ | _HARMLESS | _NEUTRAL.keys())
 
 
-def _split_rotary(own: entries.Entries):
+def _read_activation(own: entries.Entries, family: families.Family) -> str:
+  """Activation of the gated linear unit, by the network's name."""
+  named = "hidden_activation" in family.defaults
+  key = "hidden_activation" if named else "hidden_act"
+  activation = own.text(key, "silu")
+  if activation not in _ACTIVATIONS:
+    raise own.error(
+      f"{key} {activation!r} is not among {', '.join(_ACTIVATIONS)}"
+    )
+  return _ACTIVATIONS[activation]
+
+
+def _read_caps(own: entries.Entries, family: families.Family) -> dict[str, Any]:
+  """Options that cap and scale scores and logits."""
+  options = {}
+  for key, name in (
+    ("attn_logit_softcapping", "attention_cap"),
+    ("final_logit_softcapping", "logit_cap"),
+  ):
+    if key in family.defaults:
+      options[name] = own.maybe_positive(key)
+  if "query_pre_attn_scalar" in family.defaults:
+    options["attention_scale"] = own.positive("query_pre_attn_scalar") ** -0.5
+  return options
+
+
+def _split_rotary(own: entries.Entries, family: families.Family):
   """(rotary parameters of all layers, those of windowed ones or None).
 
   As in transformers, rope_scaling counts before rope_parameters.
   """
-  tables = [own.table("rope_scaling"), own.table("rope_parameters")]
-  given = tables[0] or tables[1]
-  if tables[0] and (_FULL in tables[1] or _WINDOWED in tables[1]):
+  scaling, parameters = own.table("rope_scaling"), own.table("rope_parameters")
+  by_layers = _FULL in parameters or _WINDOWED in parameters
+  if by_layers and scaling:
     raise own.error("rope_scaling and rope_parameters by layers are both there")
-  if _FULL in given or _WINDOWED in given:
-    for name in given:
+  if by_layers:
+    for name in parameters:
       if name not in (_FULL, _WINDOWED):
         raise own.error(f"rope_parameters of {name} are not supported")
-    nested = entries.Entries(own.path, given)
+    nested = entries.Entries(own.path, parameters)
     return nested.table(_FULL), nested.table(_WINDOWED)
-  return given, None
+  if parameters and "rope_local_base_freq" in family.defaults:
+    raise own.error(f"rope_parameters are not those of {_FULL} and {_WINDOWED}")
+  return scaling or parameters, None
 
 
 def _read_window_theta(own: entries.Entries, windowed) -> float | None:
@@ -280,17 +262,16 @@ def _read_windows(
   """(window, numbers of the layers that have it; None for all of them)."""
   if family.windows == "none" or own.get("sliding_window") is None:
     return None, None
-  _check_count(own, layers)
-  # Gemma's layers are windowed unless listed otherwise, others' if switched on.
-  switched = family.windows == "switched" or family.rotates_some
+  listed = own.get("layer_types")
+  switched = "use_sliding_window" in family.defaults
   if switched and not own.flag("use_sliding_window", False):
-    if family.rotates_some and _WINDOWED in (own.get("layer_types") or ()):
+    if isinstance(listed, list) and _WINDOWED in listed:
       raise own.error("layer_types lists windows, use_sliding_window is false")
     return None, None
   window = own.size("sliding_window")
   if family.windows == "all":
     return window, None
-  listed = own.get("layer_types")
+  _check_count(own, layers)
   if listed is None:
     return window, _place_windows(own, family, layers)
   if not (
@@ -311,15 +292,15 @@ def _check_count(own: entries.Entries, layers: int) -> None:
 
 def _place_windows(own, family, layers) -> tuple[int, ...]:
   """Numbers of the windowed layers where layer_types does not list them."""
-  if family.windows == "switched":
-    first = own.get("max_window_layers")
-    if isinstance(first, bool) or not isinstance(first, int) or first < 0:
-      raise own.error(f"max_window_layers {first!r} is not a whole number")
-    return tuple(range(min(first, layers), layers))
-  if family.rotates_some:
+  if family.windows == "unrotated":
     return _read_unrotated(own, layers)
-  pattern = own.size("sliding_window_pattern", family.pattern)
-  return tuple(i for i in range(layers) if (i + 1) % pattern)
+  if family.windows == "most":
+    pattern = own.size("sliding_window_pattern", family.pattern)
+    return tuple(i for i in range(layers) if (i + 1) % pattern)
+  first = own.get("max_window_layers")
+  if isinstance(first, bool) or not isinstance(first, int) or first < 0:
+    raise own.error(f"max_window_layers {first!r} is not a whole number")
+  return tuple(range(min(first, layers), layers))
 
 
 def _read_unrotated(own: entries.Entries, layers: int) -> tuple[int, ...]:

@@ -34,7 +34,7 @@ class Entries:
     """A whole number from 1; it must be there if there is no default."""
     value = self._require(key, default)
     if isinstance(value, bool) or not isinstance(value, int):
-      raise self.error(f"{key} {value!r} is not a whole number")
+      raise self.error(f"{key} {reprlib.repr(value)} is not a whole number")
     if not 1 <= value <= _MAX_SIZE:
       raise self.error(f"{key} {value} is out of range")
     return value
@@ -43,9 +43,8 @@ class Entries:
     """A positive number; it must be there if there is no default."""
     value = self._require(key, default)
     if not _is_number(value) or not _TINY <= value <= _HUGE:
-      shown = reprlib.repr(value)
       raise self.error(
-        f"{key} {shown} is not a positive number, or too extreme"
+        f"{key} {reprlib.repr(value)} is not a number from {_TINY} to {_HUGE}"
       )
     return float(value)
 
@@ -57,21 +56,21 @@ class Entries:
     """True or false."""
     value = self.get(key, default)
     if not isinstance(value, bool):
-      raise self.error(f"{key} {value!r} is not true or false")
+      raise self.error(f"{key} {reprlib.repr(value)} is not true or false")
     return value
 
   def text(self, key: str, default: str) -> str:
     """A text."""
     value = self.get(key, default)
     if not isinstance(value, str):
-      raise self.error(f"{key} {value!r} is not a text")
+      raise self.error(f"{key} {reprlib.repr(value)} is not a text")
     return value
 
   def table(self, key: str) -> Mapping[str, Any]:
     """A table; an empty one where there is none."""
     value = self.get(key, {})
     if not isinstance(value, Mapping):
-      raise self.error(f"{key} {value!r} is not a table")
+      raise self.error(f"{key} {reprlib.repr(value)} is not a table")
     return value
 
   def numbers(self, key: str, count: int) -> tuple[float, ...]:
@@ -92,13 +91,15 @@ class Entries:
       return
     # 0 is not False here, nor 1 True.
     if not any(type(value) is type(own) and value == own for own in accepted):
-      raise self.error(f"{key} {value!r} is not supported")
+      raise self.error(f"{key} {reprlib.repr(value)} is not supported")
 
   def refuse_unknown(self, known: Collection[str]) -> None:
     """Raises for an entry that is not among `known`."""
     for key, value in self._values.items():
       if value is not None and key not in known:
-        raise self.error(f"{key} {value!r} is not known, so not supported")
+        raise self.error(
+          f"{key} {reprlib.repr(value)} is not known, so not supported"
+        )
 
   def warn_of_unknown(self, known: Collection[str]) -> None:
     """Logs once the entries that are not among `known`."""

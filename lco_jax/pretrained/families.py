@@ -17,16 +17,13 @@ class Family:
   Attributes:
     class_name: transformers' class of it.
     options: fixed options of `TransformerConfig`.
-    defaults: {entry of config.json: its value where it is absent}.
-    windows: which layers see a window of tokens: "all"; "switched", those from
-      max_window_layers on, if use_sliding_window; "listed", those that
-      layer_types lists; "none".
-    pattern: of "listed": every so many layers, one sees all tokens.
-    rotates_some: whether no_rope_layers may list layers without rotation.
-    reads_pattern: whether sliding_window_pattern may change it.
-    has_caps: whether logits may be capped, and query_pre_attn_scalar scales
-      attention scores.
-    caps_attention: whether attention scores may be capped.
+    defaults: {entry of config.json: its value where it is absent}. Entries that
+      not every family reads are read if they are here.
+    windows: which layers see a window of tokens: "all"; "last", those from
+      max_window_layers on; "most", all but each of `pattern` layers;
+      "unrotated", those without rotary positions; "none". Where it is read,
+      layer_types counts before.
+    pattern: of "most", for families without sliding_window_pattern.
     offset_norms: whether files store the scales of RMSNorm less 1.
     scaled_embeddings: whether embeddings are multiplied by √width.
     fused: whether files store queries, keys and values as one matrix, and the
@@ -38,28 +35,28 @@ class Family:
   options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   defaults: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   windows: str = "none"
-  pattern: int = 0
-  rotates_some: bool = False
-  reads_pattern: bool = False
-  has_caps: bool = False
-  caps_attention: bool = False
+  pattern: int = 1
   offset_norms: bool = False
   scaled_embeddings: bool = False
   fused: bool = False
   rope_names: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
-_GEMMA = {
-  "offset_norms": True,
-  "scaled_embeddings": True,
-  "has_caps": True,
-  "windows": "listed",
+# Windows that are switched on, for the layers from max_window_layers on.
+_SWITCHED_WINDOWS = {
+  "use_sliding_window": False,
+  "sliding_window": 4096,
+  "max_window_layers": 28,
+  "layer_types": None,
 }
 _GEMMA_DEFAULTS = {
   "head_dim": 256,
+  "num_key_value_heads": 4,
   "hidden_activation": "gelu_pytorch_tanh",
   "query_pre_attn_scalar": 256,
+  "final_logit_softcapping": None,
   "sliding_window": 4096,
+  "layer_types": None,
   "tie_word_embeddings": True,
 }
 FAMILIES: dict[str, Family] = {
@@ -67,18 +64,15 @@ FAMILIES: dict[str, Family] = {
   "qwen2": Family(
     "Qwen2ForCausalLM",
     options={"qkv_bias": True},
-    defaults={"sliding_window": 4096, "max_window_layers": 28},
-    windows="switched",
+    # Whatever attention_bias says, there are biases.
+    defaults={"attention_bias": True, **_SWITCHED_WINDOWS},
+    windows="last",
   ),
   "qwen3": Family(
     "Qwen3ForCausalLM",
     options={"query_key_norm": "head"},
-    defaults={
-      "head_dim": 128,
-      "sliding_window": 4096,
-      "max_window_layers": 28,
-    },
-    windows="switched",
+    defaults={"head_dim": 128, **_SWITCHED_WINDOWS},
+    windows="last",
   ),
   "mistral": Family(
     "MistralForCausalLM",
@@ -91,6 +85,7 @@ FAMILIES: dict[str, Family] = {
       "rms_norm_eps": 1e-5,
       "max_position_embeddings": 4096,
       "original_max_position_embeddings": 4096,
+      "sliding_window": None,
     },
     windows="all",
     fused=True,
@@ -99,30 +94,30 @@ FAMILIES: dict[str, Family] = {
   "gemma2": Family(
     "Gemma2ForCausalLM",
     options={"norms": "around"},
-    defaults=_GEMMA_DEFAULTS
-    | {
-      "num_key_value_heads": 4,
-      "final_logit_softcapping": 30.0,
+    defaults={
+      **_GEMMA_DEFAULTS,
       "attn_logit_softcapping": 50.0,
+      "final_logit_softcapping": 30.0,
       "max_position_embeddings": 8192,
     },
+    windows="most",
     pattern=2,
-    caps_attention=True,
-    **_GEMMA,
+    offset_norms=True,
+    scaled_embeddings=True,
   ),
   "gemma3_text": Family(
     "Gemma3ForCausalLM",
     options={"norms": "around", "query_key_norm": "head"},
-    defaults=_GEMMA_DEFAULTS
-    | {
-      "num_key_value_heads": 4,
+    defaults={
+      **_GEMMA_DEFAULTS,
       "rope_theta": 1_000_000.0,
       "rope_local_base_freq": 10_000.0,
+      "sliding_window_pattern": 6,
       "max_position_embeddings": 131_072,
     },
-    pattern=6,
-    reads_pattern=True,
-    **_GEMMA,
+    windows="most",
+    offset_norms=True,
+    scaled_embeddings=True,
   ),
   "smollm3": Family(
     "SmolLM3ForCausalLM",
@@ -131,10 +126,13 @@ FAMILIES: dict[str, Family] = {
       "rope_theta": 2_000_000.0,
       "tie_word_embeddings": True,
       "max_position_embeddings": 32768,
+      "no_rope_layers": None,
       "no_rope_layer_interval": 4,
+      "use_sliding_window": False,
+      "sliding_window": None,
+      "layer_types": None,
     },
-    windows="listed",
-    rotates_some=True,
+    windows="unrotated",
   ),
   "olmo2": Family(
     "Olmo2ForCausalLM",

@@ -135,11 +135,11 @@ def to_config_json(file: gguf_file.GgufFile) -> dict[str, Any]:
   family = families.FAMILIES[kind]
   values |= _read_windows(own, family)
   for key in ("attn_logit_softcapping", "final_logit_softcapping"):
-    if not family.has_caps:
+    if key not in family.defaults:
       own.require(key)
     elif own.get(key) is not None:  # Old files leave the family's defaults out.
       values[key] = own.positive(key)
-  if family.has_caps:
+  if "query_pre_attn_scalar" in family.defaults:
     values["query_pre_attn_scalar"] = _find_query_scale(kind, values)
   else:
     values["hidden_act"] = "silu"
@@ -168,13 +168,13 @@ def _read_windows(own: entries.Entries, family: families.Family):
   if "rope_local_base_freq" not in family.defaults:
     own.require("rope.freq_base_swa")
   window = own.get("attention.sliding_window")
-  if window is None and family.has_caps:
+  if window is None and family.windows == "most":
     return {}  # Old files leave the family's default out.
   if window is None or type(window) is int and window == 0:  # Switched off.
     return {"sliding_window": None} if family.windows != "none" else {}
   window = own.size("attention.sliding_window")
   values: dict[str, Any] = {"sliding_window": window}
-  if family.windows == "switched":
+  if family.windows == "last":
     # Such files do not tell which layers have it, nor whether it is on.
     raise own.error(f"attention.sliding_window {window} is not supported")
   pattern = own.get("attention.sliding_window_pattern")

@@ -174,6 +174,11 @@ def _read_by_parts(model, tokens, padding=3, first=20):
     ("gemma2", {"sliding_window_pattern": 3}, "sliding_window_pattern"),
     (
       "gemma3",
+      {"rope_scaling": None, "rope_parameters": {"rope_theta": 1e4}},
+      "rope_parameters are not those of",
+    ),
+    (
+      "gemma3",
       {"rope_parameters": {"full_attention": {}}},
       "rope_scaling and rope_parameters",
     ),
@@ -234,6 +239,8 @@ def test_entries_as_transformers_takes_them():
     return config_json.read(path, values).transformer
 
   assert read("llama", is_decoder=False) == read("llama")
+  # Mistral's windows have no switch.
+  assert read("mistral", use_sliding_window=False) == read("mistral")
   # Only Gemma's configurations have a hidden_activation.
   own = read("llama", hidden_activation="gelu_pytorch_tanh")
   assert own.activation == "silu"
