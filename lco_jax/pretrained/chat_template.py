@@ -103,7 +103,7 @@ def render(
 class _Generation(jinja2.ext.Extension):
   """Reads {% generation %} blocks, which mark the assistant's words."""
 
-  tags = {"generation"}  # noqa: RUF012. Jinja reads this attribute.
+  tags = {"generation"}  # Jinja reads this attribute.
 
   def parse(self, parser):
     """Replaces a block by its content."""

@@ -26,7 +26,7 @@ SPECIAL_NAMES = (
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-  """What a model's files leave open, or a user knows better."""
+  """Settings of texts that a model's files leave open."""
 
   pre_tokenizer: str | None = setting(
     None,

@@ -10,6 +10,7 @@ The last is absent if the output layer shares the embedding's weights. Families
 whose files fuse matrices or store RMSNorm's scales less 1 are converted here.
 """
 
+import functools
 import pathlib
 import re
 from collections.abc import Iterator, Mapping
@@ -123,7 +124,7 @@ def to_params(
   path: pathlib.Path | str,
   config: networks.TransformerConfig,
   tensors: Mapping[str, model_file.Tensor],
-  family: families.Family | None = None,
+  family: families.Family,
 ) -> types.Params:
   """Converts a model file's tensors to float32 parameters on the host.
 
@@ -133,7 +134,7 @@ def to_params(
     path: path of the file, for error messages.
     config: configuration of the model.
     tensors: {transformers' name: Tensor}.
-    family: of the model, if its files differ from Llama's.
+    family: of the model.
 
   Raises:
     ModelFileError: if a tensor is missing, not of this architecture, has a
@@ -144,7 +145,7 @@ def to_params(
       path, f"has {len(tensors)} tensors for {config.num_layers} layers"
     )
   wanted = list_places(config)
-  if family is not None and family.fused:
+  if family.fused:
     tensors = _split(path, config, wanted, tensors)
   for name, place in wanted.items():
     if name not in tensors:
@@ -184,11 +185,11 @@ def to_params(
 def from_params(
   config: networks.TransformerConfig,
   params: types.Params,
-  family: families.Family | None = None,
+  family: families.Family,
 ) -> Iterator[tuple[str, np.ndarray]]:
   """Yields (transformers' name, float32 array), the inverse of `to_params`."""
   own = _read_weights(config, params, family)
-  if family is None or not family.fused:
+  if not family.fused:
     yield from own
     return
   waiting = {}
@@ -213,16 +214,19 @@ def _cut_name(name: str) -> tuple[str, str, str]:
   return match.groups() if match else ("", name, "")
 
 
-def _is_offset(family: families.Family | None, place: Place) -> bool:
+def _is_offset(family: families.Family, place: Place) -> bool:
   """Whether the file stores a scale of RMSNorm less 1."""
-  return (
-    family is not None and family.offset_norms and place.keys[-1] == "scale"
-  )
+  return family.offset_norms and place.keys[-1] == "scale"
 
 
 def _split(path, config, wanted, tensors) -> dict[str, model_file.Tensor]:
   """Splits the fused matrices of a file along their rows."""
   found = dict(tensors)
+
+  @functools.lru_cache(maxsize=1)  # Parts are read one behind the other.
+  def read(name):
+    return tensors[name].read()
+
   for layer in range(config.num_layers):
     prefix = f"model.layers.{layer}"
     for whole, parts in _FUSED.items():
@@ -240,7 +244,7 @@ def _split(path, config, wanted, tensors) -> dict[str, model_file.Tensor]:
       for part, shape in own.items():
         rows = slice(first, first + shape[0])
         found[f"{prefix}.{part}.weight"] = model_file.Tensor(
-          shape, lambda fused=fused, rows=rows: fused.read()[rows]
+          shape, lambda name=name, rows=rows: read(name)[rows]
         )
         first += shape[0]
   return found

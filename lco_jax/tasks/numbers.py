@@ -97,7 +97,8 @@ _PARTS = tuple(
     r"(?<!\w)\w{1,20}://\S+",
     rf"(?:{_DECIMAL}[ \t]*)?{_SYMBOLS}(?:\s*{_DECIMAL})?",
     # Powers and indices.
-    r"(?:(?<![\w.])[\w.]{1,99}|[)\]}])\s*[\^_]\s*(?:\{[^{}]*\}|\([^()]*\)|[-+]?\w+)",
+    r"(?:(?<![\w.])[\w.]{1,99}|[)\]}])\s*[\^_]\s*"
+    r"(?:\{[^{}]*\}|\([^()]*\)|[-+]?\w+)",
     # Quotients of several numbers, versions, addresses, dates and times.
     rf"{_DECIMAL}(?:\s*/\s*{_DECIMAL}){{2,}}",
     r"\d+(?:\.\d+){2,}",
@@ -107,7 +108,8 @@ _PARTS = tuple(
     r"(?<![\w.])[^\W\d]\w*-\d\w*(?:[.,]\w+)*",
     r"(?<![\w.])[^\W\d]\w*\d\w*(?:\.\d+)*",
     # Digits that go on as a word, and what they divide.
-    rf"(?:{_DECIMAL}\s*/\s*)?(?!{_DECIMAL}(?:{_UNITS})\b)(?!{_DECIMAL}[eE][-+]?\d+\b){_DECIMAL}[^\W\d]\w*",
+    rf"(?:{_DECIMAL}\s*/\s*)?(?!{_DECIMAL}(?:{_UNITS})\b)"
+    rf"(?!{_DECIMAL}[eE][-+]?\d+\b){_DECIMAL}[^\W\d]\w*",
     rf"{_DECIMAL}-[^\W\d]\w*",
   )
 )
@@ -213,7 +215,7 @@ def _make_plain(text: str) -> str:
     text,
   )
   text = unicodedata.normalize("NFKC", text).translate(_CHARACTERS)
-  text = re.sub(r"[^\W\D]", lambda match: str(int(match[0])), text)
+  text = re.sub(r"(?![0-9])\d", lambda match: str(int(match[0])), text)
   text = _TOO_LONG.sub(_ELSE, text)
   for pattern, plain in (*_PLAIN_FORMS, *_POWERS_OF_TEN):
     text = pattern.sub(plain, text)

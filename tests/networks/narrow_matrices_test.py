@@ -127,7 +127,7 @@ def test_logits_are_those_of_the_widened_model(fmt, tied, rematerialize):
 
 @pytest.mark.parametrize("fmt", networks.NARROW_FORMATS)
 def test_gradients_of_adapters(model, params, fmt):
-  """Those of the widened model in float32."""
+  """They equal the gradients of the widened model in float32."""
   adapters = networks.init_adapters(jax.random.key(1), params, 2)
   adapters = jax.tree.map(
     lambda leaf: leaf + 0.1 * jax.random.normal(jax.random.key(2), leaf.shape),

@@ -30,16 +30,6 @@ _GOLDEN = json.loads(
 )["logits"]
 
 
-@pytest.fixture(scope="module")
-def texts(tmp_path_factory):
-  """A folder with the files of a tokenizer."""
-  place = tmp_path_factory.mktemp("texts")
-  tiny_model.write_gguf(place / "tiny.gguf", tiny_model.weights())
-  model = pretrained.load(str(place / "tiny.gguf"))
-  pretrained.export(model, model.params, place / "model")
-  return place / "model"
-
-
 def _write(folder, texts, values):
   """Writes a model of a configuration, with weights by their names."""
   folder.mkdir()

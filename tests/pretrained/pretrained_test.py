@@ -370,7 +370,7 @@ def test_a_whole_file_counts_before_an_index(tiny, folder):
   ],
 )
 def test_metadata_that_are_refused(tmp_path, monkeypatch, name, kind, value):
-  """What changes the result, and what is not known, is named."""
+  """The error names an entry that changes the result or is not known."""
   path = tmp_path / "model.gguf"
   _with_metadata(monkeypatch, [(kind, f"llama.{name}", value)])
   tiny_model.write_gguf(path, tiny_model.weights())

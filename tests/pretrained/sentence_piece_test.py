@@ -57,7 +57,7 @@ def trained(request, tmp_path_factory):
 
 
 def _to_metadata(model, prefix):
-  """What llama.cpp's converter writes about a SentencePiece model."""
+  """Makes the metadata that llama.cpp's converter writes of a model."""
   numbers = range(model.get_piece_size())
   defined = _choose_defined(prefix)
   pieces = [model.id_to_piece(i) for i in numbers]

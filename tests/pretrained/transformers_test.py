@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from lco_jax import networks, pretrained
-from tests import tiny_model
 from tests.pretrained import chat_templates, tiny_families
 
 pytestmark = [
@@ -20,16 +19,6 @@ pytestmark = [
     reason="needs pip install transformers torch",
   ),
 ]
-
-
-@pytest.fixture(scope="module")
-def texts(tmp_path_factory):
-  """A folder with the files of a tokenizer."""
-  place = tmp_path_factory.mktemp("texts")
-  tiny_model.write_gguf(place / "tiny.gguf", tiny_model.weights())
-  model = pretrained.load(str(place / "tiny.gguf"))
-  pretrained.export(model, model.params, place / "model")
-  return place / "model"
 
 
 def _save_by_transformers(folder, texts, name):

@@ -4,7 +4,7 @@ import fractions
 
 import pytest
 
-from lco_jax.tasks import numbers, reasoning_gym_texts, rewards
+from lco_jax.tasks import built_in_rewards, numbers, reasoning_gym_texts
 
 # A text, and the number that is read from it.
 _READ = r"""
@@ -217,7 +217,7 @@ def test_a_text_of_many_lines():
 def test_texts_that_cost_much(text):
   """They are not read, in no time."""
   assert numbers.find_last(text) is None
-  rewards.choice(text, {"answer": "A"})
+  built_in_rewards.choice(text, {"answer": "A"})
 
 
 @pytest.mark.parametrize(
@@ -335,7 +335,7 @@ _VERDICTS = r"""
 @pytest.mark.parametrize("line", _VERDICTS.strip().splitlines())
 def test_answers_that_are_right(line):
   answer, completion, expected = line.split("|")
-  found = rewards.numeric(completion, {"answer": answer})
+  found = built_in_rewards.numeric(completion, {"answer": answer})
   assert found == (expected == "yes")
 
 
@@ -381,9 +381,14 @@ def test_answers_for_other_verifiers(completion, answer, found):
     ("The answer is $D$.", "D"),
     ("\\boxed{\\text{D}}", "D"),
     ("A) 3\nB) 4\nThe answer is B", "B"),
+    ("The answer is B. Option A is wrong.", "B"),
+    ("The correct option is $C$; choice D is not.", "C"),
+    ("B is the right answer, as option A is too small.", "B"),
+    ("Option A is too small. I choose option D.", "D"),
+    ("The best choice: \\text{A}. (B) is close.", "A"),
   ],
 )
 def test_the_option_that_is_chosen(completion, letter):
   for own in "ABCDI":
-    right = rewards.choice(completion, {"answer": own})
+    right = built_in_rewards.choice(completion, {"answer": own})
     assert right == (own == letter), own

@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 
-from lco_jax.tasks import rewards
+from lco_jax.tasks import built_in_rewards, rewards
 from lco_jax.trainers import llm
 
 _FILE = """
@@ -174,7 +174,9 @@ def test_a_file_that_cannot_be_imported_is_named(tmp_path, text, line):
 
 
 def test_functions_of_a_call():
-  found = [rewards.make_reward(own) for own in (rewards.exact, ("json", 2))]
+  found = [
+    rewards.make_reward(own) for own in (built_in_rewards.exact, ("json", 2))
+  ]
   assert [(own.name, own.weight) for own in found] == [
     ("exact", 1.0),
     ("json", 2.0),
