@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import scipy.special
 
+import lco_jax
 from lco_jax import networks, pretrained
 from lco_jax.runs import run_directory
 from tests import scripts, tiny_model
@@ -217,8 +218,9 @@ def test_two_processes_are_as_two_devices(divided, model_path, tmp_path):
   assert _metrics(workdir) == _metrics(divided)
 
 
+@pytest.mark.third_party  # optax.
 @pytest.mark.parametrize("form", ["float32", "nf4"])
-def test_adapters_alone_are_trained(model_path, tmp_path, form):
+def test_adapters_alone_are_trained(model_path, tmp_path, monkeypatch, form):
   """With a KL to the policy at the start, which is what they adapt."""
   workdir = tmp_path / "run"
   done = _train(
@@ -246,6 +248,13 @@ def test_adapters_alone_are_trained(model_path, tmp_path, form):
     changes[kind].append(change)
   assert min(changes["kernel"]) > 1e-4  # The float32 of the file is exact.
   assert max(changes["scale"] + changes["embedding"]) == 0
+  monkeypatch.syspath_prepend(_STAND_INS)
+  policy = lco_jax.load_policy(workdir)
+  held = networks.widen(policy.pretrained.params)["params"]
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, 0, 1e-6), held, after
+  )
+  assert isinstance(policy.complete(["1 + 2 ="])[0], str)
 
 
 def test_a_verifier_and_a_policy_that_asks_it(model_path, tmp_path):
