@@ -216,7 +216,7 @@ def ratio_quantiles(
     ratio = jnp.where(where, ratio, jnp.nan)
     counts = jnp.any(where)
   if axis_name is not None:
-    ratio, counts = jax.lax.all_gather((ratio, counts), axis_name)
+    ratio, counts = numerics.all_gather((ratio, counts), axis_name)
   found = {
     f"ratio_q{percent:02}": jnp.nanquantile(ratio, percent / 100)
     for percent in (5, 50, 95)
@@ -242,13 +242,13 @@ def effective_sample_size(
   )
   largest = jax.lax.stop_gradient(jnp.max(counted))
   if axis_name is not None:
-    largest = jax.lax.pmax(largest, axis_name)
+    largest = numerics.pmax(largest, axis_name)
   # Divide by the largest weight to avoid overflow; the share does not change.
   any_counts = jnp.isfinite(largest)
   weight = jnp.exp(log_ratio - jnp.where(any_counts, largest, 0.0))
   means = numerics.average(weight, where), numerics.average(weight**2, where)
   if axis_name is not None:
-    means = jax.lax.psum(means, axis_name)
+    means = numerics.psum(means, axis_name)
   square = jnp.where(any_counts, means[1].mean, 1.0)
   return jnp.where(any_counts, means[0].mean ** 2 / square, 1.0)
 
@@ -349,7 +349,7 @@ def moments(
   def mean_of(x):
     total = numerics.average(x, where)
     if axis_name is not None:
-      total = jax.lax.psum(total, axis_name)
+      total = numerics.psum(total, axis_name)
     return total.mean
 
   mean = mean_of(values)

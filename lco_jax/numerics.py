@@ -1,6 +1,6 @@
 """Arithmetic shared by all losses: precision, masks, means, log cosh."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import chex
 import jax
@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 
 # Name of the mapped axis that divides the data over devices.
-DEVICE_AXIS = "devices"
+DATA_AXIS = "data"
 
 
 class Average(NamedTuple):
@@ -49,9 +49,40 @@ def average(values: Array, where: Array | None = None) -> Average:
   return Average(jnp.sum(counted), jnp.sum(where, dtype=values.dtype))
 
 
+# Over an axis of one device the functions below compute nothing: where other
+# mesh axes divide the work, XLA cannot partition such a sum.
+
+
+def psum(tree: Any, axis: str) -> Any:
+  """`jax.lax.psum`."""
+  return tree if jax.lax.axis_size(axis) == 1 else jax.lax.psum(tree, axis)
+
+
+def pmax(tree: Any, axis: str) -> Any:
+  """`jax.lax.pmax`."""
+  return tree if jax.lax.axis_size(axis) == 1 else jax.lax.pmax(tree, axis)
+
+
+def pmin(tree: Any, axis: str) -> Any:
+  """`jax.lax.pmin`."""
+  return tree if jax.lax.axis_size(axis) == 1 else jax.lax.pmin(tree, axis)
+
+
+def axis_index(axis: str) -> Array | int:
+  """`jax.lax.axis_index`."""
+  return 0 if jax.lax.axis_size(axis) == 1 else jax.lax.axis_index(axis)
+
+
+def all_gather(tree: Any, axis: str) -> Any:
+  """`jax.lax.all_gather`, along a new first axis."""
+  if jax.lax.axis_size(axis) == 1:
+    return jax.tree.map(lambda leaf: leaf[None], tree)
+  return jax.lax.all_gather(tree, axis)
+
+
 def across_devices(averages: dict[str, Average]) -> dict[str, Array]:
   """Adds sums and counts over devices and divides them once."""
-  totals = jax.lax.psum(averages, DEVICE_AXIS)
+  totals = psum(averages, DATA_AXIS)
   return {name: average.mean for name, average in totals.items()}
 
 

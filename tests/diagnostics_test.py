@@ -41,7 +41,7 @@ def test_explained_variance():
 def test_moments_over_devices_are_those_of_the_whole():
   values = jnp.arange(12.0).reshape(4, 3)
   mean, variance = jax.vmap(
-    lambda x: diagnostics.moments(x, "devices"), axis_name="devices"
+    lambda x: diagnostics.moments(x, "data"), axis_name="data"
   )(values)
   np.testing.assert_allclose(mean, 5.5)
   np.testing.assert_allclose(variance, np.var(values), rtol=1e-6)
@@ -211,8 +211,8 @@ def test_effective_sample_size():
   weight = np.exp(np.asarray(log_ratio)[np.asarray(where)])
   shared = jax.jit(
     jax.vmap(
-      lambda ratio, w: diagnostics.effective_sample_size(ratio, w, "devices"),
-      axis_name="devices",
+      lambda ratio, w: diagnostics.effective_sample_size(ratio, w, "data"),
+      axis_name="data",
     )
   )(log_ratio, where)
   np.testing.assert_allclose(

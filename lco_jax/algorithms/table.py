@@ -235,9 +235,9 @@ def weigh_steps(
 
   Returns:
     float[...]; the advantages themselves where the algorithm takes them. To be
-    called under an axis named DEVICE_AXIS if it takes weights.
+    called under an axis named DATA_AXIS if it takes weights.
   """
-  axis = numerics.DEVICE_AXIS
+  axis = numerics.DATA_AXIS
   if algorithm.weights == "vmpo":
     return losses.vmpo_weights(advantage, dual_bound, where, axis)
   if algorithm.weights == "exponential":

@@ -41,17 +41,17 @@ def add(moments: Moments, values: Array) -> Moments:
 
   Args:
     moments: of numbers [...].
-    values: float[T, N, ...], this device's share, under DEVICE_AXIS.
+    values: float[T, N, ...], this device's share, under DATA_AXIS.
 
   Source: Chan et al. 1979, the parallel update of mean and variance.
   """
-  axes, axis_name = (0, 1), numerics.DEVICE_AXIS
-  added = jax.lax.psum(
+  axes, axis_name = (0, 1), numerics.DATA_AXIS
+  added = numerics.psum(
     jnp.float32(values.shape[0] * values.shape[1]), axis_name
   )
-  mean = jax.lax.psum(jnp.sum(values, axis=axes), axis_name) / added
+  mean = numerics.psum(jnp.sum(values, axis=axes), axis_name) / added
   squares = jnp.sum(jnp.square(values - mean), axis=axes)
-  squares = jax.lax.psum(squares, axis_name)
+  squares = numerics.psum(squares, axis_name)
   count = moments["count"]
   total = count + added
   gap = mean - moments["mean"]

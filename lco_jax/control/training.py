@@ -8,7 +8,6 @@ import dataclasses
 import functools
 from collections.abc import Mapping
 
-import jax
 import jax.numpy as jnp
 import optax
 from jax import Array
@@ -30,7 +29,7 @@ from lco_jax.control import data, dimensions, normalization, rollout
 from lco_jax.training import loss_geometry, memory, program, update
 from lco_jax.training import options as options_lib
 
-DEVICE_AXIS = numerics.DEVICE_AXIS
+DATA_AXIS = numerics.DATA_AXIS
 
 # Metrics of episodes are NaN where none ended: `Training.counts`.
 COUNTS = {
@@ -278,7 +277,7 @@ def prepare(
   )
   value_target = advantage + values
   if options.normalize_advantages:
-    mean, variance = diagnostics.moments(advantage, DEVICE_AXIS)
+    mean, variance = diagnostics.moments(advantage, DATA_AXIS)
     advantage = advantages.normalized(advantage, mean, variance)
   old_logits, stale_weight = _anchor(setup, params, trajectory)
   beta = targets.sign_dependent_beta(
@@ -323,7 +322,7 @@ def prepare(
   if options.beta_rule != "fixed":
     metrics["beta"] = memory.beta(options, params)
   metrics["explained_variance"] = diagnostics.explained_variance(
-    values, value_target, DEVICE_AXIS
+    values, value_target, DATA_AXIS
   )
   return batch, metrics
 
@@ -418,19 +417,19 @@ def summarize_episodes(trajectory: data.Trajectory) -> types.Metrics:
     their number.
   """
   done = trajectory.done
-  count = jax.lax.psum(jnp.sum(done), DEVICE_AXIS)
+  count = numerics.psum(jnp.sum(done), DATA_AXIS)
   metrics = {"episodes": count.astype(jnp.float32)}
   for name, values in (
     ("episode_return", trajectory.episode_return),
     ("episode_length", trajectory.episode_length.astype(jnp.float32)),
   ):
-    total = jax.lax.psum(jnp.sum(jnp.where(done, values, 0.0)), DEVICE_AXIS)
+    total = numerics.psum(jnp.sum(jnp.where(done, values, 0.0)), DATA_AXIS)
     least = jnp.min(values, where=done, initial=jnp.inf)
     most = jnp.max(values, where=done, initial=-jnp.inf)
     statistics = {
       "mean": total / jnp.maximum(count, 1),
-      "min": jax.lax.pmin(least, DEVICE_AXIS),
-      "max": jax.lax.pmax(most, DEVICE_AXIS),
+      "min": numerics.pmin(least, DATA_AXIS),
+      "max": numerics.pmax(most, DATA_AXIS),
     }
     for statistic, value in statistics.items():
       metrics[f"{name}_{statistic}"] = jnp.where(count > 0, value, jnp.nan)

@@ -19,6 +19,7 @@ from jax import Array
 
 from lco_jax import checks, networks, numerics, types
 from lco_jax.checks import setting
+from lco_jax.training import rows
 
 # Size of the vocabulary blocks whose sums are sampled first.
 _BLOCK = 256
@@ -179,8 +180,8 @@ def generate(
     params: parameters of the model.
     prompt: int32[N, P], padded on the left.
     padding: int32[N], number of padded slots of each prompt.
-    keys: PRNG keys [B], one per sequence. B is a multiple of N; sequence i
-      completes prompt i mod N.
+    keys: PRNG keys [B], one per sequence. B is a multiple of N; sequences are
+      ordered as `rows.flatten` orders samples and prompts.
     num_tokens: C.
     end: the token or tokens that end a sequence.
     sampling: options of the sampling distribution.
@@ -221,9 +222,9 @@ def generate(
   read, cache = model.reader(params, len(prompt), prompt_length + num_tokens)
   hidden, cache = read(prompt, padding, cache, 0)
   # Every sample continues from its own copy of the prompt's cache.
-  cache = _tile(cache, num_samples)
-  first = _tile(hidden[:, -1], num_samples)
-  padding = _tile(padding, num_samples)
+  cache, first, padding = rows.repeat(
+    (cache, hidden[:, -1], padding), num_samples
+  )
   shape = (batch_size, num_tokens)
   running = jnp.ones(batch_size, bool)
   blank = Completion(
@@ -273,8 +274,8 @@ def completion_hidden(
     params: parameters of the model.
     prompt: int32[N, P], padded on the left.
     padding: int32[N].
-    completion: int32[B, C]. B is a multiple of N; row i completes prompt
-      i mod N.
+    completion: int32[B, C]. B is a multiple of N; completions are ordered as
+      `rows.flatten` orders samples and prompts.
 
   Returns:
     float[B, C, W].
@@ -287,14 +288,14 @@ def completion_hidden(
     return hidden[:, prompt_length - 1 :]
   cache = model.empty_cache(len(prompt), prompt_length + length)
   hidden, cache = model.hidden(params, prompt, padding, cache, 0)
-  first = _tile(hidden[:, -1:], num_samples)
+  first = rows.repeat(hidden[:, -1:], num_samples)
   if length == 1:
     return first
   rest, _ = model.hidden(
     params,
     completion[:, :-1],
-    _tile(padding, num_samples),
-    _tile(cache, num_samples, axis=1),
+    rows.repeat(padding, num_samples),
+    rows.repeat(cache, num_samples, axis=1),
     prompt_length,
   )
   return jnp.concatenate([first, rest], axis=1)
@@ -304,13 +305,3 @@ def _count_samples(number: int, num_prompts: int, what: str) -> int:
   if number % num_prompts:
     raise ValueError(f"{number} {what}: no multiple of {num_prompts} prompts")
   return number // num_prompts
-
-
-def _tile(tree: Any, times: int, axis: int = 0) -> Any:
-  """Repeats every leaf along an axis."""
-  return jax.tree.map(
-    lambda leaf: jnp.tile(
-      leaf, (1,) * axis + (times,) + (1,) * (leaf.ndim - axis - 1)
-    ),
-    tree,
-  )

@@ -283,7 +283,11 @@ class TextCollector:
       self._programs[length] = placement.compile(
         self._generate_all,
         self._mesh,
-        (placement.STATE, placement.STREAMS, placement.STREAMS),
+        (
+          placement.make_state_specs(state, self._mesh),
+          placement.STREAMS,
+          placement.STREAMS,
+        ),
         (placement.ROLLOUTS, placement.EVERYWHERE),
         state,
         *asked,
@@ -296,7 +300,7 @@ class TextCollector:
     """Every seed's completions, and the tokens of each seed's longest."""
     samples = placement.each_seed(self._generate)(state, prompt, padding)
     longest = jnp.max(jnp.sum(samples.mask, axis=-1), axis=(1, 2))
-    longest = jax.lax.pmax(longest, numerics.DEVICE_AXIS)
+    longest = numerics.pmax(longest, numerics.DATA_AXIS)
     return samples, placement.gather_seeds(longest, axis=0)
 
   def _cut(self, samples: data.Samples, longest: int) -> data.Samples:

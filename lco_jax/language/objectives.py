@@ -24,9 +24,9 @@ from lco_jax import (
   targets,
   types,
 )
-from lco_jax.language import data, generation, reading
+from lco_jax.language import data, generation
 from lco_jax.language.setup import Setup
-from lco_jax.training import chunking, update
+from lco_jax.training import chunking, rows, update
 
 
 class DenseTokens(NamedTuple):
@@ -243,9 +243,7 @@ def make_objective(
       if not setup.algorithm.of_sequences:
         hidden, batch = _split_sequences(hidden, batch)
         length = 1
-      (hidden, batch), size = reading.pad_rows(
-        (hidden, batch), max(1, chunk_tokens // length)
-      )
+      size = rows.fit_chunks(len(hidden), max(1, chunk_tokens // length))
     total, (count, metrics) = chunking.chunked_sum(
       chunk_sums,
       networks.select_head(policy),
@@ -288,12 +286,10 @@ def _read_rows(
   num_samples: int,
 ) -> Array:
   """Final hidden states of rows, samples of the same prompts: [B, C, W]."""
-  num_prompts = len(batch.action) // num_samples
   return generation.completion_hidden(
     model,
     params,
-    batch.prompt[:num_prompts],
-    batch.padding[:num_prompts],
+    *rows.take_first((batch.prompt, batch.padding), num_samples),
     batch.action,
   )
 

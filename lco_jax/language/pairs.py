@@ -25,7 +25,7 @@ from lco_jax import checks, losses, networks, numerics, types
 from lco_jax.checks import setting
 from lco_jax.language import data, reading, sample_metrics, samplers
 from lco_jax.language.setup import BatchOptions
-from lco_jax.training import program, update
+from lco_jax.training import program, rows, update
 
 # Algorithm → options of its own.
 ALGORITHMS = {
@@ -315,9 +315,7 @@ def _objective(
   """Losses of a minibatch, Groups [T / M · N]."""
   del before
   num_groups = options.num_groups // options.num_minibatches
-  batch = jax.tree.map(
-    lambda leaf: leaf.reshape(num_groups, -1, *leaf.shape[1:]), batch
-  )
+  batch = rows.unflatten(batch, num_groups)
   scores = score_completions(
     algorithm,
     _read_groups(model, params["policy"], batch, chunk_tokens),

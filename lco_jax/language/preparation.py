@@ -177,7 +177,7 @@ def prepare(
     metrics |= prompt_repeats.summarize_first_visits(samples)
   if setup.uses_value:
     metrics["explained_variance"] = diagnostics.explained_variance(
-      signal.value, signal.value_target, numerics.DEVICE_AXIS, samples.mask
+      signal.value, signal.value_target, numerics.DATA_AXIS, samples.mask
     )
   if setup.sampler.one_answer:
     truth = signal

@@ -8,7 +8,6 @@ drawn. The prompt can be drawn from it again, so a run that is resumed goes on
 with the same prompts.
 """
 
-import jax
 import jax.numpy as jnp
 from jax import Array
 
@@ -60,8 +59,8 @@ def summarize_first_visits(samples: data.Samples) -> types.Metrics:
     and the number of such prompts.
   """
   where = samples.first_visit
-  right, count = jax.lax.psum(
-    (jnp.sum(samples.correct & where), jnp.sum(where)), numerics.DEVICE_AXIS
+  right, count = numerics.psum(
+    (jnp.sum(samples.correct & where), jnp.sum(where)), numerics.DATA_AXIS
   )
   return {
     "first_visit_correct": jnp.where(count > 0, right / count, jnp.nan),

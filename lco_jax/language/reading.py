@@ -16,6 +16,7 @@ from jax import Array
 
 from lco_jax import networks, numerics, types
 from lco_jax.language import data, generation
+from lco_jax.training import rows
 
 # Bytes of logits at a time, if the number of tokens is not set: on CPU, logits
 # that stay near its cores; elsewhere, enough to be worth a pass over the output
@@ -50,15 +51,14 @@ def read_hidden(
   Returns:
     float[G, N, C, W].
   """
-  shape = completions.action.shape
   hidden = generation.completion_hidden(
     model,
     params,
     completions.prompt[0],
     completions.padding[0],
-    completions.action.reshape(-1, shape[-1]),
+    rows.flatten(completions.action),
   )
-  return hidden.reshape(*shape, -1)
+  return rows.unflatten(hidden, len(completions.action))
 
 
 def map_tokens(
@@ -74,42 +74,21 @@ def map_tokens(
   Returns:
     Arrays [G, N, C, ...].
   """
-  shape = jax.tree.leaves(tree)[0].shape[:3]
-  num_tokens = shape[0] * shape[1] * shape[2]
-  rows = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[3:]), tree)
-  if not chunk_tokens or chunk_tokens >= num_tokens:
-    found = function(rows)
+  samples, _, length = jax.tree.leaves(tree)[0].shape[:3]
+  tokens = jax.tree.map(
+    lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), rows.flatten(tree)
+  )
+  num_tokens = len(jax.tree.leaves(tokens)[0])
+  size = rows.fit_chunks(num_tokens, chunk_tokens or num_tokens)
+  if size >= num_tokens:
+    found = function(tokens)
   else:
-    rows, size = pad_rows(rows, chunk_tokens)
-    chunks = jax.tree.map(
-      lambda leaf: leaf.reshape(-1, size, *leaf.shape[1:]), rows
-    )
-    found = jax.tree.map(
-      lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[:num_tokens],
-      jax.lax.map(function, chunks),
-    )
-  return jax.tree.map(lambda leaf: leaf.reshape(*shape, *leaf.shape[1:]), found)
-
-
-def pad_rows(tree: Any, size: int) -> tuple[Any, int]:
-  """Adds rows of zeros until chunks of at most `size` rows are equal.
-
-  Args:
-    tree: arrays [R, ...].
-    size: rows of a chunk at most.
-
-  Returns:
-    (arrays [chunks · rows, ...], rows of a chunk).
-  """
-  num_rows = len(jax.tree.leaves(tree)[0])
-  num_chunks = -(-num_rows // size)
-  size = -(-num_rows // num_chunks)
-  missing = num_chunks * size - num_rows
-
-  def pad(leaf):
-    return jnp.pad(leaf, [(0, missing)] + [(0, 0)] * (leaf.ndim - 1))
-
-  return jax.tree.map(pad, tree), size
+    found = jax.lax.map(function, rows.split_chunks(tokens, size))
+    found = rows.join_chunks(found, num_tokens)
+  found = jax.tree.map(
+    lambda leaf: leaf.reshape(-1, length, *leaf.shape[1:]), found
+  )
+  return rows.unflatten(found, samples)
 
 
 def read_log_prob(
@@ -126,8 +105,8 @@ def read_log_prob(
     float[G, N, C], in nats.
   """
 
-  def read(rows):
-    hidden, action = rows
+  def read(tokens):
+    hidden, action = tokens
     return numerics.action_log_prob(model.head(params, hidden), action)
 
   hidden = read_hidden(model, params, completions)
@@ -151,8 +130,8 @@ def read_known_log_probs(
     float[G, N, C, K], in nats.
   """
 
-  def read(rows):
-    hidden, known = rows
+  def read(tokens):
+    hidden, known = tokens
     log_probs = jax.nn.log_softmax(model.head(params, hidden))
     return jnp.take_along_axis(log_probs, known, axis=-1)
 
@@ -186,8 +165,8 @@ def find_likely_tokens(
   are read.
   """
 
-  def find(rows):
-    hidden, action = rows
+  def find(tokens):
+    hidden, action = tokens
     log_probs = jax.nn.log_softmax(model.head(params, hidden))
     values, tokens = jax.lax.top_k(log_probs, min(count, log_probs.shape[-1]))
     own = numerics.select_action(log_probs, action)

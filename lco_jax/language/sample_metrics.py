@@ -43,7 +43,7 @@ def summarize_samples(
     even: bool[G, N], samples of groups whose rewards are all equal.
   """
   length = jnp.sum(samples.mask, axis=-1).astype(jnp.float32)
-  mean, variance = diagnostics.moments(samples.reward, numerics.DEVICE_AXIS)
+  mean, variance = diagnostics.moments(samples.reward, numerics.DATA_AXIS)
   shares = {
     "correct": samples.correct,
     "truncated": samples.truncated,
@@ -53,7 +53,7 @@ def summarize_samples(
     shares["scoring_failed"] = samples.failed
   parts = {}
   for name, values in (samples.rewards or {}).items():
-    own_mean, own_variance = diagnostics.moments(values, numerics.DEVICE_AXIS)
+    own_mean, own_variance = diagnostics.moments(values, numerics.DATA_AXIS)
     parts[f"reward_{name}_mean"] = own_mean
     parts[f"reward_{name}_std"] = jnp.sqrt(own_variance)
   return (
@@ -61,10 +61,10 @@ def summarize_samples(
     | {
       "reward_mean": mean,
       "reward_std": jnp.sqrt(variance),
-      "completion_length_max": jax.lax.pmax(
-        jnp.max(length), numerics.DEVICE_AXIS
+      "completion_length_max": numerics.pmax(
+        jnp.max(length), numerics.DATA_AXIS
       ),
-      "tokens": jax.lax.psum(jnp.sum(length), numerics.DEVICE_AXIS),
+      "tokens": numerics.psum(jnp.sum(length), numerics.DATA_AXIS),
     }
     | numerics.across_devices(
       {k: numerics.average(v.astype(jnp.float32)) for k, v in shares.items()}

@@ -16,6 +16,7 @@ from jax import Array
 from lco_jax import checks, networks, numerics, tasks, types
 from lco_jax.checks import setting
 from lco_jax.language import data, generation
+from lco_jax.training import rows
 
 REWARDS = ("exact", "shaped")
 
@@ -220,15 +221,13 @@ def complete_prompts(
     params,
     prompt,
     padding,
-    keys.reshape(-1),
+    rows.flatten(keys),
     completion_length,
     end,
     sampling,
     observe,
   )
-  return jax.tree.map(
-    lambda leaf: leaf.reshape(*keys.shape, *leaf.shape[1:]), completion
-  )
+  return rows.unflatten(completion, len(keys))
 
 
 def repeat_problems(problems: tasks.Problem, num_samples: int) -> tasks.Problem:

@@ -60,13 +60,13 @@ def _in_groups(estimate: Callable[[Array], Array]) -> Callable[[Array], Array]:
 
 def _batch_normalized(reward: Array) -> Array:
   """Rewards standardised over all samples of all devices' prompts."""
-  mean, variance = diagnostics.moments(reward, numerics.DEVICE_AXIS)
+  mean, variance = diagnostics.moments(reward, numerics.DATA_AXIS)
   return advantages.normalized(reward, mean, variance)
 
 
 def _batch_centred(reward: Array) -> Array:
   """Rewards minus the mean over all prompts of all devices."""
-  mean, _ = diagnostics.moments(reward, numerics.DEVICE_AXIS)
+  mean, _ = diagnostics.moments(reward, numerics.DATA_AXIS)
   return reward - mean
 
 
@@ -218,7 +218,7 @@ def generalized_advantages(
     -1,
   )
   mean, variance = diagnostics.moments(
-    advantage, numerics.DEVICE_AXIS, where=mask
+    advantage, numerics.DATA_AXIS, where=mask
   )
   return sampled_signal(
     samples,
@@ -439,7 +439,7 @@ def compare_signals(
 
   def moments(x):
     x = jnp.where(mask, x, 0.0)
-    return diagnostics.moments(x, numerics.DEVICE_AXIS, where=mask)
+    return diagnostics.moments(x, numerics.DATA_AXIS, where=mask)
 
   mean_true, var_true = moments(true)
   mean, variance = moments(signal.advantage)

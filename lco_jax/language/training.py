@@ -8,10 +8,8 @@ advantages are known before it is divided. Axes: samples G, prompts N, tokens C.
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import jax
-import jax.numpy as jnp
 import optax
 
 from lco_jax import (
@@ -31,7 +29,7 @@ from lco_jax.language import (
   signals,
 )
 from lco_jax.language.setup import BASE, Options, Setup
-from lco_jax.training import loss_geometry, memory, program, update
+from lco_jax.training import loss_geometry, memory, program, rows, update
 
 __all__ = ["Options", "Setup", "make_training"]
 
@@ -61,7 +59,11 @@ def make_training(
       objectives.make_objective(setup, num_samples),
       dict(optimizers),
       watch,
-      split=_split_prompts(num_samples, options.num_microbatches),
+      split=None
+      if options.num_microbatches == 1
+      else functools.partial(
+        rows.split_streams, steps=num_samples, parts=options.num_microbatches
+      ),
     ),
     assess=functools.partial(assess, setup),
     optimizers=dict(optimizers),
@@ -160,7 +162,7 @@ def assess(
     measure, (hidden, tokens), setup.chunk_tokens
   )
   metrics = diagnostics.ratio_quantiles(
-    log_ratio, some.sampled, numerics.DEVICE_AXIS
+    log_ratio, some.sampled, numerics.DATA_AXIS
   )
   metrics |= numerics.across_devices(
     {
@@ -187,20 +189,3 @@ def assess(
       some,
     )
   return metrics
-
-
-def _split_prompts(
-  num_samples: int, num_parts: int
-) -> Callable[[Any], Any] | None:
-  """Divides batches [samples · prompts, ...]: [parts, samples · fewer, ...].
-
-  All samples of a prompt stay together: they are read with it.
-  """
-  if num_parts == 1:
-    return None
-
-  def split(leaf):
-    apart = leaf.reshape(num_samples, num_parts, -1, *leaf.shape[1:])
-    return jnp.moveaxis(apart, 1, 0).reshape(num_parts, -1, *leaf.shape[1:])
-
-  return lambda batch: jax.tree.map(split, batch)

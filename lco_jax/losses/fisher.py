@@ -344,13 +344,13 @@ def lco_weights(
   peak = jnp.max(step, where=counted, initial=-jnp.inf)
   count = jnp.sum(counted, dtype=step.dtype)
   if axis_name is not None:
-    peak = jax.lax.pmax(peak, axis_name)
-    count = jax.lax.psum(count, axis_name)
+    peak = numerics.pmax(peak, axis_name)
+    count = numerics.psum(count, axis_name)
   peak = jnp.where(jnp.isfinite(peak), peak, 0.0)
   weights = jnp.where(counted, jnp.exp(jnp.where(counted, step - peak, 0.0)), 0)
   total = jnp.sum(weights)
   if axis_name is not None:
-    total = jax.lax.psum(total, axis_name)
+    total = numerics.psum(total, axis_name)
   return weights * (count / jnp.where(total > 0, total, 1.0))
 
 

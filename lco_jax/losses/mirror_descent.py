@@ -213,7 +213,7 @@ def vmpo_weights(
   counted = jnp.ones_like(advantage, bool) if where is None else where
   every = jnp.where(counted, advantage, jnp.inf)
   if axis_name is not None:
-    every = jax.lax.all_gather(every, axis_name)
+    every = numerics.all_gather(every, axis_name)
   every = jnp.sort(every.reshape(-1))  # Masked steps, +inf, come last.
   count = jnp.sum(jnp.isfinite(every))
   median = every[jnp.minimum(count // 2, every.size - 1)]

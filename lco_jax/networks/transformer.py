@@ -22,7 +22,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from lco_jax.networks import products
+from lco_jax.networks import partitioning, products
+from lco_jax.networks.partitioning import FSDP_AXIS, TENSOR_AXIS
 from lco_jax.networks.transformer_config import (
   ACTIVATIONS,
   LayerOptions,
@@ -76,7 +77,7 @@ def empty_cache(
     num_slots,
     config.head_features,
   )
-  zeros = jnp.zeros(shape, config.dtype)
+  zeros = _lay_heads(jnp.zeros(shape, config.dtype))
   return KVCache(zeros, zeros)
 
 
@@ -146,7 +147,7 @@ class Transformer(nn.Module):
     """Final hidden states, the input of `head`: (float[B, L, width], cache)."""
     slots = Slots(jnp.asarray(start, jnp.int32), padding)
     # Outside attention, all tokens share one axis: the fastest matrix products.
-    hidden = self.embed(tokens.reshape(-1))
+    hidden = lay_rows(self.embed(tokens.reshape(-1)))
     hidden = scale_embedding(hidden, self.config.embedding_scale)
     hidden, cache = self.blocks(hidden, slots, self.layer_options, cache)
     hidden = self.final_norm(hidden)
@@ -157,10 +158,13 @@ class Transformer(nn.Module):
     if self.num_outputs is not None:
       return self.output(hidden)
     if not self.config.tied_embeddings:
-      return _cap(self.output(hidden), self.config.logit_cap)
-    embedding = self.embed.embedding.astype(hidden.dtype)
+      logits = lay_features(self.output(hidden))
+      return _cap(logits, self.config.logit_cap)
+    embedding = partitioning.gather(
+      self.embed.embedding.astype(hidden.dtype), partitioning.EMBEDDING
+    )
     logits = products.multiply_rows("rw,vw->rv", hidden, embedding)
-    return _cap(logits, self.config.logit_cap)
+    return _cap(lay_features(logits), self.config.logit_cap)
 
 
 class Block(nn.Module):
@@ -187,14 +191,16 @@ class Block(nn.Module):
     attend = Attention(config, name="attention")
     normed = norm(hidden, "attention_norm", "before")
     attended, cache = attend(normed, slots, options, cache)
-    hidden = hidden + norm(attended, "after_attention_norm", "after")
+    attended = norm(lay_rows(attended), "after_attention_norm", "after")
+    hidden = lay_rows(hidden + attended)
     normed = norm(hidden, "mlp_norm", "before")
-    gate = _dense(config, config.mlp_width, "gate")(normed)
-    up = _dense(config, config.mlp_width, "up")(normed)
+    gate = lay_features(_dense(config, config.mlp_width, "gate")(normed))
+    up = lay_features(_dense(config, config.mlp_width, "up")(normed))
     down = _dense(config, config.width, "down", residual=True)
     activate = ACTIVATIONS[config.activation]
-    mixed = down(activate(gate) * up)
-    return hidden + norm(mixed, "after_mlp_norm", "after"), cache
+    mixed = lay_rows(down(activate(gate) * up))
+    hidden = hidden + norm(mixed, "after_mlp_norm", "after")
+    return lay_rows(hidden), cache
 
 
 class Attention(nn.Module):
@@ -214,7 +220,7 @@ class Attention(nn.Module):
 
     def project(name, heads):
       dense = _dense(config, heads * features, name, bias=config.qkv_bias)
-      return dense(x).reshape(batch, length, heads, features)
+      return lay_features(dense(x)).reshape(batch, length, heads, features)
 
     def project_normed(name, heads):
       projected = project(name, heads)
@@ -234,12 +240,13 @@ class Attention(nn.Module):
     key = _rotate(project_normed("key", num_kv), positions, options)
     # The head axis precedes the slots: each head's keys are contiguous.
     key, value = (
-      jnp.swapaxes(x, 1, 2) for x in (key, project("value", num_kv))
+      _lay_heads(jnp.swapaxes(x, 1, 2)) for x in (key, project("value", num_kv))
     )
     if cache is not None:
       at = (0, 0, slots.start, 0)
       key = jax.lax.dynamic_update_slice(cache.keys, key, at)
       value = jax.lax.dynamic_update_slice(cache.values, value, at)
+      key, value = _lay_heads(key), _lay_heads(value)
       cache = KVCache(key, value)
     read = jnp.arange(key.shape[2])  # [S]
     allowed = (read[None, None] <= own_slots[None, :, None]) & (
@@ -267,7 +274,8 @@ class Attention(nn.Module):
     ).astype(value.dtype)
     mixed = mixed.reshape(grouped).transpose(0, 3, 1, 2, 4)
     output = _dense(config, config.width, "output", residual=True)
-    return output(mixed.reshape(batch * length, -1)), cache
+    mixed = lay_features(mixed.reshape(batch * length, -1))
+    return output(mixed), cache
 
 
 def _rotate(x: Array, positions: Array, options: LayerOptions) -> Array:
@@ -285,6 +293,24 @@ def _rotate(x: Array, positions: Array, options: LayerOptions) -> Array:
     [first * cos - second * sin, second * cos + first * sin], axis=-1
   )
   return rotated.astype(x.dtype)
+
+
+def lay_rows(x: Array) -> Array:
+  """Lays activations [rows, width] along the mesh: devices divide rows."""
+  return partitioning.constrain(x, FSDP_AXIS, None)
+
+
+def lay_features(x: Array) -> Array:
+  """Lays [..., rows, features] along the mesh: devices divide both.
+
+  Features are those of heads or of the gated linear unit, or the vocabulary.
+  """
+  return partitioning.constrain(x, FSDP_AXIS, TENSOR_AXIS)
+
+
+def _lay_heads(x: Array) -> Array:
+  """Lays [..., B, K, S, D] along the mesh: devices divide B and K."""
+  return partitioning.constrain(x, FSDP_AXIS, TENSOR_AXIS, None, None)
 
 
 def scale_embedding(x: Array, factor: float) -> Array:
@@ -322,13 +348,17 @@ def _dense(
     widened: whether the output is float32 for every computation dtype.
   """
   gain = 1.0 / (2 * config.num_layers) if residual else 1.0
+  axes = partitioning.BACK if residual else partitioning.INTO
+  product = products.widened_product if widened else products.dense_product
+
+  def multiply(left, right, *rest, **options):
+    return product(left, partitioning.gather(right, axes), *rest, **options)
+
   return nn.Dense(
     features,
     use_bias=bias,
     dtype=config.dtype,
     kernel_init=nn.initializers.variance_scaling(gain, "fan_in", "normal"),
-    dot_general=(
-      products.widened_product if widened else products.dense_product
-    ),
+    dot_general=multiply,
     name=name,
   )

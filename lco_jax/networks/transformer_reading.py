@@ -123,7 +123,7 @@ def _embed(config: TransformerConfig, params: Any, tokens: Array) -> Array:
   embedding = params["params"]["embed"]["embedding"]
   rows = narrow_matrices.take_rows(embedding, tokens.reshape(-1))
   return transformer.scale_embedding(
-    rows.astype(config.dtype), config.embedding_scale
+    transformer.lay_rows(rows.astype(config.dtype)), config.embedding_scale
   )
 
 

@@ -7,7 +7,7 @@ Source: Agarwal et al. 2021, arXiv:2108.13264.
 from collections.abc import Callable
 
 import numpy as np
-import scipy.stats
+import scipy  # scipy.stats, which is slow to import, follows at its first use.
 
 
 def interquartile_mean(scores: np.ndarray, axis: int = -1) -> np.ndarray:

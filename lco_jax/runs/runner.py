@@ -169,7 +169,9 @@ def resume(
   return dataclasses.replace(
     start,
     update=int(done),
-    state=placement.to_devices(state, mesh, placement.STATE),
+    state=placement.to_devices(
+      state, mesh, placement.make_state_specs(state, mesh)
+    ),
     train_seconds=seconds,
   )
 

@@ -159,7 +159,7 @@ def check_placement(settings: Mapping, mesh: Mesh) -> None:
   Raises:
     ValueError: if a device's prompts do not divide into microbatches.
   """
-  prompts = settings["num_prompts"] // mesh.shape[numerics.DEVICE_AXIS]
+  prompts = settings["num_prompts"] // mesh.shape[numerics.DATA_AXIS]
   if prompts % settings.get("num_microbatches", 1):
     raise ValueError(
       f"num_microbatches {settings['num_microbatches']} does not divide the"

@@ -31,7 +31,7 @@ def estimate(settings: Mapping, run: llm.Run) -> str:
   mesh = run_lib.make_mesh(settings, training)
   learners = run_lib.num_learners(settings)
   here = learners // mesh.shape[placement.SEED_AXIS]
-  shards = mesh.shape[placement.DEVICE_AXIS]
+  shards = mesh.shape[placement.DATA_AXIS]
   prompts = settings["num_prompts"] // shards
   samples = settings["num_samples"]
   steps = settings["num_epochs"] * settings["num_minibatches"]

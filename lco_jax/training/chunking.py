@@ -15,6 +15,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from lco_jax.training import rows as rows_lib
+
 # (params, shared, rows, constants of the rows) → (sum over the rows, pytree of
 # other sums over the rows).
 Summand = Callable[[Any, Any, Any, Any], tuple[jax.Array, Any]]
@@ -35,12 +37,13 @@ def chunked_sum(
   summation. Only the first sum has a gradient, and only a first derivative.
 
   Args:
-    summand: computes the sums over some of the rows.
+    summand: computes the sums over some of the rows; rows of zeros, which fill
+      up the last chunk, must add nothing.
     params: pytree of float arrays, the same for all rows.
     shared: pytree of arrays without a gradient, the same for all rows.
     rows: pytree of float arrays [R, ...].
     constants: pytree of arrays [R, ...] without a gradient.
-    chunk_size: rows per chunk, a divisor of R.
+    chunk_size: rows per chunk, see `rows.fit_chunks`.
     dtype: dtype of `params` and `shared` for the summand. They are cast once;
       the gradient accumulates in their original dtype.
 
@@ -48,24 +51,17 @@ def chunked_sum(
     (sum float[], other sums).
 
   Raises:
-    ValueError: if the chunk size does not divide the number of rows.
+    ValueError: if the chunk size is less than 1.
   """
+  if chunk_size < 1:
+    raise ValueError(f"chunk_size must be ≥ 1, got {chunk_size}")
   num_rows = len(jax.tree.leaves(rows)[0])
-  if chunk_size < 1 or num_rows % chunk_size:
-    raise ValueError(
-      f"chunk_size {chunk_size} does not divide the number of rows, {num_rows}"
-    )
   shared = jax.lax.stop_gradient(_cast(shared, dtype))
-  if chunk_size == num_rows:
+  if chunk_size >= num_rows:
     total, others = summand(_cast(params, dtype), shared, rows, constants)
     return total, jax.lax.stop_gradient(others)
 
-  def split(tree):
-    return jax.tree.map(
-      lambda leaf: leaf.reshape(-1, chunk_size, *leaf.shape[1:]), tree
-    )
-
-  chunks = split(rows), split(constants)
+  chunks = rows_lib.split_chunks((rows, constants), chunk_size)
   return _sum_chunks(summand, dtype, params, shared, *chunks)
 
 

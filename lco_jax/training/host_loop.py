@@ -56,11 +56,12 @@ def make_programs(
       rollout = collector.collect(state)
       shapes = tuple(leaf.shape for leaf in jax.tree.leaves(rollout))
       if shapes not in steps:
+        specs = placement.make_state_specs(state, mesh)
         steps[shapes] = placement.compile(
           learn_seeds,
           mesh,
-          (placement.STATE, placement.ROLLOUTS),
-          (placement.STATE, placement.EVERYWHERE),
+          (specs, placement.ROLLOUTS),
+          (specs, placement.EVERYWHERE),
           state,
           rollout,
           donate_argnums=(0,),

@@ -56,9 +56,9 @@ def measure_loss(
     numerics.action_log_prob(logits, batch.action) - batch.old_log_prob
   )
   effective = diagnostics.effective_sample_size(
-    jnp.where(where, log_ratio, 0.0), where, numerics.DEVICE_AXIS
+    jnp.where(where, log_ratio, 0.0), where, numerics.DATA_AXIS
   )
-  spread = diagnostics.ratio_quantiles(log_ratio, where, numerics.DEVICE_AXIS)
+  spread = diagnostics.ratio_quantiles(log_ratio, where, numerics.DATA_AXIS)
   requested = numerics.average(
     losses.kl_divergence(batch.old_logits, batch.target_logits), where
   )
@@ -95,9 +95,9 @@ def measure_loss(
   measured = jax.vmap(measure_state)(logits, batch, segments)
   curvature, violation, *means = measured
   least = jnp.min(jnp.where(counted, curvature, jnp.inf))
-  least = jax.lax.pmin(least, numerics.DEVICE_AXIS)
+  least = numerics.pmin(least, numerics.DATA_AXIS)
   most = jnp.max(jnp.where(counted, violation, -jnp.inf))
-  most = jax.lax.pmax(most, numerics.DEVICE_AXIS)
+  most = numerics.pmax(most, numerics.DATA_AXIS)
   names = ("direction_cosine", "direction_against", "stalled")
   return {
     # Report 0 if no state counts on any device.
@@ -153,11 +153,11 @@ def measure_gradients(
 
     def loss(policy):
       own = objective(params | {"policy": policy}, part, before)[0]["policy"]
-      count = jax.lax.psum(own.count, numerics.DEVICE_AXIS)
+      count = numerics.psum(own.count, numerics.DATA_AXIS)
       return numerics.Average(own.total, count).mean, count
 
     found, count = jax.grad(loss, has_aux=True)(params["policy"])
-    return jax.lax.psum(found, numerics.DEVICE_AXIS), count
+    return numerics.psum(found, numerics.DATA_AXIS), count
 
   gradients, _ = jax.lax.map(lambda part: gradient(params, part), parts)
   firsts, counts = jax.lax.map(lambda part: gradient(before, part), parts)

@@ -3,7 +3,7 @@
     collect → prepare (advantages, targets; once) → epochs × minibatches
 
 What differs between tasks comes in as the functions of a `Training`. A step is
-written for one device's share of one seed, under an axis DEVICE_AXIS. A chunk
+written for one device's share of one seed, under an axis DATA_AXIS. A chunk
 of steps is one compiled program: scanned over updates, vmapped over a device's
 seeds, sharded over a mesh. Axes of the learner state: [seeds, ...], the
 actor's [seeds, N, ...].
@@ -25,7 +25,7 @@ from lco_jax import numerics, types
 from lco_jax.training import finiteness, placement
 from lco_jax.training import update as update_lib
 
-DEVICE_AXIS = numerics.DEVICE_AXIS
+DATA_AXIS = numerics.DATA_AXIS
 
 _MAX_CHUNK = 200
 
@@ -140,7 +140,7 @@ def train_step(
 
   Args:
     training: what to train.
-    state: of one seed on one device, under an axis DEVICE_AXIS.
+    state: of one seed on one device, under an axis DATA_AXIS.
 
   Returns:
     The next state, and metrics that are the same on every device.
@@ -305,12 +305,20 @@ def initial_state(
     None if learning_rates is None else np.asarray(learning_rates, np.float32),
     dict(given) if given else None,
   )
-  starts = placement.to_devices(starts, mesh, placement.SEEDS)
+  specs = (
+    placement.SEEDS,
+    placement.SEEDS,
+    placement.make_param_specs(starts[2], mesh),
+  )
+  state = placement.find_shapes(
+    init_seeds, mesh, specs, placement.STATE, *starts
+  )
+  starts = placement.to_devices(starts, mesh, specs)
   program = placement.compile(
     init_seeds,
     mesh,
-    (placement.SEEDS,) * len(starts),
-    placement.STATE,
+    specs,
+    placement.make_state_specs(state, mesh),
     *starts,
     once=True,
   )
@@ -336,6 +344,7 @@ def compile_chunks(
     (state, metrics [length, seeds]).
   """
   step = placement.each_seed(functools.partial(train_step, training))
+  specs = placement.make_state_specs(state, mesh)
 
   def run(length, state):
     state, metrics = jax.lax.scan(
@@ -347,8 +356,8 @@ def compile_chunks(
     length: placement.compile(
       functools.partial(run, length),
       mesh,
-      (placement.STATE,),
-      (placement.STATE, placement.EVERYWHERE),
+      (specs,),
+      (specs, placement.EVERYWHERE),
       state,
       donate_argnums=(0,),
       long_reductions=training.long_reductions,
@@ -383,12 +392,12 @@ def _update_keys(state: types.LearnerState) -> types.PRNGKey:
 
 def _own_streams(training: Training) -> int:
   """How many of a seed's streams are this device's."""
-  return training.num_streams // jax.lax.axis_size(DEVICE_AXIS)
+  return training.num_streams // jax.lax.axis_size(DATA_AXIS)
 
 
 def _stream_keys(key: types.PRNGKey, num_streams: int) -> types.PRNGKey:
   """Folds the global index of each of this device's streams into a key."""
-  first = jax.lax.axis_index(DEVICE_AXIS) * num_streams
+  first = numerics.axis_index(DATA_AXIS) * num_streams
   return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(
     key, first + jnp.arange(num_streams)
   )

@@ -15,6 +15,8 @@ import optax
 from jax import Array
 
 from lco_jax import numerics, types
+from lco_jax.networks import partitioning
+from lco_jax.training import rows
 
 # Metric by which an update is stopped early: KL(π_old ‖ π) of a minibatch.
 KL = "minibatch_kl"
@@ -55,7 +57,7 @@ def make_update(
   Returns:
     (params, opt_state, batch, before=None) → (params, opt_state, metrics),
     where `before` are the parameters before the epochs, None if this is the
-    first step of them. To be called under an axis named DEVICE_AXIS.
+    first step of them. To be called under an axis named DATA_AXIS.
   """
 
   def total_loss(trained, frozen, batch, before):
@@ -69,8 +71,9 @@ def make_update(
       return gradient(trained, frozen, batch, before)
 
     def add(sums, microbatch):
-      own = gradient(trained, frozen, microbatch, before)
-      return jax.tree.map(jnp.add, sums, own), None
+      own, others = gradient(trained, frozen, microbatch, before)
+      own = partitioning.constrain_params(own)
+      return jax.tree.map(jnp.add, sums, (own, others)), None
 
     microbatches = split(batch)
     first = jax.tree.map(lambda leaf: leaf[0], microbatches)
@@ -78,6 +81,7 @@ def make_update(
       lambda leaf: jnp.zeros(leaf.shape, leaf.dtype),
       jax.eval_shape(gradient, trained, frozen, first, before),
     )
+    zeros = (partitioning.constrain_params(zeros[0]), zeros[1])
     return jax.lax.scan(add, zeros, microbatches)[0]
 
   def update(params, opt_state, batch, before=None):
@@ -86,7 +90,7 @@ def make_update(
     gradients, (parts, metrics) = sum_gradients(
       trained, frozen, batch, params if before is None else before
     )
-    gradients = _divide_sums(gradients, parts)
+    gradients = _divide_sums(partitioning.constrain_params(gradients), parts)
     for name, select in (watch or {}).items():
       metrics[name] = numerics.average(optax.tree.norm(select(gradients)))
     new_params, new_opt_state = dict(frozen), {}
@@ -111,9 +115,9 @@ def _divide_sums(
   gradients: dict[str, Any], parts: dict[str, numerics.Average]
 ) -> dict[str, Any]:
   """Adds gradients and counts over devices, then divides them once."""
-  gradients, counts = jax.lax.psum(
+  gradients, counts = numerics.psum(
     (gradients, {name: parts[name].count for name in gradients}),
-    numerics.DEVICE_AXIS,
+    numerics.DATA_AXIS,
   )
   return {
     name: jax.tree.map(
@@ -173,25 +177,6 @@ def random_permutations(key: types.PRNGKey, count: int, size: int) -> Array:
   return (jnp.sort(words, axis=-1) & low).astype(jnp.int32)
 
 
-def take_steps(batch: Any, indices: Array) -> Any:
-  """Gathers time steps, environment by environment.
-
-  Args:
-    batch: pytree of [T, N, ...].
-    indices: int32[K, N], times to take of each environment.
-
-  Returns:
-    The pytree with [K · N, ...].
-  """
-  num_envs = indices.shape[-1]
-  rows = (indices * num_envs + jnp.arange(num_envs)[None]).reshape(-1)
-
-  def take(leaf):
-    return leaf.reshape(-1, *leaf.shape[2:])[rows]
-
-  return jax.tree.map(take, batch)
-
-
 def run_epochs(
   update: Update,
   params: dict[str, types.Params],
@@ -224,10 +209,10 @@ def run_epochs(
   def step(carry, times):
     params, opt_state, stopped = carry
     new, opt_state, metrics = update(
-      params, opt_state, take_steps(batch, times), before
+      params, opt_state, rows.take_steps(batch, times), before
     )
     if max_kl is not None:
-      kl = jax.lax.psum(metrics[KL], numerics.DEVICE_AXIS).mean
+      kl = numerics.psum(metrics[KL], numerics.DATA_AXIS).mean
       stopped = stopped | (kl > max_kl)
       new = new | {
         "policy": jax.tree.map(
@@ -248,4 +233,4 @@ def run_epochs(
   (params, opt_state, _), metrics = jax.lax.scan(
     step, (params, opt_state, jnp.bool_(False)), indices
   )
-  return params, opt_state, jax.lax.psum(metrics, numerics.DEVICE_AXIS)
+  return params, opt_state, numerics.psum(metrics, numerics.DATA_AXIS)

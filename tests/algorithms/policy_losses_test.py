@@ -271,7 +271,7 @@ def test_weights_replace_advantages_where_an_algorithm_takes_them():
     lambda a, algorithm="lco_weighted": algorithms.weigh_steps(
       algorithms.ALGORITHMS[algorithm], a, jnp.full_like(a, 0.5), 0.1
     ),
-    axis_name=numerics.DEVICE_AXIS,
+    axis_name=numerics.DATA_AXIS,
   )
   np.testing.assert_allclose(
     weigh(advantage[None])[0], losses.lco_weights(advantage, 0.5), rtol=1e-6

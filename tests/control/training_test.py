@@ -255,7 +255,7 @@ def test_the_same_step_runs_under_pmap_and_vmap():
       lambda leaf: leaf.reshape(8, 2, *leaf.shape[1:]), state.actor
     ),
   )
-  axis = numerics.DEVICE_AXIS
+  axis = numerics.DATA_AXIS
   for run in (
     jax.pmap(step, axis_name=axis, devices=devices),
     jax.jit(jax.vmap(step, axis_name=axis)),

@@ -9,7 +9,7 @@ import pytest
 from lco_jax import networks, numerics, tasks, types
 from lco_jax.language import data, generation, host_sampler, pairs, samplers
 from lco_jax.runs import runner
-from lco_jax.training import optimizers, placement, program, update
+from lco_jax.training import optimizers, placement, program, rows
 from tests import completions
 
 # Flax and optax mix ranks.
@@ -123,16 +123,16 @@ def test_minibatches_are_read_with_their_prompts():
   _, samples = jax.jit(lambda p, k: task.collect(p, (), k))(params, keys)
   batch, _ = jax.jit(placement.bind_device_axis(task.prepare))(params, samples)
   times = np.array([[3, 0, 1, 2], [1, 2, 3, 0]])  # Of each prompt, others.
-  rows = update.take_steps(batch, jnp.asarray(times))
+  taken = rows.take_steps(batch, jnp.asarray(times))
   opt_state = {"policy": task.optimizers["policy"].init(other)}
   step = jax.jit(placement.bind_device_axis(task.update))
-  _, _, found = step(params | {"policy": other}, opt_state, rows)
+  _, _, found = step(params | {"policy": other}, opt_state, taken)
   logits = completions.read_logits(
-    model, other, rows.prompt, rows.padding, rows.action
+    model, other, taken.prompt, taken.padding, taken.action
   )
-  ratio = numerics.action_log_prob(logits, rows.action) - rows.old_log_prob
-  scores = np.asarray(jnp.where(rows.mask, ratio, 0.0).sum(-1))
-  reward = np.asarray(rows.reward)
+  ratio = numerics.action_log_prob(logits, taken.action) - taken.old_log_prob
+  scores = np.asarray(jnp.where(taken.mask, ratio, 0.0).sum(-1))
+  reward = np.asarray(taken.reward)
   margins = np.where(
     reward[:, 0] > reward[:, 1],
     scores[:, 0] - scores[:, 1],

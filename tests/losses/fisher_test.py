@@ -454,8 +454,8 @@ def test_weights_of_a_batch_on_several_devices():
   advantage = advantage.astype(jnp.float32)
   beta = jnp.linspace(0.5, 2.0, 24).reshape(8, 3)
   apart = jax.pmap(
-    lambda a, b: losses.lco_weights(a, b, axis_name="devices"),
-    axis_name="devices",
+    lambda a, b: losses.lco_weights(a, b, axis_name="data"),
+    axis_name="data",
   )(advantage, beta)
   np.testing.assert_allclose(
     apart, losses.lco_weights(advantage, beta), rtol=1e-6

@@ -270,8 +270,8 @@ def test_vmpo_weights_are_of_the_whole_batch():
   advantage = jnp.asarray(np.random.default_rng(0).normal(size=16), jnp.float32)
   alone = losses.vmpo_weights(advantage, 0.1)
   shared = jax.vmap(
-    lambda own: losses.vmpo_weights(own, 0.1, axis_name="devices"),
-    axis_name="devices",
+    lambda own: losses.vmpo_weights(own, 0.1, axis_name="data"),
+    axis_name="data",
   )(advantage.reshape(4, 4))
   np.testing.assert_allclose(shared.reshape(-1), alone, rtol=1e-5)
   moved = losses.vmpo_weights(100.0 * advantage - 1e3, 0.1)

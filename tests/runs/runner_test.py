@@ -154,7 +154,7 @@ def test_a_state_can_move_to_other_devices():
     mesh: program.initial_state(task, _SEEDS, mesh)
     for mesh in (one, seeds, streams)
   }
-  assert [mesh.shape[placement.DEVICE_AXIS] for mesh in states] == [1, 1, 2]
+  assert [mesh.shape[placement.DATA_AXIS] for mesh in states] == [1, 1, 2]
   expected = placement.to_host(states[one])
   assert expected.actor.observation.shape == (2, 2, 4)
   for mesh, state in states.items():

@@ -43,7 +43,7 @@ def _look(policy_loss, batch, logits, where=None, num_devices=1):
   found = jax.jit(
     jax.vmap(
       lambda z, b, w: loss_geometry.measure_loss(policy_loss, z, b, w),
-      axis_name="devices",
+      axis_name="data",
     )
   )(*arguments)
   return {name: np.asarray(values) for name, values in found.items()}
@@ -178,7 +178,7 @@ def test_noise_of_gradients_against_a_loop(steps, parts, by_steps):
     found = jax.jit(
       jax.vmap(
         lambda b: loss_geometry.measure_gradients(objective, before, params, b),
-        axis_name="devices",
+        axis_name="data",
       )
     )(dealt)
     np.testing.assert_allclose(

@@ -80,7 +80,7 @@ def test_rollouts_are_of_the_policy_k_updates_ago():
     # And the rollout is its: the recorded logits are those it gives.
     collect = jax.vmap(
       lambda state: program.collect_step(task, state)[1],
-      axis_name=numerics.DEVICE_AXIS,
+      axis_name=numerics.DATA_AXIS,
     )
     rollout = collect(jax.tree.map(lambda x: jnp.asarray(x)[None], state))
     np.testing.assert_allclose(
@@ -126,9 +126,7 @@ def test_corrected_steps_begin_from_the_learner(correction):
   states, _ = _states(task, 4)
   state = jax.tree.map(lambda x: jnp.asarray(x)[None], states[-1])
   rollout, batch = jax.jit(
-    jax.vmap(
-      lambda state: _prepared(task, state), axis_name=numerics.DEVICE_AXIS
-    )
+    jax.vmap(lambda state: _prepared(task, state), axis_name=numerics.DATA_AXIS)
   )(state)
   rollout, batch = jax.tree.map(lambda x: x[0], (rollout, batch))
   own = net.policy(states[-1].params["policy"], rollout.observation)

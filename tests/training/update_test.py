@@ -43,7 +43,7 @@ def _step(batch, optimizers, num_shards, split=None):
     params, state, metrics = step(_params(), opt_state, shard)
     return params, state, numerics.across_devices(metrics)
 
-  return jax.vmap(run, axis_name=numerics.DEVICE_AXIS)(shards)
+  return jax.vmap(run, axis_name=numerics.DATA_AXIS)(shards)
 
 
 @pytest.mark.parametrize("num_shards", [1, 2, 4, 8])
@@ -121,7 +121,7 @@ def test_the_policy_stops_where_it_has_gone_too_far():
         jnp.arange(4)[:, None, None],
         max_kl,
       ),
-      axis_name=numerics.DEVICE_AXIS,
+      axis_name=numerics.DATA_AXIS,
     )(shards)
 
   new_params, new_state, metrics = run(0.4)
@@ -180,14 +180,6 @@ def test_every_epoch_takes_every_step_once():
   assert not np.array_equal(epochs[0], epochs[1])
 
 
-def test_take_steps_gathers_each_environment_by_its_own_times():
-  leaf = jnp.arange(12).reshape(4, 3)  # Time 4, environments 3.
-  times = jnp.array([[0, 3, 1], [2, 2, 0]])
-  taken = update.take_steps({"a": leaf, "b": leaf[..., None]}, times)
-  np.testing.assert_array_equal(taken["a"], [0, 10, 5, 6, 7, 2])
-  assert taken["b"].shape == (6, 1)
-
-
 def test_run_epochs_uses_every_minibatch():
   """SGD with rate ½ on a square jumps to each minibatch's mean in turn."""
   optimizers = {"left": optax.sgd(0.5), "right": optax.sgd(0.5)}
@@ -198,7 +190,7 @@ def test_run_epochs_uses_every_minibatch():
   opt_state = {k: o.init(_params()[k]) for k, o in optimizers.items()}
   params, _, metrics = jax.vmap(
     lambda b: update.run_epochs(step, _params(), opt_state, b, indices),
-    axis_name=numerics.DEVICE_AXIS,
+    axis_name=numerics.DATA_AXIS,
   )(jax.tree.map(lambda leaf: leaf[None], batch))
   np.testing.assert_allclose(
     params["left"]["w"][0], batch["x"][2:].mean(), rtol=1e-5

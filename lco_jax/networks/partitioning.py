@@ -1,0 +1,140 @@
+"""Division of a model over axes of a mesh that no data is divided over.
+
+XLA's partitioner divides the work. Functions here say which axis of an array
+lies along which axis of the mesh, and do nothing under a mesh without
+FSDP_AXIS and TENSOR_AXIS:
+
+    FSDP_AXIS    parameters, their gradients and optimizer state; a layer's
+                 matrices are gathered where they are used. Rows of activations.
+    TENSOR_AXIS  heads, hidden units of the gated linear unit, and vocabulary.
+
+Source: Rajbhandari et al. 2020, arXiv:1910.02054 (fully sharded parameters);
+Shoeybi et al. 2019, arXiv:1909.08053 (heads and hidden units).
+"""
+
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+from jax import Array
+from jax.sharding import PartitionSpec as P
+
+FSDP_AXIS = "fsdp"
+TENSOR_AXIS = "tensor"
+AXES = (FSDP_AXIS, TENSOR_AXIS)
+
+# Axes of the mesh along which the last axes of a parameter lie.
+Axes = tuple[str | None, ...]
+EMBEDDING: Axes = (TENSOR_AXIS, FSDP_AXIS)
+INTO: Axes = (
+  FSDP_AXIS,
+  TENSOR_AXIS,
+)  # Width → heads, hidden units, vocabulary.
+BACK: Axes = (TENSOR_AXIS, FSDP_AXIS)
+# Of the parameters of linear layers, by the layer's name.
+_LAYERS = {
+  **dict.fromkeys(("query", "key", "value", "gate", "up"), INTO),
+  **dict.fromkeys(("attention/output", "down"), BACK),
+  "output": INTO,
+}
+
+
+def axis_size(axis: str) -> int:
+  """Devices along an axis of the mesh that a program runs under; 1 without."""
+  return dict(jax.sharding.get_abstract_mesh().shape).get(axis, 1)
+
+
+def constrain(x: Array, *axes: str | None) -> Array:
+  """Lays the last axes of an array along axes of the mesh.
+
+  Axes that the mesh does not have, or whose size does not divide the array's,
+  count as None. The array's other axes are not divided.
+  """
+  spec = _fit(x.shape, axes, {axis: axis_size(axis) for axis in AXES})
+  if all(axis_size(axis) == 1 for axis in AXES):
+    return x
+  return jax.lax.with_sharding_constraint(x, P(*spec))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def gather(matrix: Array, axes: Axes) -> Array:
+  """Gathers a matrix along FSDP_AXIS; its gradient is divided again.
+
+  Args:
+    matrix: whose last axes lie along `axes`.
+    axes: of the mesh.
+  """
+  return constrain(matrix, *_without_fsdp(axes))
+
+
+def _gather_forward(matrix, axes):
+  return gather(matrix, axes), None
+
+
+def _gather_backward(axes, _, gradient):
+  return (constrain(gradient, *axes),)
+
+
+gather.defvjp(_gather_forward, _gather_backward)
+
+
+def _without_fsdp(axes: Axes) -> Axes:
+  return tuple(None if axis == FSDP_AXIS else axis for axis in axes)
+
+
+def list_axes(path: Sequence[Any]) -> Axes:
+  """Lists the axes of the mesh along which a parameter's last axes lie.
+
+  Args:
+    path: of jax.tree_util, to the parameter or a part of an optimizer's state
+      that is like it.
+  """
+  names = [str(getattr(key, "key", getattr(key, "name", key))) for key in path]
+  *_, parent, layer, kind = ["", "", "", *names]
+  if kind == "embedding":
+    return EMBEDDING
+  axes = _LAYERS.get(f"{parent}/{layer}", _LAYERS.get(layer))
+  if axes is None:
+    return ()
+  if kind == "bias":
+    return axes[1:]
+  if kind in ("kernel", "a", "b"):  # Of adapters, one axis is the rank.
+    return {"kernel": axes, "a": (axes[0], None), "b": (None, axes[1])}[kind]
+  return ()
+
+
+def make_spec(
+  path: Sequence[Any], shape: Sequence[int], sizes: Mapping[str, int]
+) -> tuple[str | None, ...]:
+  """Makes the entries of a PartitionSpec of a parameter.
+
+  Args:
+    path: as of `list_axes`.
+    shape: of the parameter.
+    sizes: devices along the mesh's axes, by name.
+  """
+  return _fit(shape, list_axes(path), sizes)
+
+
+def constrain_params(tree: Any) -> Any:
+  """Lays parameters, or what is like them, as they are held between updates."""
+  if all(axis_size(axis) == 1 for axis in AXES):
+    return tree
+  return jax.tree_util.tree_map_with_path(
+    lambda path, leaf: constrain(leaf, *list_axes(path)), tree
+  )
+
+
+def _fit(
+  shape: Sequence[int], axes: Sequence[str | None], sizes: Mapping[str, int]
+) -> tuple[str | None, ...]:
+  """Entries for all axes of a shape, None for those that cannot be divided."""
+  axes = axes[-len(shape) :] if shape else ()
+  axes = (None,) * (len(shape) - len(axes)) + tuple(axes)
+  return tuple(
+    None
+    if axis is None or sizes.get(axis, 1) == 1 or size % sizes[axis]
+    else axis
+    for size, axis in zip(shape, axes, strict=True)
+  )
