@@ -22,6 +22,7 @@ _DRY_RUN = flags.DEFINE_bool(
 )
 _CONFIG = command_line.define_config(or_else="dry_run")
 command_line.define_distributed()
+command_line.define_mesh()
 
 
 def main(stack: contextlib.ExitStack) -> None:
@@ -32,15 +33,18 @@ def main(stack: contextlib.ExitStack) -> None:
     if flags.FLAGS.distributed:  # A process for each core.
       cpu_backend.divide_cores(1)
     if _DRY_RUN.value:
-      run = llm.build(settings)
-      llm.check_placement(settings, run_lib.make_mesh(settings, run.training))
-      print(llm_estimate.estimate(settings, run))
+      run = llm.build(settings, mesh=flags.FLAGS.mesh)
+      mesh = run_lib.make_mesh(settings, run.training, flags.FLAGS.mesh)
+      llm.check_placement(settings, mesh)
+      print(llm_estimate.estimate(settings, run, mesh))
       return
     stack.enter_context(command_line.job(flags.FLAGS, settings))
     # After all processes are joined: one of them may lack a file.
     settings = llm.identify_files(settings)
     launch = training_run.make_launch(settings)
-    prepared = llm_training.prepare(stack, launch, llm.build(settings))
+    prepared = llm_training.prepare(
+      stack, launch, llm.build(settings, mesh=flags.FLAGS.mesh)
+    )
   with training_run.executed(launch) as launch:
     done = llm_training.execute(stack, launch, prepared)
   for cell, summary in done.reported:

@@ -18,6 +18,7 @@ from lco_jax.training import cpu_backend
 
 _CONFIG = command_line.define_config()
 command_line.define_distributed()
+command_line.define_mesh()
 
 
 def main(stack: contextlib.ExitStack) -> None:
@@ -31,7 +32,7 @@ def main(stack: contextlib.ExitStack) -> None:
     # After all processes are joined: one of them may lack a file.
     settings = llm.identify_files(settings)
     launch = training_run.make_launch(settings)
-    run = llm.build_verifier(settings)
+    run = llm.build_verifier(settings, mesh=launch.mesh)
     prepared = llm_training.prepare(stack, launch, run)
   with training_run.executed(launch) as launch:
     done = verifier.execute(stack, launch, prepared)

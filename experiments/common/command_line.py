@@ -187,6 +187,17 @@ def define_distributed() -> None:
   )
 
 
+def define_mesh() -> None:
+  """Defines --mesh."""
+  flags.DEFINE_string(
+    "mesh",
+    None,
+    "Devices along each axis: seeds and data divide the data, fsdp both data"
+    " and parameters, tensor the layers; e.g. data:2,fsdp:4. A run may be"
+    " resumed with another one.",
+  )
+
+
 @contextlib.contextmanager
 def job(values: flags.FlagValues, settings: Mapping) -> Iterator[None]:
   """The job of several processes that the flags speak of, if they do.

@@ -35,6 +35,7 @@ def make_launch(settings: Mapping) -> run_lib.Launch:
     resume=values.resume,
     resume_update=values.resume_update,
     profile=values.profile,
+    mesh=values["mesh"].value if "mesh" in values else None,
     tell=lambda line: print(line, flush=True),
   )
 

@@ -12,6 +12,7 @@ from lco_jax.networks.language_model import (
 from lco_jax.networks.low_rank import adapt, init_adapters
 from lco_jax.networks.narrow_matrices import FORMATS as NARROW_FORMATS
 from lco_jax.networks.narrow_matrices import count_numbers, narrow, widen
+from lco_jax.networks.partitioning import check_divisible
 from lco_jax.networks.transformer_config import TransformerConfig
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
   "LanguageModel",
   "TransformerConfig",
   "adapt",
+  "check_divisible",
   "copy_body",
   "count_numbers",
   "init_adapters",

@@ -20,6 +20,8 @@ import jax
 from jax import Array
 from jax.sharding import PartitionSpec as P
 
+from lco_jax.networks import transformer_config
+
 FSDP_AXIS = "fsdp"
 TENSOR_AXIS = "tensor"
 AXES = (FSDP_AXIS, TENSOR_AXIS)
@@ -38,6 +40,31 @@ _LAYERS = {
   **dict.fromkeys(("attention/output", "down"), BACK),
   "output": INTO,
 }
+
+
+def check_divisible(
+  config: transformer_config.TransformerConfig, sizes: Mapping[str, int]
+) -> None:
+  """Checks that the axes of a mesh divide a model.
+
+  Args:
+    config: of the model.
+    sizes: devices along the mesh's axes, by name.
+
+  Raises:
+    ValueError: naming the axis and the size that it does not divide.
+  """
+  for axis, names in (
+    (FSDP_AXIS, ("width",)),
+    (TENSOR_AXIS, ("num_heads", "num_kv_heads", "mlp_width", "vocab_size")),
+  ):
+    count = sizes.get(axis, 1)
+    for name in names:
+      if getattr(config, name) % count:
+        raise ValueError(
+          f"mesh: {axis}:{count} does not divide the model's {name}"
+          f" {getattr(config, name)}"
+        )
 
 
 def axis_size(axis: str) -> int:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from lco_jax import networks, types
@@ -46,7 +46,14 @@ class Pretrained:
     return dataclasses.replace(self.config, **options)
 
 
-def load(name: str, options: tokenizer.Options | None = None) -> Pretrained:
+Check = Callable[[networks.TransformerConfig], None]
+
+
+def load(
+  name: str,
+  options: tokenizer.Options | None = None,
+  check: Check = lambda config: None,
+) -> Pretrained:
   """Loads a model of one of the `families`.
 
   Args:
@@ -54,26 +61,30 @@ def load(name: str, options: tokenizer.Options | None = None) -> Pretrained:
       folder of safetensors; or a hub id, such as HuggingFaceTB/SmolLM2-135M, if
       it has been downloaded.
     options: what the files leave open about their texts.
+    check: takes the configuration before the weights are read; may raise.
 
   Raises:
     ModelFileError: if there is no such model, or it is not supported.
   """
   options = options or tokenizer.Options()
   if name in packaged.PACKAGED:
-    return _load_gguf(gguf_file.read(*packaged.list_parts(name)), options)
+    return _load_gguf(
+      gguf_file.read(*packaged.list_parts(name)), options, check
+    )
   path = pathlib.Path(name)
   if path.is_file():
-    return _load_gguf(gguf_file.read(path), options)
+    return _load_gguf(gguf_file.read(path), options, check)
   if path.is_dir():
-    return _load_folder(path, options)
-  return _load_folder(packaged.find_downloaded(name), options)
+    return _load_folder(path, options, check)
+  return _load_folder(packaged.find_downloaded(name), options, check)
 
 
 def _load_gguf(
-  file: gguf_file.GgufFile, options: tokenizer.Options
+  file: gguf_file.GgufFile, options: tokenizer.Options, check: Check
 ) -> Pretrained:
   values = gguf_config.to_config_json(file)
   own = config_json.read(file.path, values)
+  check(own.transformer)
   text = gguf_tokenizer.read(file.path, file.metadata, options)
   _check_vocabulary(file.path, text, own.transformer)
   tensors = gguf_config.convert_tensors(file, values)
@@ -84,11 +95,12 @@ def _load_gguf(
 
 
 def _load_folder(
-  folder: pathlib.Path, options: tokenizer.Options
+  folder: pathlib.Path, options: tokenizer.Options, check: Check
 ) -> Pretrained:
   path = folder / "config.json"
   values = model_file.read_json(path)
   own = config_json.read(path, values)
+  check(own.transformer)
   generation = {}
   if (folder / "generation_config.json").exists():
     generation = model_file.read_json(folder / "generation_config.json")

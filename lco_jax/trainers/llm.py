@@ -8,6 +8,7 @@ import operator
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax
 import numpy as np
 from absl import logging
 from jax.sharding import Mesh
@@ -16,7 +17,6 @@ from lco_jax import (
   algorithms,
   checks,
   networks,
-  numerics,
   pretrained,
   tasks,
   types,
@@ -26,7 +26,7 @@ from lco_jax.language import generation, host_sampler, pairs
 from lco_jax.language import training as language
 from lco_jax.tasks import rewards, rows
 from lco_jax.trainers import settings as settings_lib
-from lco_jax.training import program
+from lco_jax.training import placement, program
 
 REWARDS = ("exact", "score")
 # The task whose problems are rows of files.
@@ -89,16 +89,21 @@ class Run:
   learned: PolicyOf
 
 
-def build(settings: Mapping, task: tasks.RowTask | None = None) -> Run:
+def build(
+  settings: Mapping,
+  task: tasks.RowTask | None = None,
+  mesh: str | None = None,
+) -> Run:
   """Builds the training of a policy; errors name the setting or the file.
 
   Args:
     settings: of the run.
     task: to train on; None for the one that the settings name.
+    mesh: that must divide the model, as of `placement.parse_sizes`.
   """
   policy_options = settings_lib.options(settings, algorithms.options_by_name())
   row = algorithms.ALGORITHMS[settings["algorithm"]]
-  common = _common(settings, task)
+  common = _common(settings, mesh, task)
   common["pretrained"] = _narrow(settings, common["pretrained"])
   _check_evaluations(settings)
   verifier_model, verifiers, longest = _verifier(
@@ -159,7 +164,7 @@ def check_placement(settings: Mapping, mesh: Mesh) -> None:
   Raises:
     ValueError: if a device's prompts do not divide into microbatches.
   """
-  prompts = settings["num_prompts"] // mesh.shape[numerics.DATA_AXIS]
+  prompts = settings["num_prompts"] // placement.count_shards(mesh)
   if prompts % settings.get("num_microbatches", 1):
     raise ValueError(
       f"num_microbatches {settings['num_microbatches']} does not divide the"
@@ -167,13 +172,13 @@ def check_placement(settings: Mapping, mesh: Mesh) -> None:
     )
 
 
-def build_verifier(settings: Mapping) -> Run:
-  """Builds the training of a verifier; errors name the setting or the file."""
+def build_verifier(settings: Mapping, mesh: str | None = None) -> Run:
+  """Builds the training of a verifier; arguments are those of `build`."""
   algorithm = settings["algorithm"]
   settings_lib.options(  # Raises if one is set that it does not take.
     settings, {name: pairs.ALGORITHMS[name] for name in pairs.VERIFIERS}
   )
-  common = _common(settings)
+  common = _common(settings, mesh)
   num_steps = settings["num_updates"] * settings["num_epochs"]
   return Run(
     **common,
@@ -201,7 +206,7 @@ def _unset_options(settings: Mapping) -> list[str]:
 
 
 def _common(
-  settings: Mapping, task: tasks.RowTask | None = None
+  settings: Mapping, mesh: str | None, task: tasks.RowTask | None = None
 ) -> dict[str, Any]:
   """The parts that every run has, as keyword arguments of Run."""
   settings_lib.check(
@@ -232,8 +237,18 @@ def _common(
   )
   if has_messages and not settings["chat"]:
     raise ValueError("chat: must be True, since some rows have messages")
+  sizes = placement.parse_sizes(mesh or "")
+  if mesh is not None:
+    placement.check_sizes(
+      sizes,
+      jax.device_count(),
+      settings["num_seeds"],
+      settings["num_prompts"],
+    )
   own = pretrained.load(
-    settings["model"], settings_lib.take(settings, pretrained.Options)
+    settings["model"],
+    settings_lib.take(settings, pretrained.Options),
+    lambda config: networks.check_divisible(config, sizes),
   )
   if settings["chat"]:
     _warn_of_endless_answers(own.tokenizer)

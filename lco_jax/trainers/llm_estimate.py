@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from lco_jax import networks
 from lco_jax.language import reading, text_completion
@@ -20,18 +21,18 @@ _LOGIT_ARRAYS = 4
 _PROCESS = 450 * 2**20
 
 
-def estimate(settings: Mapping, run: llm.Run) -> str:
+def estimate(settings: Mapping, run: llm.Run, mesh: Mesh) -> str:
   """Estimates memory and cost, and lists settings without effect.
 
   Args:
     settings: of the run.
     run: built from them.
+    mesh: that it is divided over.
   """
   config, training = run.model_config, run.training
-  mesh = run_lib.make_mesh(settings, training)
   learners = run_lib.num_learners(settings)
   here = learners // mesh.shape[placement.SEED_AXIS]
-  shards = mesh.shape[placement.DATA_AXIS]
+  shards = placement.count_shards(mesh)
   prompts = settings["num_prompts"] // shards
   samples = settings["num_samples"]
   steps = settings["num_epochs"] * settings["num_minibatches"]

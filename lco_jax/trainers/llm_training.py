@@ -51,7 +51,9 @@ def prepare(
     ValueError: if anything is wrong, before anything is written.
   """
   settings = launch.settings
-  llm.check_placement(settings, run_lib.make_mesh(settings, run.training))
+  llm.check_placement(
+    settings, run_lib.make_mesh(settings, run.training, launch.mesh)
+  )
   examinations = [
     text_evaluation.make_examination(
       run.asking,

@@ -87,6 +87,8 @@ class Launch:
     profile: whether to trace a chunk into the directory.
     show_progress: whether to draw a progress bar on standard error.
     tell: takes lines about the course of the run.
+    mesh: devices along its axes, as of `placement.parse_sizes`; None lets them
+      divide the learners, or else the streams. It changes no result.
   """
 
   settings: Mapping
@@ -97,6 +99,7 @@ class Launch:
   profile: bool = False
   show_progress: bool = True
   tell: Callable[[str], None] = lambda line: None
+  mesh: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,14 +180,24 @@ def num_learners(settings: Mapping) -> int:
   return settings["num_seeds"] * max(1, len(settings["policy_learning_rates"]))
 
 
-def make_mesh(settings: Mapping, training: program.Training) -> Mesh:
+def make_mesh(
+  settings: Mapping, training: program.Training, mesh: str | None = None
+) -> Mesh:
   """Builds the mesh of all devices that a run is divided over.
+
+  Args:
+    settings: of the run.
+    training: what it trains.
+    mesh: as of `Launch`.
 
   Raises:
     ValueError: if it cannot be divided.
   """
   return placement.make_mesh(
-    num_learners(settings), training.num_streams, jax.devices()
+    num_learners(settings),
+    training.num_streams,
+    jax.devices(),
+    None if mesh is None else placement.parse_sizes(mesh),
   )
 
 
@@ -415,7 +428,7 @@ def _begin(
 ) -> runner.Start:
   """Begins a run, each seed at each rate; or goes on from a checkpoint."""
   settings = launch.settings
-  mesh = make_mesh(settings, training)
+  mesh = make_mesh(settings, training, launch.mesh)
   learners, begin = _make_learners(settings, given)
   if not launch.resume:
     return runner.begin(training, learners, mesh, **begin)

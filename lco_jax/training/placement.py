@@ -80,14 +80,21 @@ def make_mesh(
   return Mesh(np.reshape(ordered, shape), names)
 
 
+def count_shards(mesh: Mesh) -> int:
+  """Counts the devices that divide a seed's streams."""
+  return math.prod(dict(mesh.shape).get(axis, 1) for axis in _DATA)
+
+
 def parse_sizes(text: str) -> dict[str, int]:
   """Reads devices along the axes of a mesh from "seeds:1,data:8,fsdp:8".
+
+  An axis that is left out has one device.
 
   Raises:
     ValueError: naming the part that is wrong.
   """
   sizes = {}
-  for part in text.split(","):
+  for part in filter(None, text.split(",")):
     name, colon, size = (word.strip() for word in part.partition(":"))
     if not colon or not size.isdecimal() or int(size) < 1:
       raise ValueError(

@@ -25,7 +25,7 @@ _MESHES = (
 )
 
 
-def _make(algorithm, **changes):
+def _make(algorithm, rate=1e-3, **changes):
   """Training of a Llama of four layers, that every mesh divides."""
   task = tasks.make("parity:6")
   model = networks.make_language_model(
@@ -56,7 +56,7 @@ def _make(algorithm, **changes):
     samplers.make_sampler(task, model, _SAMPLES, generation.Sampling()),
     training.Options(**(settings | changes)),
   )
-  schedule = optimizers.make_schedule("constant", 1e-3, 1)
+  schedule = optimizers.make_schedule("constant", rate, 1)
   chain = optimizers.make_optimizer("adam", schedule, 1.0)
   return training.make_training(setup, {"policy": chain})
 
@@ -94,3 +94,85 @@ def test_a_mesh_trains_as_one_device_does(algorithm, mesh):
     np.testing.assert_allclose(
       values, expected_metrics[name], rtol=2e-3, atol=1e-4, err_msg=name
     )
+
+
+def test_no_device_holds_more_than_its_part():
+  """Of parameters and of Adam's moments, an eighth and what cannot be."""
+  _, state = _start(_make("grpo"), "fsdp:8")
+  for tree in (state.params["policy"], state.opt_state["policy"]):
+    leaves = jax.tree.leaves(tree)
+    whole = sum(leaf.nbytes for leaf in leaves)
+    own = sum(leaf.addressable_shards[3].data.nbytes for leaf in leaves)
+    assert own <= whole / 6
+
+
+@pytest.mark.parametrize("mesh", ["fsdp:8", "fsdp:4,tensor:2"])
+def test_microbatches_on_a_mesh(mesh):
+  """A device's prompts divide into microbatches, as on one device."""
+  task = _make("grpo", rate=3e-4, num_prompts=16, num_microbatches=2)
+  found, expected = (
+    placement.to_host(_run(task, own, num_updates=2)[0].params)
+    for own in (mesh, "data:1")
+  )
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-5),
+    found,
+    expected,
+  )
+
+
+def test_a_state_moves_to_any_mesh():
+  """Bit for bit, in parts and whole."""
+  task = _make("grpo")
+  expected = placement.to_host(_start(task, "data:1")[1])
+  for name in _MESHES:
+    mesh, state = _start(task, name)
+    specs = placement.make_state_specs(state, mesh)
+    placed = placement.to_devices(expected, mesh, specs)
+    for own, like in zip(
+      jax.tree.leaves(placed), jax.tree.leaves(state), strict=True
+    ):
+      assert own.sharding == like.sharding
+    jax.tree.map(
+      np.testing.assert_array_equal, placement.to_host(placed), expected
+    )
+
+
+@pytest.mark.parametrize(
+  ("text", "says"),
+  [
+    ("fsdp", "want AXIS:SIZE"),
+    ("fsdp:0", "got 'fsdp:0'"),
+    ("fsdp:2x", "got 'fsdp:2x'"),
+    ("fspd:8", "unknown axis 'fspd' .did you mean fsdp"),
+    ("data:2,data:4", "data is there twice"),
+    ("data:2,fsdp:2", "has 4 devices, but there are 8"),
+    ("seeds:8", "seeds:8 does not divide the number of learners"),
+    ("fsdp:2,data:4", "data × fsdp, 8, does not divide"),
+  ],
+)
+def test_a_mesh_that_cannot_be(text, says):
+  with pytest.raises(ValueError, match=says):
+    placement.make_mesh(1, 12, jax.devices(), placement.parse_sizes(text))
+
+
+@pytest.mark.parametrize(
+  ("axis", "name"),
+  [("fsdp", "width"), ("tensor", "num_kv_heads"), ("tensor", "vocab_size")],
+)
+def test_a_mesh_must_divide_the_model(axis, name):
+  config = networks.TransformerConfig(
+    **{
+      "vocab_size": 24,
+      "num_layers": 1,
+      "width": 24,
+      "num_heads": 24,
+      "num_kv_heads": 24,
+      "mlp_width": 24,
+      "head_dim": 2,
+      name: 12 if name == "num_kv_heads" else 26,
+    }
+  )
+  networks.check_divisible(config, {axis: 2})
+  with pytest.raises(ValueError, match=f"{axis}:8 .* the model's {name}"):
+    networks.check_divisible(config, {axis: 8})
