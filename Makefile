@@ -1,6 +1,7 @@
 # make demo   train LCO on CartPole and evaluate it (minutes)
 # make test   run the tests
 # make test-slow   run those of the pretrained model, which it installs
+# make test-tpu-compile   compile large models for TPU pods
 # make docs   build the documentation site, into site/
 # make lint   check style, as pre-commit does
 #
@@ -11,7 +12,7 @@ VENV := .venv
 INSTALLED := $(VENV)/.installed
 DEMO_DIR ?= runs/demo-$(shell date +%Y%m%d-%H%M%S)
 
-.PHONY: demo test test-slow docs lint clean
+.PHONY: demo test test-slow test-tpu-compile docs lint clean
 
 demo: $(INSTALLED)
 	$(VENV)/bin/python -m experiments.train_control \
@@ -23,6 +24,11 @@ test: $(INSTALLED)
 
 test-slow: $(VENV)/.installed-slow
 	$(VENV)/bin/python -m pytest -m slow
+
+# No TPU is needed: libtpu compiles for chips that are not there.
+test-tpu-compile: $(INSTALLED)
+	$(VENV)/bin/python -m pip install --quiet "jax[tpu]"
+	$(VENV)/bin/python -m pytest -m tpu
 
 # The theme warns of a later version of its engine, which is not pinned here.
 docs: $(VENV)/.installed-docs

@@ -23,6 +23,7 @@ _SCRIPTS = {
   "loss-landscape": "draw losses over the logits",
   "replay": "repeat an update that was not finite",
   "benchmark": "measure speed and memory",
+  "compile-ahead": "compile a run for TPUs that are not there",
 }
 
 

@@ -12,22 +12,21 @@ import operator
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from absl import logging
 from jax.sharding import Mesh
 
-from lco_jax import checks, networks, numerics, pretrained, tasks, types
+from lco_jax import checks, networks, pretrained, tasks, types
 from lco_jax.language import (
   data,
   generation,
+  group_generation,
   prompt_repeats,
   samplers,
   scoring,
   text_completion,
 )
-from lco_jax.training import memory, placement, program
+from lco_jax.training import placement, program
 
 # Replacements of a problem that leaves no room for an answer.
 _REDRAWS = 100
@@ -174,10 +173,16 @@ class TextCollector:
       first_update: completed updates.
       show: takes (update, examples) of each update.
     """
-    self._asking, self._model, self._training = asking, model, training
-    self._mesh, self._scorer, self._show = mesh, scorer, show
-    self._update, self._completes = first_update, completes
-    self._num_samples = training.num_steps * training.samples_per_step
+    self._asking, self._mesh, self._update = asking, mesh, first_update
+    self._scorer, self._show = scorer, show
+    self._generation = group_generation.GroupGeneration(
+      model,
+      training,
+      completes,
+      asking.completion_length,
+      asking.tokenizer.end,
+      asking.sampling,
+    )
     self._seeds, self._streams = np.meshgrid(
       np.asarray(seeds), np.arange(training.num_streams), indexing="ij"
     )
@@ -210,7 +215,7 @@ class TextCollector:
     )
     first_visit = np.broadcast_to(
       (drawn == self._update)[:, None],
-      (drawn.shape[0], self._num_samples, drawn.shape[1]),
+      (drawn.shape[0], self._generation.num_samples, drawn.shape[1]),
     )
     parts = {
       reward.name: np.float32(values[..., index])
@@ -280,28 +285,11 @@ class TextCollector:
     """Completes all prompts, without slots behind the longest completion."""
     length = asked[0].shape[-1]
     if length not in self._programs:
-      self._programs[length] = placement.compile(
-        self._generate_all,
-        self._mesh,
-        (
-          placement.make_state_specs(state, self._mesh),
-          placement.STREAMS,
-          placement.STREAMS,
-        ),
-        (placement.ROLLOUTS, placement.EVERYWHERE),
-        state,
-        *asked,
-        long_reductions=True,
-      )
+      self._programs[length] = self._generation.trace(
+        self._mesh, state, *asked
+      ).compile()
     samples, longest = self._programs[length](state, *asked)
     return self._cut(samples, int(placement.to_host(longest).max()))
-
-  def _generate_all(self, state, prompt, padding):
-    """Every seed's completions, and the tokens of each seed's longest."""
-    samples = placement.each_seed(self._generate)(state, prompt, padding)
-    longest = jnp.max(jnp.sum(samples.mask, axis=-1), axis=(1, 2))
-    longest = numerics.pmax(longest, numerics.DATA_AXIS)
-    return samples, placement.gather_seeds(longest, axis=0)
 
   def _cut(self, samples: data.Samples, longest: int) -> data.Samples:
     """Drops the slots behind the longest completion."""
@@ -319,40 +307,6 @@ class TextCollector:
         once=True,
       )
     return self._cuts[lengths](samples)
-
-  def _generate(self, state, prompt, padding):
-    """One seed's completions: Samples [G, N], without rewards."""
-    asking = self._asking
-    keys = jax.vmap(
-      lambda key: jax.random.split(key, self._num_samples), out_axes=1
-    )(program.collection_keys(self._training, state))
-
-    done = samplers.complete_prompts(
-      self._model,
-      self._completes(memory.acting(state.params)),
-      prompt,
-      padding,
-      keys,
-      asking.completion_length,
-      asking.tokenizer.end,
-      asking.sampling,
-    )
-    hidden, log_prob = done.observed
-    shape = done.truncated.shape
-    blank = jnp.zeros(shape, bool)
-    return data.Samples(
-      prompt=jnp.broadcast_to(prompt[None], (*shape, prompt.shape[-1])),
-      padding=jnp.broadcast_to(padding[None], shape),
-      action=done.tokens,
-      mask=done.mask,
-      hidden=hidden,
-      log_prob=jnp.where(done.mask, log_prob, 0.0),
-      reward=jnp.zeros(shape),
-      correct=blank,
-      truncated=done.truncated,
-      failed=blank,
-      first_visit=blank,
-    )
 
   def _score(
     self, problems: np.ndarray, tokens: np.ndarray, mask: np.ndarray

@@ -24,17 +24,21 @@ from lco_jax.training import rows
 _CPU_BYTES, _ACCELERATOR_BYTES = 2**25, 2**30
 
 
-def resolve_chunk(chunk_tokens: int | None, vocab_size: int) -> int:
+def resolve_chunk(
+  chunk_tokens: int | None, vocab_size: int, on_cpu: bool | None = None
+) -> int:
   """Tokens whose logits are held at a time; 0 for all.
 
   Args:
     chunk_tokens: the setting; None for as many as take about 32 MiB, or 1 GiB
       on accelerators.
     vocab_size: entries of a token's logits.
+    on_cpu: whether the devices are CPUs; None for those of this process.
   """
   if chunk_tokens is not None:
     return chunk_tokens
-  on_cpu = jax.default_backend() == "cpu"
+  if on_cpu is None:
+    on_cpu = jax.default_backend() == "cpu"
   size = _CPU_BYTES if on_cpu else _ACCELERATOR_BYTES
   return max(1, size // (4 * vocab_size))
 

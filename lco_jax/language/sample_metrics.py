@@ -11,6 +11,7 @@ from jax import Array
 
 from lco_jax import diagnostics, numerics, types
 from lco_jax.language import data
+from lco_jax.training import rows
 
 # Metrics that need an extra forward pass use one completion in so many.
 _ONE_IN = 4
@@ -29,7 +30,8 @@ def take_quarter(tree: Any) -> Any:
   num_samples, num_prompts = jax.tree.leaves(tree)[0].shape[:2]
   samples = -(-num_samples // _ONE_IN)
   prompts = -(-num_samples * num_prompts // (_ONE_IN * samples))
-  return jax.tree.map(lambda leaf: leaf[:samples, :prompts], tree)
+  some = jax.tree.map(lambda leaf: leaf[:samples], tree)
+  return rows.take_streams(some, prompts)
 
 
 def summarize_samples(

@@ -15,6 +15,7 @@ from lco_jax.pretrained import (
   model_file,
   packaged,
   safetensors_folder,
+  shapes,
   tokenizer,
   weights,
 )
@@ -77,6 +78,30 @@ def load(
   if path.is_dir():
     return _load_folder(path, options, check)
   return _load_folder(packaged.find_downloaded(name), options, check)
+
+
+def read_config(name: str) -> networks.TransformerConfig:
+  """Reads the configuration of a model, without its weights.
+
+  Args:
+    name: as of `load`, a folder that holds a config.json alone, or a key of
+      `shapes.SHAPES`.
+
+  Raises:
+    ModelFileError: as of `load`.
+  """
+  path = pathlib.Path(name)
+  if name in shapes.SHAPES:
+    values = shapes.SHAPES[name]
+  elif name in packaged.PACKAGED or path.is_file():
+    parts = [path] if path.is_file() else packaged.list_parts(name)
+    file = gguf_file.read(*parts)
+    path, values = file.path, gguf_config.to_config_json(file)
+  else:
+    folder = path if path.is_dir() else packaged.find_downloaded(name)
+    path = folder / "config.json"
+    values = model_file.read_json(path)
+  return config_json.read(path, values).transformer
 
 
 def _load_gguf(

@@ -101,7 +101,8 @@ def build(
     task: to train on; None for the one that the settings name.
     mesh: that must divide the model, as of `placement.parse_sizes`.
   """
-  policy_options = settings_lib.options(settings, algorithms.options_by_name())
+  # Raises for unknown options, before the model is read.
+  settings_lib.options(settings, algorithms.options_by_name())
   row = algorithms.ALGORITHMS[settings["algorithm"]]
   common = _common(settings, mesh, task)
   common["pretrained"] = _narrow(settings, common["pretrained"])
@@ -110,8 +111,35 @@ def build(
     settings, row, common["pretrained"]
   )
   common["asking"] = _within(common["asking"], longest)
+  training, completes = make_training(settings, common["model"], verifier_model)
+  return Run(
+    **common,
+    training=training,
+    given={"policy": common["pretrained"].params} | verifiers,
+    completes=completes,
+    learned=completes,
+  )
+
+
+def make_training(
+  settings: Mapping,
+  model: networks.LanguageModel,
+  verifier_model: networks.LanguageModel | None = None,
+) -> tuple[program.Training, PolicyOf]:
+  """Makes the training of a policy.
+
+  Args:
+    settings: of the run.
+    model: the policy's network.
+    verifier_model: of a verifier that gives the advantages; None for none.
+
+  Returns:
+    (training, parts of the parameters → those of the policy).
+  """
+  policy_options = settings_lib.options(settings, algorithms.options_by_name())
+  row = algorithms.ALGORITHMS[settings["algorithm"]]
   setup = language.Setup(
-    common["model"],
+    model,
     row,
     row.policy_loss(**policy_options),
     host_sampler.make_sampler(
@@ -130,13 +158,8 @@ def build(
     * settings["num_minibatches"]
   )
   optimizer = settings_lib.make_optimizer(settings, "policy", num_steps)
-  return Run(
-    **common,
-    training=language.make_training(setup, {"policy": optimizer}),
-    given={"policy": common["pretrained"].params} | verifiers,
-    completes=setup.policy_params,
-    learned=setup.policy_params,
-  )
+  training = language.make_training(setup, {"policy": optimizer})
+  return training, setup.policy_params
 
 
 def _narrow(
@@ -174,29 +197,38 @@ def check_placement(settings: Mapping, mesh: Mesh) -> None:
 
 def build_verifier(settings: Mapping, mesh: str | None = None) -> Run:
   """Builds the training of a verifier; arguments are those of `build`."""
-  algorithm = settings["algorithm"]
   settings_lib.options(  # Raises if one is set that it does not take.
     settings, {name: pairs.ALGORITHMS[name] for name in pairs.VERIFIERS}
   )
   common = _common(settings, mesh)
-  num_steps = settings["num_updates"] * settings["num_epochs"]
+  training, completes = make_verifier_training(settings, common["model"])
   return Run(
     **common,
-    training=pairs.make_training(
-      common["model"],
-      algorithm,
-      settings_lib.make_optimizer(settings, "policy", num_steps),
-      host_sampler.make_sampler(settings["completion_length"]),
-      settings_lib.take(
-        settings,
-        pairs.Options,
-        without=("group_size", "num_minibatches", *_unset_options(settings)),
-      ),
-    ),
+    training=training,
     given={"policy": common["pretrained"].params},
-    completes=operator.itemgetter(pairs.source_of(algorithm)),
+    completes=completes,
     learned=operator.itemgetter("policy"),
   )
+
+
+def make_verifier_training(
+  settings: Mapping, model: networks.LanguageModel
+) -> tuple[program.Training, PolicyOf]:
+  """Makes the training of a verifier, as `make_training` that of a policy."""
+  algorithm = settings["algorithm"]
+  num_steps = settings["num_updates"] * settings["num_epochs"]
+  training = pairs.make_training(
+    model,
+    algorithm,
+    settings_lib.make_optimizer(settings, "policy", num_steps),
+    host_sampler.make_sampler(settings["completion_length"]),
+    settings_lib.take(
+      settings,
+      pairs.Options,
+      without=("group_size", "num_minibatches", *_unset_options(settings)),
+    ),
+  )
+  return training, operator.itemgetter(pairs.source_of(algorithm))
 
 
 def _unset_options(settings: Mapping) -> list[str]:

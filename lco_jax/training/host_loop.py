@@ -39,15 +39,6 @@ def make_programs(
     metrics [length, seeds] on the host, None). It ends with the first update
     that is not finite, and returns the rollout of that in place of None.
   """
-
-  def learn(state, rollout):
-    actor = training.follow(state.actor, rollout, state.update)
-    return program.learn_step(training, state, actor, rollout)
-
-  def learn_seeds(state, rollout):
-    state, metrics = placement.each_seed(learn)(state, rollout)
-    return state, placement.gather_seeds(metrics, axis=0)
-
   steps = {}  # By the rollout's shapes.
 
   def run(length, state):
@@ -56,17 +47,7 @@ def make_programs(
       rollout = collector.collect(state)
       shapes = tuple(leaf.shape for leaf in jax.tree.leaves(rollout))
       if shapes not in steps:
-        specs = placement.make_state_specs(state, mesh)
-        steps[shapes] = placement.compile(
-          learn_seeds,
-          mesh,
-          (specs, placement.ROLLOUTS),
-          (specs, placement.EVERYWHERE),
-          state,
-          rollout,
-          donate_argnums=(0,),
-          long_reductions=training.long_reductions,
-        )
+        steps[shapes] = trace_learning(training, mesh, state, rollout).compile()
       state, metrics = steps[shapes](state, rollout)
       chunk.append(placement.to_host(metrics))
       required = finiteness.always_finite(chunk[-1], training.counts)
@@ -77,3 +58,42 @@ def make_programs(
     return state, jax.tree.map(lambda *x: np.stack(x), *chunk), faulty
 
   return {length: functools.partial(run, length) for length in set(lengths)}
+
+
+def trace_learning(
+  training: program.Training,
+  mesh: Mesh,
+  state: types.LearnerState,
+  rollout: Any,
+) -> placement.Traced:
+  """Traces the learning of all seeds from a rollout.
+
+  Args:
+    training: what to train.
+    mesh: that of the state.
+    state: a learner state, read for its shapes.
+    rollout: [seeds, T, N, ...], likewise.
+
+  Returns:
+    (state, rollout) → (state, metrics [seeds]); it consumes the state.
+  """
+
+  def learn(state, rollout):
+    actor = training.follow(state.actor, rollout, state.update)
+    return program.learn_step(training, state, actor, rollout)
+
+  def learn_seeds(state, rollout):
+    state, metrics = placement.each_seed(learn)(state, rollout)
+    return state, placement.gather_seeds(metrics, axis=0)
+
+  specs = placement.make_state_specs(state, mesh)
+  return placement.trace(
+    learn_seeds,
+    mesh,
+    (specs, placement.ROLLOUTS),
+    (specs, placement.EVERYWHERE),
+    state,
+    rollout,
+    donate_argnums=(0,),
+    long_reductions=training.long_reductions,
+  )

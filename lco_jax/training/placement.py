@@ -19,7 +19,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -78,6 +78,11 @@ def make_mesh(
   ordered = sorted(devices, key=lambda d: (d.process_index, d.id))
   shape = [sizes[axis] for axis in names]
   return Mesh(np.reshape(ordered, shape), names)
+
+
+def divides_parameters(mesh: Mesh) -> bool:
+  """Whether devices of a mesh hold parts of the parameters."""
+  return any(dict(mesh.shape).get(axis, 1) > 1 for axis in partitioning.AXES)
 
 
 def count_shards(mesh: Mesh) -> int:
@@ -178,7 +183,23 @@ def make_state_specs(state: types.LearnerState, mesh: Mesh) -> Any:
   return dataclasses.replace(STATE, params=params, opt_state=opt_state)
 
 
-def compile(
+class Traced(NamedTuple):
+  """A traced function of one device's share, that can be compiled.
+
+  Attributes:
+    stage: as JAX knows it; has the `jaxpr`.
+    options: of the compiler.
+  """
+
+  stage: jax.stages.Traced
+  options: Mapping[str, Any]
+
+  def compile(self) -> Callable:
+    """Compiles it: a function of whole arrays, placed as the specs say."""
+    return self.stage.lower().compile(dict(self.options))
+
+
+def trace(
   function: Callable,
   mesh: Mesh,
   in_specs: Any,
@@ -187,8 +208,8 @@ def compile(
   donate_argnums: Sequence[int] = (),
   once: bool = False,
   long_reductions: bool = False,
-) -> Callable:
-  """Compiles a function of one device's share to run on all of a mesh.
+) -> Traced:
+  """Traces a function of one device's share to run on all of a mesh.
 
   Args:
     function: of pytrees; runs under the mesh's axes.
@@ -199,9 +220,6 @@ def compile(
     donate_argnums: the arguments that it consumes.
     once: whether it will be called only once.
     long_reductions: whether it sums over thousands of rows.
-
-  Returns:
-    The function of whole arrays that are placed as the specs say.
   """
   program = jax.jit(
     _divide(function, mesh, in_specs, out_specs),
@@ -209,8 +227,15 @@ def compile(
     out_shardings=_shardings(mesh, out_specs),
     donate_argnums=donate_argnums,
   )
-  options = cpu_backend.compiler_options(once, long_reductions)
-  return program.lower(*like).compile(options)
+  options = {}
+  if mesh.devices.flat[0].platform == "cpu":
+    options = cpu_backend.compiler_options(once, long_reductions)
+  return Traced(program.trace(*like), options)
+
+
+def compile(*args: Any, **options: Any) -> Callable:
+  """Compiles what `trace` traces; arguments are the same."""
+  return trace(*args, **options).compile()
 
 
 def find_shapes(

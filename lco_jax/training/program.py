@@ -275,6 +275,55 @@ def initial_state(
     The state with axes [seeds, ...], the actor's with [seeds, N, ...], on the
     mesh.
   """
+  starts = (
+    np.asarray(seeds, np.uint32),
+    None if learning_rates is None else np.asarray(learning_rates, np.float32),
+    dict(given) if given else None,
+  )
+  init, specs = _make_init(training), _start_specs(starts, mesh)
+  state_specs = placement.STATE
+  if placement.divides_parameters(mesh):
+    like = placement.find_shapes(init, mesh, specs, state_specs, *starts)
+    state_specs = placement.make_state_specs(like, mesh)
+  starts = placement.to_devices(starts, mesh, specs)
+  program = placement.compile(
+    init, mesh, specs, state_specs, *starts, once=True
+  )
+  return program(*starts)
+
+
+def describe_state(
+  training: Training,
+  num_seeds: int,
+  mesh: Mesh,
+  given: Mapping[str, types.Params] | None = None,
+) -> types.LearnerState:
+  """Finds the shapes of a learner state, without making it.
+
+  Args:
+    training: what to train.
+    num_seeds: of the run.
+    mesh: that seeds and streams are divided over.
+    given: {part: shapes of parameters [seeds, ...]} that it begins with.
+  """
+  starts = jax.ShapeDtypeStruct((num_seeds,), np.uint32), None, given
+  return placement.find_shapes(
+    _make_init(training),
+    mesh,
+    _start_specs(starts, mesh),
+    placement.STATE,
+    *starts,
+  )
+
+
+def _start_specs(starts: tuple, mesh: Mesh) -> tuple:
+  """Specs of (seeds, learning rates, given parameters)."""
+  given = placement.make_param_specs(starts[2], mesh)
+  return placement.SEEDS, placement.SEEDS, given
+
+
+def _make_init(training: Training) -> Callable:
+  """(seeds, learning rates, given parameters) → a device's learner state."""
 
   def init(params, actor_key, run_key, rate):
     opt_state = {
@@ -300,29 +349,7 @@ def initial_state(
     params = jax.lax.map(lambda own: training.init_params(*own), own)
     return jax.vmap(init)(params, keys[:, 1], keys[:, 2], rates)
 
-  starts = (
-    np.asarray(seeds, np.uint32),
-    None if learning_rates is None else np.asarray(learning_rates, np.float32),
-    dict(given) if given else None,
-  )
-  specs = (
-    placement.SEEDS,
-    placement.SEEDS,
-    placement.make_param_specs(starts[2], mesh),
-  )
-  state = placement.find_shapes(
-    init_seeds, mesh, specs, placement.STATE, *starts
-  )
-  starts = placement.to_devices(starts, mesh, specs)
-  program = placement.compile(
-    init_seeds,
-    mesh,
-    specs,
-    placement.make_state_specs(state, mesh),
-    *starts,
-    once=True,
-  )
-  return program(*starts)
+  return init_seeds
 
 
 def compile_chunks(
@@ -343,27 +370,34 @@ def compile_chunks(
     {length: program}; a program takes and consumes a state and returns
     (state, metrics [length, seeds]).
   """
+  return {
+    length: trace_chunk(training, mesh, state, length).compile()
+    for length in sorted(set(lengths))
+  }
+
+
+def trace_chunk(
+  training: Training, mesh: Mesh, state: types.LearnerState, length: int
+) -> placement.Traced:
+  """Traces one of the programs of `compile_chunks`."""
   step = placement.each_seed(functools.partial(train_step, training))
   specs = placement.make_state_specs(state, mesh)
 
-  def run(length, state):
+  def run(state):
     state, metrics = jax.lax.scan(
       lambda state, _: step(state), state, length=length
     )
     return state, placement.gather_seeds(metrics, axis=1)
 
-  return {
-    length: placement.compile(
-      functools.partial(run, length),
-      mesh,
-      (specs,),
-      (specs, placement.EVERYWHERE),
-      state,
-      donate_argnums=(0,),
-      long_reductions=training.long_reductions,
-    )
-    for length in sorted(set(lengths))
-  }
+  return placement.trace(
+    run,
+    mesh,
+    (specs,),
+    (specs, placement.EVERYWHERE),
+    state,
+    donate_argnums=(0,),
+    long_reductions=training.long_reductions,
+  )
 
 
 def default_chunk_length(num_updates: int) -> int:

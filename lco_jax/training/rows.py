@@ -73,6 +73,24 @@ def take_first(tree: Any, steps: int) -> Any:
   return jax.tree.map(lambda leaf: leaf[0], unflatten(tree, steps))
 
 
+def take_streams(tree: Any, count: int) -> Any:
+  """Takes some streams of arrays [K, N, ...], as many of each shard.
+
+  Args:
+    tree: of arrays.
+    count: streams; more are taken if shards do not divide it.
+  """
+  shards = count_shards()
+  own = -(-count // shards)
+
+  def take(leaf):
+    steps, _, *rest = leaf.shape
+    apart = leaf.reshape(steps, shards, -1, *rest)
+    return apart[:, :, :own].reshape(steps, -1, *rest)
+
+  return jax.tree.map(take, tree)
+
+
 def take_steps(batch: Any, indices: Array) -> Any:
   """Gathers time steps, stream by stream.
 

@@ -203,7 +203,7 @@ def test_log_probabilities_are_the_policys_at_any_temperature():
   collector, state, _, _ = _collector([1], sampling=sampling)
   samples = jax.tree.map(lambda leaf: leaf[0], collector.collect(state))
   params = jax.tree.map(lambda leaf: leaf[0], state.params["policy"])
-  logits = collector._model.head(params, samples.hidden)
+  logits = collector._generation.model.head(params, samples.hidden)
   expected = numerics.action_log_prob(logits, samples.action)
   mask = np.asarray(samples.mask)
   np.testing.assert_allclose(

@@ -70,6 +70,15 @@ def test_what_is_taken_apart_comes_together(shards):
   np.testing.assert_array_equal(along, repeated)
 
 
+@pytest.mark.parametrize(
+  ("shards", "expected"), [(1, [0, 1, 2]), (4, [0, 2, 4, 6])]
+)
+def test_some_streams_are_of_all_shards(shards, expected):
+  batch = _batch()
+  found = _run(lambda own: rows.take_streams(own, 3), shards, batch)
+  np.testing.assert_array_equal(found, batch[:, expected])
+
+
 @pytest.mark.parametrize("shards", [1, 4])
 def test_each_stream_takes_its_own_steps(shards):
   batch = _batch()

@@ -1,0 +1,126 @@
+"""Generation of several completions of each prompt of an update, compiled."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.sharding import Mesh
+
+from lco_jax import networks, numerics, types
+from lco_jax.language import data, generation, samplers
+from lco_jax.training import memory, placement, program
+
+
+@dataclasses.dataclass(frozen=True)
+class GroupGeneration:
+  """Samples G completions of N prompts by the policy of a learner state.
+
+  Attributes:
+    model: that completes.
+    training: whose streams are prompts, and whose steps are samples.
+    completes: parts of the parameters → those of the model.
+    completion_length: C, tokens of a completion at most.
+    end: tokens that end one.
+    sampling: the distribution that tokens are sampled from.
+  """
+
+  model: networks.LanguageModel
+  training: program.Training
+  completes: Callable[[Mapping[str, types.Params]], types.Params]
+  completion_length: int
+  end: tuple[int, ...]
+  sampling: generation.Sampling
+
+  @property
+  def num_samples(self) -> int:
+    """G, samples of a prompt."""
+    return self.training.num_steps * self.training.samples_per_step
+
+  def trace(
+    self, mesh: Mesh, state: types.LearnerState, prompt: Any, padding: Any
+  ) -> placement.Traced:
+    """Traces the generation for all seeds on a mesh.
+
+    Args:
+      mesh: that of the state.
+      state: a learner state, read for its shapes.
+      prompt: int32[seeds, N, P], padded on the left, read likewise.
+      padding: int32[seeds, N], likewise.
+
+    Returns:
+      (state, prompt, padding) → (Samples [seeds, G, N, ...], tokens of each
+      seed's longest completion [seeds]).
+    """
+    return placement.trace(
+      self._generate_all,
+      mesh,
+      self._specs(mesh, state),
+      (placement.ROLLOUTS, placement.EVERYWHERE),
+      state,
+      prompt,
+      padding,
+      long_reductions=True,
+    )
+
+  def find_shapes(
+    self, mesh: Mesh, state: types.LearnerState, prompt: Any, padding: Any
+  ) -> data.Samples:
+    """Finds the shapes of samples; arguments are those of `trace`."""
+    return placement.find_shapes(
+      self._generate_all,
+      mesh,
+      self._specs(mesh, state),
+      (placement.ROLLOUTS, placement.EVERYWHERE),
+      state,
+      prompt,
+      padding,
+    )[0]
+
+  def _specs(self, mesh, state):
+    specs = placement.make_state_specs(state, mesh)
+    return specs, placement.STREAMS, placement.STREAMS
+
+  def _generate_all(self, state, prompt, padding):
+    """Every seed's completions, and the tokens of each seed's longest."""
+    samples = placement.each_seed(self._generate)(state, prompt, padding)
+    longest = jnp.max(jnp.sum(samples.mask, axis=-1), axis=(1, 2))
+    longest = numerics.pmax(longest, numerics.DATA_AXIS)
+    return samples, placement.gather_seeds(longest, axis=0)
+
+  def _generate(
+    self, state: types.LearnerState, prompt: Array, padding: Array
+  ) -> data.Samples:
+    """One seed's completions: Samples [G, N], without rewards."""
+    keys = jax.vmap(
+      functools.partial(jax.random.split, num=self.num_samples), out_axes=1
+    )(program.collection_keys(self.training, state))
+    done = samplers.complete_prompts(
+      self.model,
+      self.completes(memory.acting(state.params)),
+      prompt,
+      padding,
+      keys,
+      self.completion_length,
+      self.end,
+      self.sampling,
+    )
+    hidden, log_prob = done.observed
+    shape = done.truncated.shape
+    blank = jnp.zeros(shape, bool)
+    return data.Samples(
+      prompt=jnp.broadcast_to(prompt[None], (*shape, prompt.shape[-1])),
+      padding=jnp.broadcast_to(padding[None], shape),
+      action=done.tokens,
+      mask=done.mask,
+      hidden=hidden,
+      log_prob=jnp.where(done.mask, log_prob, 0.0),
+      reward=jnp.zeros(shape),
+      correct=blank,
+      truncated=done.truncated,
+      failed=blank,
+      first_visit=blank,
+    )

@@ -1,0 +1,74 @@
+"""Published figures of TPU chips, and topologies to compile for."""
+
+import importlib.util
+import math
+import os
+from typing import NamedTuple
+
+import jax
+from jax.experimental import topologies
+
+
+class Chip(NamedTuple):
+  """Figures of a chip.
+
+  Attributes:
+    memory: bytes.
+    flops: products and sums of bfloat16 in a second.
+    memory_bandwidth: bytes in a second.
+    link_bandwidth: bytes in a second that all its links send.
+    type_prefix: of the accelerator types of its topologies.
+    cores: that its accelerator types count a chip as.
+  """
+
+  memory: float
+  flops: float
+  memory_bandwidth: float
+  link_bandwidth: float
+  type_prefix: str
+  cores: int
+
+
+# By the name that begins a topology.
+# Source: cloud.google.com/tpu/docs/system-architecture-tpu-vm.
+CHIPS = {
+  "v4": Chip(32 * 2**30, 275e12, 1228e9, 300e9, "v4", 2),
+  "v5e": Chip(16 * 2**30, 197e12, 819e9, 200e9, "v5litepod", 1),
+  "v5p": Chip(95 * 2**30, 459e12, 2765e9, 600e9, "v5p", 2),
+  "v6e": Chip(32 * 2**30, 918e12, 1640e9, 448e9, "v6e", 1),
+}
+
+
+def describe_topology(name: str) -> tuple[Chip, list[jax.Device]]:
+  """Describes the chips of a topology, of which none need be there.
+
+  Args:
+    name: such as v5e:8x8.
+
+  Raises:
+    ValueError: if libtpu does not know it, or is not installed.
+  """
+  kind, _, layout = name.partition(":")
+  if kind not in CHIPS:
+    raise ValueError(
+      f"--topology: unknown chip {kind!r} in {name!r}; known:"
+      f" {', '.join(CHIPS)}"
+    )
+  chip, sizes = CHIPS[kind], layout.split("x")
+  if not all(size.isdecimal() and int(size) > 0 for size in sizes):
+    raise ValueError(f"--topology: want such as v5e:8x8, got {name!r}")
+  count = math.prod(map(int, sizes))
+  # libtpu would ask the machine's metadata server where it is.
+  os.environ.update(
+    TPU_SKIP_MDS_QUERY="1",
+    TPU_WORKER_HOSTNAMES="localhost",
+    TPU_ACCELERATOR_TYPE=f"{chip.type_prefix}-{count * chip.cores}",
+  )
+  try:
+    found = topologies.get_topology_desc(platform="tpu", topology_name=name)
+  except (jax.errors.JaxRuntimeError, RuntimeError, NotImplementedError) as e:
+    line = next(iter(str(e).splitlines()), type(e).__name__)
+    if importlib.util.find_spec("libtpu") is None:
+      line = "needs libtpu: pip install 'jax[tpu]'"
+    raise ValueError(f"--topology {name}: {line}") from None
+  return chip, list(found.devices)
