@@ -6,17 +6,19 @@ FSDP_AXIS and TENSOR_AXIS:
 
     FSDP_AXIS    parameters, their gradients and optimizer state; a layer's
                  matrices are gathered where they are used. Rows of activations.
-    TENSOR_AXIS  heads, hidden units of the gated linear unit, and vocabulary.
+    TENSOR_AXIS  heads, hidden units of the gated linear unit, and logits.
 
 Source: Rajbhandari et al. 2020, arXiv:1910.02054 (fully sharded parameters);
 Shoeybi et al. 2019, arXiv:1909.08053 (heads and hidden units).
 """
 
 import functools
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax import Array
 from jax.sharding import PartitionSpec as P
 
@@ -26,9 +28,11 @@ FSDP_AXIS = "fsdp"
 TENSOR_AXIS = "tensor"
 AXES = (FSDP_AXIS, TENSOR_AXIS)
 
-# Axes of the mesh along which the last axes of a parameter lie.
-Axes = tuple[str | None, ...]
-EMBEDDING: Axes = (TENSOR_AXIS, FSDP_AXIS)
+# Axes of the mesh along which the last axes of an array lie; one may lie along
+# several.
+Axes = tuple[str | tuple[str, ...] | None, ...]
+# XLA fails to partition a look-up in a vocabulary that is divided.
+EMBEDDING: Axes = (None, AXES)
 INTO: Axes = (
   FSDP_AXIS,
   TENSOR_AXIS,
@@ -72,7 +76,7 @@ def axis_size(axis: str) -> int:
   return dict(jax.sharding.get_abstract_mesh().shape).get(axis, 1)
 
 
-def constrain(x: Array, *axes: str | None) -> Array:
+def constrain(x: Array, *axes: str | tuple[str, ...] | None) -> Array:
   """Lays the last axes of an array along axes of the mesh.
 
   Axes that the mesh does not have, or whose size does not divide the array's,
@@ -84,7 +88,6 @@ def constrain(x: Array, *axes: str | None) -> Array:
   return jax.lax.with_sharding_constraint(x, P(*spec))
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
 def gather(matrix: Array, axes: Axes) -> Array:
   """Gathers a matrix along FSDP_AXIS; its gradient is divided again.
 
@@ -92,22 +95,41 @@ def gather(matrix: Array, axes: Axes) -> Array:
     matrix: whose last axes lie along `axes`.
     axes: of the mesh.
   """
-  return constrain(matrix, *_without_fsdp(axes))
+  used = tuple(None if axis == FSDP_AXIS else axis for axis in axes)
+  return lay(matrix, axes, used)
 
 
-def _gather_forward(matrix, axes):
-  return gather(matrix, axes), None
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def lay(matrix: Array, held: Axes, used: Axes) -> Array:
+  """Lays a matrix that lies along `held` along `used`; its gradient back."""
+  del held
+  return constrain(matrix, *used)
 
 
-def _gather_backward(axes, _, gradient):
-  return (constrain(gradient, *axes),)
+def _lay_forward(matrix, held, used):
+  return lay(matrix, held, used), None
 
 
-gather.defvjp(_gather_forward, _gather_backward)
+def _lay_backward(held, used, _, gradient):
+  del used
+  return (constrain(gradient, *held),)
 
 
-def _without_fsdp(axes: Axes) -> Axes:
-  return tuple(None if axis == FSDP_AXIS else axis for axis in axes)
+lay.defvjp(_lay_forward, _lay_backward)
+
+
+def look_up(table: Array, tokens: Array) -> Array:
+  """Takes rows of an embedding [V, W], which lies along EMBEDDING.
+
+  Args:
+    table: the embedding.
+    tokens: int32[R].
+
+  Returns:
+    [R, W], whose rows lie along FSDP_AXIS.
+  """
+  rows = jnp.take(table, constrain(tokens, None), axis=0)
+  return constrain(constrain(rows, *EMBEDDING), FSDP_AXIS, None)
 
 
 def list_axes(path: Sequence[Any]) -> Axes:
@@ -133,7 +155,7 @@ def list_axes(path: Sequence[Any]) -> Axes:
 
 def make_spec(
   path: Sequence[Any], shape: Sequence[int], sizes: Mapping[str, int]
-) -> tuple[str | None, ...]:
+) -> tuple[str | tuple[str, ...] | None, ...]:
   """Makes the entries of a PartitionSpec of a parameter.
 
   Args:
@@ -154,14 +176,17 @@ def constrain_params(tree: Any) -> Any:
 
 
 def _fit(
-  shape: Sequence[int], axes: Sequence[str | None], sizes: Mapping[str, int]
-) -> tuple[str | None, ...]:
+  shape: Sequence[int], axes: Axes, sizes: Mapping[str, int]
+) -> tuple[str | tuple[str, ...] | None, ...]:
   """Entries for all axes of a shape, None for those that cannot be divided."""
   axes = axes[-len(shape) :] if shape else ()
   axes = (None,) * (len(shape) - len(axes)) + tuple(axes)
-  return tuple(
-    None
-    if axis is None or sizes.get(axis, 1) == 1 or size % sizes[axis]
-    else axis
-    for size, axis in zip(shape, axes, strict=True)
-  )
+
+  def fit(size, axis):
+    names = axis if isinstance(axis, tuple) else (axis,)
+    names = tuple(name for name in names if sizes.get(name, 1) > 1)
+    if not names or size % math.prod(sizes[name] for name in names):
+      return None
+    return names if len(names) > 1 else names[0]
+
+  return tuple(map(fit, shape, axes))

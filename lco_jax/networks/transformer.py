@@ -147,8 +147,10 @@ class Transformer(nn.Module):
     """Final hidden states, the input of `head`: (float[B, L, width], cache)."""
     slots = Slots(jnp.asarray(start, jnp.int32), padding)
     # Outside attention, all tokens share one axis: the fastest matrix products.
-    hidden = lay_rows(self.embed(tokens.reshape(-1)))
-    hidden = scale_embedding(hidden, self.config.embedding_scale)
+    hidden = partitioning.look_up(self.embed.embedding, tokens.reshape(-1))
+    hidden = scale_embedding(
+      hidden.astype(self.config.dtype), self.config.embedding_scale
+    )
     hidden, cache = self.blocks(hidden, slots, self.layer_options, cache)
     hidden = self.final_norm(hidden)
     return hidden.reshape(*tokens.shape, -1), cache
@@ -160,8 +162,10 @@ class Transformer(nn.Module):
     if not self.config.tied_embeddings:
       logits = lay_features(self.output(hidden))
       return _cap(logits, self.config.logit_cap)
-    embedding = partitioning.gather(
-      self.embed.embedding.astype(hidden.dtype), partitioning.EMBEDDING
+    embedding = partitioning.lay(
+      self.embed.embedding.astype(hidden.dtype),
+      partitioning.EMBEDDING,
+      (TENSOR_AXIS, None),
     )
     logits = products.multiply_rows("rw,vw->rv", hidden, embedding)
     return _cap(lay_features(logits), self.config.logit_cap)

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from lco_jax.networks import narrow_matrices, transformer
+from lco_jax.networks import narrow_matrices, partitioning, transformer
 from lco_jax.networks.transformer_config import (
   TransformerConfig,
   list_layer_options,
@@ -121,9 +121,12 @@ def read_narrow(
 def _embed(config: TransformerConfig, params: Any, tokens: Array) -> Array:
   """Embeds tokens [B, L]: [B · L, width]."""
   embedding = params["params"]["embed"]["embedding"]
-  rows = narrow_matrices.take_rows(embedding, tokens.reshape(-1))
+  if isinstance(embedding, dict):
+    rows = narrow_matrices.take_rows(embedding, tokens.reshape(-1))
+  else:
+    rows = partitioning.look_up(embedding, tokens.reshape(-1))
   return transformer.scale_embedding(
-    transformer.lay_rows(rows.astype(config.dtype)), config.embedding_scale
+    rows.astype(config.dtype), config.embedding_scale
   )
 
 

@@ -130,6 +130,12 @@ def check_sizes(
     raise ValueError(
       f"mesh: {told} has {product} devices, but there are {num_devices}"
     )
+  several = [axis for axis in partitioning.AXES if sizes[axis] > 1]
+  if len(several) > 1 and max(sizes[SEED_AXIS], sizes[DATA_AXIS]) > 1:
+    raise ValueError(  # XLA ends the process, jax 0.10.
+      "mesh: beside fsdp and tensor, seeds and data must be 1; let fsdp take"
+      " the devices of data"
+    )
   if num_seeds % sizes[SEED_AXIS]:
     raise ValueError(
       f"mesh: seeds:{sizes[SEED_AXIS]} does not divide the number of learners,"

@@ -96,6 +96,23 @@ def test_a_mesh_trains_as_one_device_does(algorithm, mesh):
     )
 
 
+def test_seeds_data_and_parameters_are_divided():
+  """Two seeds, each on two times two devices, as if alone."""
+  task, seeds = _make("grpo"), (0, 1)
+  sizes = placement.parse_sizes("seeds:2,data:2,fsdp:2")
+  mesh = placement.make_mesh(2, _PROMPTS, jax.devices(), sizes)
+  state = runner.begin(task, seeds, mesh).state
+  state, _ = program_lib.compile_chunks(task, mesh, state, [_UPDATES])[
+    _UPDATES
+  ](state)
+  expected, _ = _alone("grpo")
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a[:1], b, rtol=0, atol=1e-5),
+    placement.to_host(state.params),
+    expected.params,
+  )
+
+
 def test_no_device_holds_more_than_its_part():
   """Of parameters and of Adam's moments, an eighth and what cannot be."""
   _, state = _start(_make("grpo"), "fsdp:8")
@@ -149,6 +166,7 @@ def test_a_state_moves_to_any_mesh():
     ("data:2,fsdp:2", "has 4 devices, but there are 8"),
     ("seeds:8", "seeds:8 does not divide the number of learners"),
     ("fsdp:2,data:4", "data × fsdp, 8, does not divide"),
+    ("data:2,fsdp:2,tensor:2", "seeds and data must be 1"),
   ],
 )
 def test_a_mesh_that_cannot_be(text, says):

@@ -1,0 +1,155 @@
+"""Pretrained models on a mesh: devices, processes, resuming."""
+
+import shutil
+
+import numpy as np
+import pytest
+
+from lco_jax import pretrained
+from lco_jax.runs import run_directory
+from tests import scripts, tiny_model
+
+# One worker: every run is eight devices.
+pytestmark = pytest.mark.xdist_group("distributed")
+
+_STAND_INS = str(scripts.ROOT / "tests" / "stand_ins")
+_FLAGS = (
+  "--config=experiments/configs/llm.py:chain_sum",
+  "--config.task_options=",
+  "--config.extraction=whole",
+  "--config.reward=score",
+  "--config.algorithm=lco_fisher",
+  "--config.num_updates=4",
+  "--config.num_epochs=2",
+  "--config.num_prompts=8",
+  "--config.num_samples=4",
+  "--config.completion_length=5",
+  "--config.eval_problems=4",
+  "--config.eval_samples=2",
+  "--config.eval_batch=4",
+  "--config.learning_rate_warmup=0",
+  "--config.policy_learning_rate=0.003",
+  "--config.checkpoint_seconds=0",
+  "--config.keep_checkpoints=4",
+  "--config.export=True",
+)
+
+
+@pytest.fixture(scope="module")
+def model_path(tmp_path_factory):
+  path = tmp_path_factory.mktemp("tiny") / "tiny.gguf"
+  tiny_model.write_gguf(path, tiny_model.weights())
+  return path
+
+
+def _start(workdir, *flags, devices=8):
+  return scripts.Process(
+    "train_llm",
+    f"--workdir={workdir}",
+    *flags,
+    devices=devices,
+    path=_STAND_INS,
+  )
+
+
+def _train(workdir, *flags, devices=8):
+  done = _start(workdir, *flags, devices=devices).finish()
+  assert done.returncode == 0, done.stderr
+  return workdir
+
+
+def _new(model_path):
+  return (*_FLAGS, f"--config.model={model_path}")
+
+
+@pytest.fixture(scope="module")
+def divided(model_path, tmp_path_factory):
+  """A finished run on fsdp:4, tensor:2."""
+  workdir = tmp_path_factory.mktemp("runs") / "divided"
+  mesh = "--mesh=fsdp:4,tensor:2"
+  return _train(workdir, *_new(model_path), mesh)
+
+
+def _exported(workdir):
+  params = pretrained.load(str(workdir / "model_0")).params["params"]
+  return {"embedding": params["embed"]["embedding"], **params["blocks"]["up"]}
+
+
+def _assert_close(one, other):
+  for name in ("entropy", "reward_mean", "policy_gradient_norm"):
+    a, b = (run_directory.read_metrics(w, [name])[name] for w in (one, other))
+    np.testing.assert_allclose(a, b, rtol=2e-3, atol=1e-5, err_msg=name)
+  a, b = _exported(one), _exported(other)
+  for name in a:
+    np.testing.assert_allclose(a[name], b[name], rtol=0, atol=2e-5)
+
+
+def test_a_mesh_is_as_one_device(divided, model_path, tmp_path):
+  alone = _train(tmp_path / "alone", *_new(model_path), devices=1)
+  _assert_close(divided, alone)
+
+
+def _forget_the_end(workdir, again):
+  """A copy of a run, as if it had ended after two updates."""
+  shutil.copytree(workdir, again)
+  for step in ("3", "4"):
+    shutil.rmtree(again / "checkpoints" / step)
+  (again / "summary.json").unlink()
+  return again
+
+
+def test_the_same_mesh_goes_on_bit_for_bit(divided, tmp_path):
+  again = _forget_the_end(divided, tmp_path / "again")
+  _train(again, "--resume", "--mesh=fsdp:4,tensor:2")
+  for name in ("metrics.csv", "model_0/model.safetensors"):
+    assert (again / name).read_bytes() == (divided / name).read_bytes()
+
+
+@pytest.mark.parametrize(
+  ("mesh", "devices"),
+  [("data:2,fsdp:4", 8), ("tensor:2,data:4", 8), ("seeds:1", 1)],
+)
+def test_another_mesh_goes_on(divided, tmp_path, mesh, devices):
+  again = _forget_the_end(divided, tmp_path / "again")
+  _train(again, "--resume", f"--mesh={mesh}", devices=devices)
+  _assert_close(again, divided)
+
+
+def test_two_processes_of_four_devices(divided, model_path, tmp_path):
+  """Each holds a part of the parameters; fsdp spans both."""
+  workdir, address = tmp_path / "two", scripts.free_address()
+  started = [
+    _start(
+      workdir,
+      *_new(model_path),
+      "--mesh=fsdp:4,tensor:2",
+      "--distributed",
+      f"--coordinator={address}",
+      "--num_processes=2",
+      f"--process_id={number}",
+      devices=4,
+    )
+    for number in range(2)
+  ]
+  try:
+    done = [process.finish() for process in started]
+  finally:
+    for process in started:
+      process.end()
+  assert [own.returncode for own in done] == [0, 0], done[0].stderr[-2000:]
+  _assert_close(workdir, divided)
+
+
+@pytest.mark.parametrize(
+  ("mesh", "says"),
+  [
+    ("fsdp:4", "mesh: seeds:1,data:1,fsdp:4,tensor:1 has 4 devices, but"),
+    ("tensor:8", "mesh: tensor:8 does not divide the model's num_heads 4"),
+    ("fspd:8", "mesh: unknown axis 'fspd' (did you mean fsdp?)"),
+  ],
+)
+def test_a_wrong_mesh(model_path, tmp_path, mesh, says):
+  workdir = tmp_path / "run"
+  done = _start(workdir, *_new(model_path), f"--mesh={mesh}").finish()
+  assert done.returncode == 2 and not workdir.exists()
+  assert says in done.complaint
