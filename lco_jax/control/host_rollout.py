@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 
 from lco_jax import environments, types
 from lco_jax.control import data
-from lco_jax.training import memory, placement, program
+from lco_jax.training import memory, phases, placement, program
 
 
 class HostCollector:
@@ -71,6 +71,7 @@ class HostCollector:
     self._return_discount = return_discount
     self._discounted = np.zeros(self._shape, np.float32)
     self._act = None  # Compiled when the first state is known.
+    self.phases = phases.Phases()
 
   def _encode(self, observation: np.ndarray) -> np.ndarray:
     """Observations of all copies as float32[S, N, O]."""
@@ -86,27 +87,32 @@ class HostCollector:
     Returns:
       Trajectory [seeds, T, N, ...] of all processes, on the mesh.
     """
-    steps = []
-    for time in range(self._training.num_steps):
-      arguments = (
-        placement.to_devices(np.int32(time), self._mesh, placement.EVERYWHERE),
-        state,
-        placement.put_local(self._observation, self._mesh, placement.STREAMS),
-      )
-      if self._act is None:
-        self._act = placement.compile(
-          self._choose_all,
-          self._mesh,
-          (placement.EVERYWHERE, placement.STATE, placement.STREAMS),
-          placement.STREAMS,
-          *arguments,
-        )
-      steps.append(self._step(*placement.read_local(self._act(*arguments))))
+    with self.phases.measure(phases.ACTING):
+      steps = [
+        self._act_once(state, time) for time in range(self._training.num_steps)
+      ]
     return placement.put_local(
       jax.tree.map(lambda *x: np.stack(x, axis=1), *steps),
       self._mesh,
       placement.ROLLOUTS,
     )
+
+  def _act_once(self, state: types.LearnerState, time: int) -> data.Trajectory:
+    """One step in every environment."""
+    arguments = (
+      placement.to_devices(np.int32(time), self._mesh, placement.EVERYWHERE),
+      state,
+      placement.put_local(self._observation, self._mesh, placement.STREAMS),
+    )
+    if self._act is None:
+      self._act = placement.compile(
+        self._choose_all,
+        self._mesh,
+        (placement.EVERYWHERE, placement.STATE, placement.STREAMS),
+        placement.STREAMS,
+        *arguments,
+      )
+    return self._step(*placement.read_local(self._act(*arguments)))
 
   def _choose_all(self, time, state, observation):
     """Actions of one device's seeds and streams, and their logits."""

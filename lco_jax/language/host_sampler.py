@@ -26,7 +26,7 @@ from lco_jax.language import (
   scoring,
   text_completion,
 )
-from lco_jax.training import placement, program
+from lco_jax.training import phases, placement, program
 
 # Replacements of a problem that leaves no room for an answer.
 _REDRAWS = 100
@@ -193,7 +193,8 @@ class TextCollector:
         numbers.reshape(self._seeds.shape), mesh, placement.STREAMS
       )
     )
-    self._programs, self._cuts = {}, {}
+    self._programs, self._counters, self._cuts = {}, {}, {}
+    self.phases = phases.Phases()
 
   def collect(self, state: types.LearnerState) -> data.Samples:
     """Samples and scores G completions of every prompt.
@@ -210,9 +211,10 @@ class TextCollector:
     samples = self._complete(state, asked)
     if self._update == 0:
       self._warn_if_none_ends(placement.read_local(samples.truncated))
-    values, failed = self._score(
-      problems, *placement.read_local((samples.action, samples.mask))
-    )
+    with self.phases.measure(phases.SCORING):
+      values, failed = self._score(
+        problems, *placement.read_local((samples.action, samples.mask))
+      )
     first_visit = np.broadcast_to(
       (drawn == self._update)[:, None],
       (drawn.shape[0], self._generation.num_samples, drawn.shape[1]),
@@ -285,11 +287,17 @@ class TextCollector:
     """Completes all prompts, without slots behind the longest completion."""
     length = asked[0].shape[-1]
     if length not in self._programs:
-      self._programs[length] = self._generation.trace(
-        self._mesh, state, *asked
-      ).compile()
-    samples, longest = self._programs[length](state, *asked)
-    return self._cut(samples, int(placement.to_host(longest).max()))
+      traced = self._generation.trace(self._mesh, state, *asked)
+      self._counters[length] = phases.make_counter(
+        traced.stage.jaxpr.jaxpr, self._mesh
+      )
+      self._programs[length] = traced.compile()
+    with self.phases.measure(phases.GENERATION):
+      samples, longest = self._programs[length](state, *asked)
+      longest = int(placement.to_host(longest).max())
+    turns = longest - 1
+    self.phases.count(phases.GENERATION, self._counters[length](turns))
+    return self._cut(samples, longest)
 
   def _cut(self, samples: data.Samples, longest: int) -> data.Samples:
     """Drops the slots behind the longest completion."""

@@ -12,8 +12,10 @@ import numpy as np
 from tensorboardX import record_writer
 from tensorboardX.proto import event_pb2, summary_pb2
 
+from lco_jax.training import phases
+
 # Metrics that differ between runs with the same configuration.
-TIMINGS = ("steps_per_second",)
+TIMINGS = ("steps_per_second", *phases.METRICS)
 # Maximal delay before TensorBoard sees new metrics.
 _FLUSH_SECONDS = 10.0
 

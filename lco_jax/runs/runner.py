@@ -16,7 +16,13 @@ from jax.sharding import Mesh
 
 from lco_jax import types
 from lco_jax.runs import checkpointing, fault_replay, metric_writers
-from lco_jax.training import finiteness, host_loop, placement, program
+from lco_jax.training import (
+  finiteness,
+  host_loop,
+  phases,
+  placement,
+  program,
+)
 
 
 class StoppedError(Exception):
@@ -55,6 +61,8 @@ class Result:
     train_seconds: from the first update to the last, writing included, over
       all processes that worked on it.
     steps_per_second: those of all seeds in a second of training.
+    timings: {metric of `phases`: its median over the updates of this process},
+      where the host collects.
   """
 
   params: dict[str, types.Params]
@@ -62,6 +70,7 @@ class Result:
   compile_seconds: float
   train_seconds: float
   steps_per_second: float
+  timings: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
 
 class Checkup(NamedTuple):
@@ -251,6 +260,7 @@ def run(
     compile_seconds=compile_seconds,
     train_seconds=train_seconds,
     steps_per_second=total_steps * len(start.seeds) / train_seconds,
+    timings=log.summarize_timings(),
   )
 
 
@@ -420,6 +430,7 @@ class _Log:
   ):
     self._training, self._writers = training, writers
     self._seeds, self._done, self._gone = start.seeds, start.update, None
+    self._timings: dict[str, list[float]] = {}
     if past_faults:  # Learners may have stayed behind, at a faulty update.
       self._gone = placement.to_host(start.state.update) < start.update
     steps_per_update = training.steps_per_update
@@ -461,6 +472,8 @@ class _Log:
       metrics, self._gone = finiteness.without_faults(
         metrics, self._gone, counts
       )
+    for name in metrics.keys() & set(phases.METRICS):
+      self._timings.setdefault(name, []).extend(metrics[name][:, 0].tolist())
     kept = length if bad is None else bad[0]
     updates = np.arange(self._done + 1, self._done + kept + 1)
     if kept:
@@ -481,8 +494,18 @@ class _Log:
     self._done += length
     shown = metrics[headline]
     shown = f"{np.nanmean(shown):.4g}" if np.isfinite(shown).any() else "none"
-    self._bar.set_postfix_str(f"{headline} {shown}", refresh=False)
+    shown = f"{headline} {shown}"
+    tokens = metrics.get(f"{phases.GENERATION}_tokens_per_second")
+    if tokens is not None:
+      shown += f", {tokens[-1, 0]:.3g} tokens/s per device"
+    self._bar.set_postfix_str(shown, refresh=False)
     self._bar.update(length * steps_per_update)
+
+  def summarize_timings(self) -> dict[str, float]:
+    """Medians of what is measured of the updates' phases."""
+    return {
+      name: float(np.median(own)) for name, own in sorted(self._timings.items())
+    }
 
   def close(self) -> None:
     """Ends the bar and completes the writers' files."""

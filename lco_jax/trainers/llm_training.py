@@ -342,6 +342,7 @@ def described(settings: Mapping, result: runner.Result) -> dict:
     "total_samples": result.total_steps,
     "compile_seconds": result.compile_seconds,
     "train_seconds": result.train_seconds,
+    "timings": result.timings,
   }
 
 

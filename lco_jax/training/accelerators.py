@@ -39,6 +39,28 @@ CHIPS = {
 }
 
 
+# Of bfloat16, dense, by a part of a device's kind; the first that fits counts.
+# Source: the makers' data sheets.
+_PEAK_FLOPS = {
+  "TPU v5 lite": CHIPS["v5e"].flops,
+  "TPU v6 lite": CHIPS["v6e"].flops,
+  "TPU v5": CHIPS["v5p"].flops,
+  "TPU v4": CHIPS["v4"].flops,
+  "H200": 989e12,
+  "H100": 989e12,
+  "A100": 312e12,
+}
+
+
+def find_peak_flops(kind: str) -> float | None:
+  """Finds the published FLOPs in a second of a device; None if unknown.
+
+  Args:
+    kind: of the device, as JAX names it.
+  """
+  return next((own for part, own in _PEAK_FLOPS.items() if part in kind), None)
+
+
 def describe_topology(name: str) -> tuple[Chip, list[jax.Device]]:
   """Describes the chips of a topology, of which none need be there.
 

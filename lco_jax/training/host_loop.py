@@ -10,10 +10,17 @@ from jax.sharding import Mesh
 
 from lco_jax import types
 from lco_jax.training import finiteness, placement, program
+from lco_jax.training import phases as phases_lib
 
 
 class Collector(Protocol):
-  """Collects rollouts on the host."""
+  """Collects rollouts on the host.
+
+  Attributes:
+    phases: of the update under way.
+  """
+
+  phases: phases_lib.Phases
 
   def collect(self, state: types.LearnerState) -> Any:
     """Collects the rollout [seeds, T, N, ...] that follows a learner state."""
@@ -39,7 +46,7 @@ def make_programs(
     metrics [length, seeds] on the host, None). It ends with the first update
     that is not finite, and returns the rollout of that in place of None.
   """
-  steps = {}  # By the rollout's shapes.
+  steps, counters = {}, {}  # By the rollout's shapes.
 
   def run(length, state):
     chunk, faulty = [], None
@@ -47,9 +54,17 @@ def make_programs(
       rollout = collector.collect(state)
       shapes = tuple(leaf.shape for leaf in jax.tree.leaves(rollout))
       if shapes not in steps:
-        steps[shapes] = trace_learning(training, mesh, state, rollout).compile()
-      state, metrics = steps[shapes](state, rollout)
-      chunk.append(placement.to_host(metrics))
+        traced = trace_learning(training, mesh, state, rollout)
+        counters[shapes] = phases_lib.make_counter(
+          traced.stage.jaxpr.jaxpr, mesh
+        )
+        steps[shapes] = traced.compile()
+      phases = collector.phases
+      with phases.measure(phases_lib.UPDATE):
+        state, metrics = steps[shapes](state, rollout)
+        metrics = placement.to_host(metrics)
+      phases.count(phases_lib.UPDATE, counters[shapes](0))
+      chunk.append(metrics | phases.take(metrics, mesh))
       required = finiteness.always_finite(chunk[-1], training.counts)
       if not all(np.isfinite(values).all() for values in required.values()):
         faulty = rollout
