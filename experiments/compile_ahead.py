@@ -46,7 +46,11 @@ def main() -> None:
     chip, devices = accelerators.describe_topology(_TOPOLOGY.value)
     all_fit = True
     for program in ahead.list_programs(
-      settings, devices, flags.FLAGS.mesh, _PROMPT_LENGTH.value
+      settings,
+      devices,
+      flags.FLAGS.mesh,
+      _PROMPT_LENGTH.value,
+      flags.FLAGS.gather_weights,
     ):
       found = ahead.compile_ahead(program, chip, len(devices))
       all_fit &= found["fits"]

@@ -196,6 +196,12 @@ def define_mesh() -> None:
     " and parameters, tensor the layers; e.g. data:2,fsdp:4. A run may be"
     " resumed with another one.",
   )
+  flags.DEFINE_bool(
+    "gather_weights",
+    None,
+    "Whether weights that fsdp divides are gathered once to generate, not for"
+    " each token; by default if they take at most half of a device's memory.",
+  )
 
 
 @contextlib.contextmanager

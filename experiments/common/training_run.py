@@ -13,6 +13,9 @@ from lco_jax.language import scoring
 from lco_jax.runs import checkpointing, runner
 from lco_jax.trainers import run as run_lib
 
+# Flags of `command_line.define_mesh`, which only some scripts have.
+_OF_MESHES = ("mesh", "gather_weights")
+
 
 def make_launch(settings: Mapping) -> run_lib.Launch:
   """Makes a launch from the flags of `command_line.define_config`.
@@ -35,7 +38,7 @@ def make_launch(settings: Mapping) -> run_lib.Launch:
     resume=values.resume,
     resume_update=values.resume_update,
     profile=values.profile,
-    mesh=values["mesh"].value if "mesh" in values else None,
+    **{name: values[name].value for name in _OF_MESHES if name in values},
     tell=lambda line: print(line, flush=True),
   )
 

@@ -26,6 +26,8 @@ class GroupGeneration:
     completion_length: C, tokens of a completion at most.
     end: tokens that end one.
     sampling: the distribution that tokens are sampled from.
+    gather_dtype: type in which divided weights are gathered once, before the
+      first token; None to gather each layer for each token.
   """
 
   model: networks.LanguageModel
@@ -34,6 +36,7 @@ class GroupGeneration:
   completion_length: int
   end: tuple[int, ...]
   sampling: generation.Sampling
+  gather_dtype: str | None = None
 
   @property
   def num_samples(self) -> int:
@@ -98,9 +101,12 @@ class GroupGeneration:
     keys = jax.vmap(
       functools.partial(jax.random.split, num=self.num_samples), out_axes=1
     )(program.collection_keys(self.training, state))
+    params = self.completes(memory.acting(state.params))
+    if self.gather_dtype is not None:
+      params = networks.gather_all(params, self.gather_dtype)
     done = samplers.complete_prompts(
       self.model,
-      self.completes(memory.acting(state.params)),
+      params,
       prompt,
       padding,
       keys,

@@ -159,6 +159,7 @@ class TextCollector:
     completes: Callable[[Mapping[str, types.Params]], types.Params],
     first_update: int = 0,
     show: Callable[[int, list[Example]], None] = lambda update, examples: None,
+    gather_dtype: str | None = None,
   ):
     """Prepares to collect.
 
@@ -172,6 +173,7 @@ class TextCollector:
       completes: parts of the parameters → those of the model that completes.
       first_update: completed updates.
       show: takes (update, examples) of each update.
+      gather_dtype: as of `GroupGeneration`.
     """
     self._asking, self._mesh, self._update = asking, mesh, first_update
     self._scorer, self._show = scorer, show
@@ -182,6 +184,7 @@ class TextCollector:
       asking.completion_length,
       asking.tokenizer.end,
       asking.sampling,
+      gather_dtype,
     )
     self._seeds, self._streams = np.meshgrid(
       np.asarray(seeds), np.arange(training.num_streams), indexing="ij"

@@ -12,7 +12,7 @@ from lco_jax.networks.language_model import (
 from lco_jax.networks.low_rank import adapt, init_adapters
 from lco_jax.networks.narrow_matrices import FORMATS as NARROW_FORMATS
 from lco_jax.networks.narrow_matrices import count_numbers, narrow, widen
-from lco_jax.networks.partitioning import check_divisible
+from lco_jax.networks.partitioning import check_divisible, gather_all
 from lco_jax.networks.transformer_config import TransformerConfig
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
   "check_divisible",
   "copy_body",
   "count_numbers",
+  "gather_all",
   "init_adapters",
   "make_actor_critic",
   "make_language_model",

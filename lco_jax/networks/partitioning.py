@@ -118,6 +118,26 @@ def _lay_backward(held, used, _, gradient):
 lay.defvjp(_lay_forward, _lay_backward)
 
 
+def gather_all(params: Any, dtype: jax.typing.DTypeLike) -> Any:
+  """Gathers all matrices that `gather` would gather, in a narrower type.
+
+  A loop over tokens then gathers nothing. Arrays that are not divided along
+  FSDP_AXIS alone stay as they are.
+
+  Args:
+    params: of a model.
+    dtype: of its computation.
+  """
+  if axis_size(FSDP_AXIS) == 1:
+    return params
+
+  def gather_leaf(path, leaf):
+    axes = list_axes(path)
+    return gather(leaf.astype(dtype), axes) if FSDP_AXIS in axes else leaf
+
+  return jax.tree_util.tree_map_with_path(gather_leaf, params)
+
+
 def look_up(table: Array, tokens: Array) -> Array:
   """Takes rows of an embedding [V, W], which lies along EMBEDDING.
 

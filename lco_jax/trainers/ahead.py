@@ -48,6 +48,7 @@ def list_programs(
   devices: Sequence[jax.Device],
   mesh: str | None,
   prompt_length: int,
+  gather_weights: bool | None = None,
 ) -> Iterator[Program]:
   """Traces the programs that a run compiles.
 
@@ -56,13 +57,16 @@ def list_programs(
     devices: to compile for.
     mesh: as of `run.Launch`.
     prompt_length: tokens of a prompt, for pretrained models.
+    gather_weights: as of `run.Launch`.
 
   Raises:
     ValueError: naming the setting that is wrong.
   """
   sizes = None if mesh is None else placement.parse_sizes(mesh)
   if "model" in settings:
-    yield from _trace_pretrained(settings, devices, sizes, prompt_length)
+    yield from _trace_pretrained(
+      settings, devices, sizes, prompt_length, gather_weights
+    )
     return
   build = control.build if "environment" in settings else language.build
   training = build(settings).training
@@ -81,6 +85,7 @@ def _trace_pretrained(
   devices: Sequence[jax.Device],
   sizes: Mapping[str, int] | None,
   prompt_length: int,
+  gather_weights: bool | None,
 ) -> Iterator[Program]:
   """Traces generation and update of a pretrained model."""
   config = pretrained.read_config(settings["model"])
@@ -117,6 +122,7 @@ def _trace_pretrained(
     settings["completion_length"],
     (_END,),
     settings_lib.take(settings, generation.Sampling),
+    llm.choose_gather_dtype(config, mesh, gather_weights),
   )
   yield Program(
     "generation",

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from absl import logging
 from jax.sharding import Mesh
@@ -24,9 +25,10 @@ from lco_jax import (
 )
 from lco_jax.language import generation, host_sampler, pairs
 from lco_jax.language import training as language
+from lco_jax.networks import partitioning
 from lco_jax.tasks import rewards, rows
 from lco_jax.trainers import settings as settings_lib
-from lco_jax.training import placement, program
+from lco_jax.training import accelerators, placement, program
 
 REWARDS = ("exact", "score")
 # The task whose problems are rows of files.
@@ -193,6 +195,31 @@ def check_placement(settings: Mapping, mesh: Mesh) -> None:
       f"num_microbatches {settings['num_microbatches']} does not divide the"
       f" {prompts} prompts of a device"
     )
+
+
+def choose_gather_dtype(
+  config: networks.TransformerConfig, mesh: Mesh, gathers: bool | None
+) -> str | None:
+  """Chooses how generation takes weights that devices divide.
+
+  Args:
+    config: of the policy's network.
+    mesh: of the run.
+    gathers: whether they are gathered once; None if that takes at most half of
+      a device's memory, or its memory is not known.
+
+  Returns:
+    The type to gather them in, or None; see `GroupGeneration`.
+  """
+  if gathers is None:
+    model = networks.make_language_model(config)
+    params = jax.eval_shape(model.init, jax.random.key(0))
+    size = networks.count_numbers(params) * jnp.dtype(config.dtype).itemsize
+    device = mesh.devices.flat[0]
+    memory = accelerators.find_memory(device)
+    divided = size / dict(mesh.shape).get(partitioning.TENSOR_AXIS, 1)
+    gathers = memory is None or divided <= memory / 2
+  return config.dtype if gathers else None
 
 
 def build_verifier(settings: Mapping, mesh: str | None = None) -> Run:

@@ -150,6 +150,9 @@ def train(
       scorer,
       run.completes,
       update,
+      gather_dtype=llm.choose_gather_dtype(
+        run.model_config, mesh, launch.gather_weights
+      ),
       **show,
     )
 

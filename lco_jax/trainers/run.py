@@ -89,6 +89,7 @@ class Launch:
     tell: takes lines about the course of the run.
     mesh: devices along its axes, as of `placement.parse_sizes`; None lets them
       divide the learners, or else the streams. It changes no result.
+    gather_weights: as of `llm.choose_gather_dtype`.
   """
 
   settings: Mapping
@@ -100,6 +101,7 @@ class Launch:
   show_progress: bool = True
   tell: Callable[[str], None] = lambda line: None
   mesh: str | None = None
+  gather_weights: bool | None = None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -41,11 +41,14 @@ CHIPS = {
 
 # Of bfloat16, dense, by a part of a device's kind; the first that fits counts.
 # Source: the makers' data sheets.
+_KINDS = {
+  "TPU v5 lite": "v5e",
+  "TPU v6 lite": "v6e",
+  "TPU v5": "v5p",
+  "TPU v4": "v4",
+}
 _PEAK_FLOPS = {
-  "TPU v5 lite": CHIPS["v5e"].flops,
-  "TPU v6 lite": CHIPS["v6e"].flops,
-  "TPU v5": CHIPS["v5p"].flops,
-  "TPU v4": CHIPS["v4"].flops,
+  **{part: CHIPS[name].flops for part, name in _KINDS.items()},
   "H200": 989e12,
   "H100": 989e12,
   "A100": 312e12,
@@ -59,6 +62,15 @@ def find_peak_flops(kind: str) -> float | None:
     kind: of the device, as JAX names it.
   """
   return next((own for part, own in _PEAK_FLOPS.items() if part in kind), None)
+
+
+def find_memory(device: jax.Device) -> float | None:
+  """Finds the bytes that a device's memory has; None if unknown."""
+  for part, name in _KINDS.items():
+    if part in device.device_kind:
+      return CHIPS[name].memory
+  used = device.memory_stats() if device.platform == "gpu" else None
+  return used["bytes_limit"] if used else None
 
 
 def describe_topology(name: str) -> tuple[Chip, list[jax.Device]]:

@@ -116,13 +116,14 @@ def test_another_mesh_goes_on(divided, tmp_path, mesh, devices):
 
 
 def test_two_processes_of_four_devices(divided, model_path, tmp_path):
-  """Each holds a part of the parameters; fsdp spans both."""
+  """fsdp spans both; here each token gathers the layers anew."""
   workdir, address = tmp_path / "two", scripts.free_address()
   started = [
     _start(
       workdir,
       *_new(model_path),
       "--mesh=fsdp:4,tensor:2",
+      "--nogather_weights",
       "--distributed",
       f"--coordinator={address}",
       "--num_processes=2",

@@ -1,14 +1,17 @@
 """Compiling for devices without weights: here for those of the tests."""
 
+import dataclasses
 import json
 
 import jax
 import pytest
 
+from lco_jax import pretrained
 from lco_jax.trainers import ahead
+from lco_jax.trainers import llm as llm_lib
 from lco_jax.trainers import settings as settings_lib
 from lco_jax.trainers.configs import control, language, llm, verifier
-from lco_jax.training import accelerators
+from lco_jax.training import accelerators, placement
 
 # Flax and optax mix ranks.
 pytestmark = pytest.mark.third_party
@@ -36,11 +39,11 @@ def _settings(config, **changes):
   return json.loads(json.dumps(settings_lib.resolve(config)))
 
 
-def _compile(settings, mesh=None, devices=8):
+def _compile(settings, mesh=None, devices=8, gather_weights=None):
   own = jax.devices()[:devices]
   return {
     program.name: ahead.compile_ahead(program, _CHIP, len(own))
-    for program in ahead.list_programs(settings, own, mesh, prompt_length=8)
+    for program in ahead.list_programs(settings, own, mesh, 8, gather_weights)
   }
 
 
@@ -62,6 +65,43 @@ def test_a_pretrained_model_in_parts(folder):
   weights = 5 * (32 * 32 * 2 + 32 * 16 * 2 + 3 * 32 * 64) + 32 * 64
   tokens = 8 * 8 + 8 * 2 * 6
   assert whole["update"]["flops"] > 3 * 2 * weights * tokens
+
+
+def test_weights_are_gathered_once_or_for_each_token(folder):
+  settings = _settings(llm.get_config("data"), model=folder, **_SMALL)
+  once, each = (
+    _compile(settings, "fsdp:8", gather_weights=own)["generation"]
+    for own in (True, False)
+  )
+  weights = 4 * 5 * (2 * 32 * 32 + 2 * 32 * 16 + 3 * 32 * 64)
+  gathered = once["collectives"]["all-gather"]["bytes"]
+  assert weights <= gathered < 2 * weights
+  # On a CPU XLA moves the gathers out of the loop over tokens itself.
+  assert each["collectives"]["all-gather"]["bytes"] > 1.5 * gathered
+
+
+@pytest.mark.parametrize(
+  ("memory", "gathers", "dtype"),
+  [
+    (None, None, "bfloat16"),
+    (1e5, None, "bfloat16"),
+    (1e4, None, None),
+    (1e4, True, "bfloat16"),
+    (None, False, None),
+  ],
+)
+def test_whether_weights_are_gathered_by_default(
+  monkeypatch, folder, memory, gathers, dtype
+):
+  """If they take half of the memory; here 17,408 numbers of 2 bytes."""
+  monkeypatch.setattr(accelerators, "find_memory", lambda device: memory)
+  config = dataclasses.replace(
+    pretrained.read_config(folder), num_layers=1, dtype="bfloat16"
+  )
+  mesh = placement.make_mesh(
+    1, 8, jax.devices(), placement.parse_sizes("fsdp:8")
+  )
+  assert llm_lib.choose_gather_dtype(config, mesh, gathers) == dtype
 
 
 @pytest.mark.parametrize(
