@@ -44,7 +44,7 @@ def main() -> None:
       raise ValueError("--config must be given: FILE:NAME")
     settings = json.loads(json.dumps(settings_lib.resolve(_CONFIG.value)))
     chip, devices = accelerators.describe_topology(_TOPOLOGY.value)
-    all_fit = True
+    too_large = []
     for program in ahead.list_programs(
       settings,
       devices,
@@ -53,7 +53,8 @@ def main() -> None:
       flags.FLAGS.gather_weights,
     ):
       found = ahead.compile_ahead(program, chip, len(devices))
-      all_fit &= found["fits"]
+      if not found["fits"]:
+        too_large.append(program.name)
       print(
         json.dumps(
           {
@@ -65,10 +66,11 @@ def main() -> None:
         ),
         flush=True,
       )
-  if not all_fit:
+  for name in too_large[:1]:
     command_line.fail(
-      f"not all programs leave {ahead.SPARE:.0%} of a chip's memory free; what"
-      f" helps: {'; '.join(ahead.suggest(settings))}",
+      f"{' and '.join(too_large)}: less than {ahead.SPARE:.0%} of a chip's"
+      f" memory stays free; what helps {name}:"
+      f" {'; '.join(ahead.suggest(settings, name))}",
       command_line.FAILED,
     )
 

@@ -280,7 +280,11 @@ def _prepare(
   return groups, numerics.across_devices(
     {k: numerics.average(v.astype(jnp.float32)) for k, v in shares.items()}
     | {"entropy": numerics.average(entropy, some[1])}
-  )
+  ) | {
+    "tokens": numerics.psum(
+      jnp.sum(samples.mask, dtype=jnp.float32), numerics.DATA_AXIS
+    )
+  }
 
 
 def _read_groups(
@@ -290,17 +294,22 @@ def _read_groups(
   chunk_tokens: int,
 ) -> Array:
   """log π of the tokens of Groups [T, N]: float[T, N, K, C]."""
-  num_groups, num_prompts, size = groups.reward.shape
-
-  def flatten(leaf):  # [T, N, K, ...] → [T · K, N, ...]
-    leaf = jnp.moveaxis(leaf, 2, 1)
-    return leaf.reshape(num_groups * size, *leaf.shape[2:])
-
+  num_groups, _, size = groups.reward.shape
   log_prob = reading.read_log_prob(
-    model, params, jax.tree.map(flatten, groups), chunk_tokens
+    model, params, _take_apart(groups), chunk_tokens
   )
   log_prob = log_prob.reshape(num_groups, size, *log_prob.shape[1:])
   return jnp.moveaxis(log_prob, 1, 2)
+
+
+def _take_apart(groups: Groups) -> Groups:
+  """Completions of groups, [T, N, K, ...] → [T · K, N, ...]."""
+
+  def take_apart(leaf):
+    leaf = jnp.moveaxis(leaf, 2, 1)
+    return leaf.reshape(-1, *leaf.shape[2:])
+
+  return jax.tree.map(take_apart, groups)
 
 
 def _objective(
@@ -337,8 +346,8 @@ def _assess(
 ) -> types.Metrics:
   """Estimates the KL from the policy that sampled, on a quarter of a batch."""
   del before
-  some = sample_metrics.take_quarter(batch)
-  now = _read_groups(model, params["policy"], some, chunk_tokens)
+  some = sample_metrics.take_quarter(_take_apart(batch))
+  now = reading.read_log_prob(model, params["policy"], some, chunk_tokens)
   return numerics.across_devices(
     {"kl_old_new": numerics.average(some.old_log_prob - now, some.mask)}
   )

@@ -11,7 +11,6 @@ from jax import Array
 
 from lco_jax import diagnostics, numerics, types
 from lco_jax.language import data
-from lco_jax.training import rows
 
 # Metrics that need an extra forward pass use one completion in so many.
 _ONE_IN = 4
@@ -24,14 +23,11 @@ def take_quarter(tree: Any) -> Any:
     tree: of arrays [G, N, ...].
 
   Returns:
-    The same of fewer samples of each prompt and, if that is not enough, of
-    fewer prompts.
+    The same of a quarter of each prompt's samples, rounded up. They are of all
+    prompts, so that they are the same however devices divide the prompts.
   """
-  num_samples, num_prompts = jax.tree.leaves(tree)[0].shape[:2]
-  samples = -(-num_samples // _ONE_IN)
-  prompts = -(-num_samples * num_prompts // (_ONE_IN * samples))
-  some = jax.tree.map(lambda leaf: leaf[:samples], tree)
-  return rows.take_streams(some, prompts)
+  count = -(-len(jax.tree.leaves(tree)[0]) // _ONE_IN)
+  return jax.tree.map(lambda leaf: leaf[:count], tree)
 
 
 def summarize_samples(

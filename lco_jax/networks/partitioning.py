@@ -32,7 +32,7 @@ AXES = (FSDP_AXIS, TENSOR_AXIS)
 # several.
 Axes = tuple[str | tuple[str, ...] | None, ...]
 # XLA fails to partition a look-up in a vocabulary that is divided.
-EMBEDDING: Axes = (None, AXES)
+EMBEDDING: Axes = (None, (TENSOR_AXIS, FSDP_AXIS))
 INTO: Axes = (
   FSDP_AXIS,
   TENSOR_AXIS,
@@ -82,9 +82,10 @@ def constrain(x: Array, *axes: str | tuple[str, ...] | None) -> Array:
   Axes that the mesh does not have, or whose size does not divide the array's,
   count as None. The array's other axes are not divided.
   """
-  spec = _fit(x.shape, axes, {axis: axis_size(axis) for axis in AXES})
-  if all(axis_size(axis) == 1 for axis in AXES):
+  sizes = {axis: axis_size(axis) for axis in AXES}
+  if max(sizes.values()) == 1:
     return x
+  spec = _fit(x.shape, axes, sizes)
   return jax.lax.with_sharding_constraint(x, P(*spec))
 
 
@@ -96,26 +97,39 @@ def gather(matrix: Array, axes: Axes) -> Array:
     axes: of the mesh.
   """
   used = tuple(None if axis == FSDP_AXIS else axis for axis in axes)
-  return lay(matrix, axes, used)
+  return lay(matrix, (axes, used))
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
-def lay(matrix: Array, held: Axes, used: Axes) -> Array:
-  """Lays a matrix that lies along `held` along `used`; its gradient back."""
-  del held
-  return constrain(matrix, *used)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def lay(matrix: Array, layouts: tuple[Axes, ...]) -> Array:
+  """Moves a matrix from layout to layout, and its gradient back.
+
+  Args:
+    matrix: which lies along the first layout.
+    layouts: one after the other. XLA replicates what moves along two axes of
+      the mesh at once.
+  """
+  for axes in layouts[1:]:
+    matrix = constrain(matrix, *axes)
+  return matrix
 
 
-def _lay_forward(matrix, held, used):
-  return lay(matrix, held, used), None
+def _lay_forward(matrix, layouts):
+  return lay(matrix, layouts), None
 
 
-def _lay_backward(held, used, _, gradient):
-  del used
-  return (constrain(gradient, *held),)
+def _lay_backward(layouts, _, gradient):
+  for axes in layouts[-2::-1]:
+    gradient = constrain(gradient, *axes)
+  return (gradient,)
 
 
 lay.defvjp(_lay_forward, _lay_backward)
+
+
+def lay_vocabulary(table: Array) -> Array:
+  """Moves an embedding, so that devices divide the rows of an output layer."""
+  return lay(table, (EMBEDDING, (None, TENSOR_AXIS), (TENSOR_AXIS, None)))
 
 
 def gather_all(params: Any, dtype: jax.typing.DTypeLike) -> Any:
@@ -149,7 +163,8 @@ def look_up(table: Array, tokens: Array) -> Array:
     [R, W], whose rows lie along FSDP_AXIS.
   """
   rows = jnp.take(table, constrain(tokens, None), axis=0)
-  return constrain(constrain(rows, *EMBEDDING), FSDP_AXIS, None)
+  rows = constrain(rows, *EMBEDDING)
+  return lay(rows, (EMBEDDING, (FSDP_AXIS, TENSOR_AXIS), (FSDP_AXIS, None)))
 
 
 def list_axes(path: Sequence[Any]) -> Axes:
@@ -188,8 +203,6 @@ def make_spec(
 
 def constrain_params(tree: Any) -> Any:
   """Lays parameters, or what is like them, as they are held between updates."""
-  if all(axis_size(axis) == 1 for axis in AXES):
-    return tree
   return jax.tree_util.tree_map_with_path(
     lambda path, leaf: constrain(leaf, *list_axes(path)), tree
   )

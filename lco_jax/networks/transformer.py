@@ -162,10 +162,8 @@ class Transformer(nn.Module):
     if not self.config.tied_embeddings:
       logits = lay_features(self.output(hidden))
       return _cap(logits, self.config.logit_cap)
-    embedding = partitioning.lay(
-      self.embed.embedding.astype(hidden.dtype),
-      partitioning.EMBEDDING,
-      (TENSOR_AXIS, None),
+    embedding = partitioning.lay_vocabulary(
+      self.embed.embedding.astype(hidden.dtype)
     )
     logits = products.multiply_rows("rw,vw->rv", hidden, embedding)
     return _cap(lay_features(logits), self.config.logit_cap)

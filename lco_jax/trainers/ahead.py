@@ -75,7 +75,7 @@ def list_programs(
   learners = run_lib.num_learners(settings)
   own = placement.make_mesh(learners, training.num_streams, devices, sizes)
   if placement.divides_parameters(own):
-    raise ValueError("mesh: fsdp and tensor divide pretrained models alone")
+    raise ValueError("mesh: fsdp and tensor need a pretrained model")
   state = program.describe_state(training, learners, own)
   yield Program("chunk", program.trace_chunk(training, own, state, 1))
 
@@ -194,18 +194,19 @@ def compile_ahead(
   }
 
 
-def suggest(settings: Mapping) -> list[str]:
+def suggest(settings: Mapping, program_name: str) -> list[str]:
   """Suggests changes for a program of a run that does not fit."""
   if "model" not in settings:
     return ["fewer num_envs or num_prompts, or more devices"]
-  found = []
-  if not settings["rematerialize"]:
-    found.append("rematerialize=True")
+  found = ["a larger product of fsdp and tensor in --mesh, or more chips"]
   if settings["dtype"] == "float32":
     found.append("dtype=bfloat16")
-  found += [
-    "more num_microbatches",
-    "a larger product of fsdp and tensor in --mesh, or more chips",
-    "lora_rank=16, which needs no optimizer state for the model",
-  ]
+  if program_name == "generation":
+    return [*found, "--nogather_weights", "fewer num_prompts or num_samples"]
+  if not settings["rematerialize"]:
+    found.append("rematerialize=True")
+  if "num_microbatches" in settings:
+    found.append("more num_microbatches")
+  if settings.get("lora_rank") == 0:
+    found.append("lora_rank=16, which needs no optimizer state for the model")
   return found

@@ -189,7 +189,7 @@ def check_placement(settings: Mapping, mesh: Mesh) -> None:
   Raises:
     ValueError: if a device's prompts do not divide into microbatches.
   """
-  prompts = settings["num_prompts"] // placement.count_shards(mesh)
+  prompts = settings["num_prompts"] // placement.count_data_parts(mesh)
   if prompts % settings.get("num_microbatches", 1):
     raise ValueError(
       f"num_microbatches {settings['num_microbatches']} does not divide the"

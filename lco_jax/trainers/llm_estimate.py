@@ -32,7 +32,7 @@ def estimate(settings: Mapping, run: llm.Run, mesh: Mesh) -> str:
   config, training = run.model_config, run.training
   learners = run_lib.num_learners(settings)
   here = learners // mesh.shape[placement.SEED_AXIS]
-  shards = placement.count_shards(mesh)
+  shards = placement.count_data_parts(mesh)
   prompts = settings["num_prompts"] // shards
   samples = settings["num_samples"]
   steps = settings["num_epochs"] * settings["num_minibatches"]

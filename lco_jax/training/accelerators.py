@@ -15,7 +15,6 @@ class Chip(NamedTuple):
   Attributes:
     memory: bytes.
     flops: products and sums of bfloat16 in a second.
-    memory_bandwidth: bytes in a second.
     link_bandwidth: bytes in a second that all its links send.
     type_prefix: of the accelerator types of its topologies.
     cores: that its accelerator types count a chip as.
@@ -23,7 +22,6 @@ class Chip(NamedTuple):
 
   memory: float
   flops: float
-  memory_bandwidth: float
   link_bandwidth: float
   type_prefix: str
   cores: int
@@ -32,10 +30,10 @@ class Chip(NamedTuple):
 # By the name that begins a topology.
 # Source: cloud.google.com/tpu/docs/system-architecture-tpu-vm.
 CHIPS = {
-  "v4": Chip(32 * 2**30, 275e12, 1228e9, 300e9, "v4", 2),
-  "v5e": Chip(16 * 2**30, 197e12, 819e9, 200e9, "v5litepod", 1),
-  "v5p": Chip(95 * 2**30, 459e12, 2765e9, 600e9, "v5p", 2),
-  "v6e": Chip(32 * 2**30, 918e12, 1640e9, 448e9, "v6e", 1),
+  "v4": Chip(32 * 2**30, 275e12, 300e9, "v4", 2),
+  "v5e": Chip(16 * 2**30, 197e12, 200e9, "v5litepod", 1),
+  "v5p": Chip(95 * 2**30, 459e12, 600e9, "v5p", 2),
+  "v6e": Chip(32 * 2**30, 918e12, 448e9, "v6e", 1),
 }
 
 
@@ -43,13 +41,17 @@ CHIPS = {
 # Source: the makers' data sheets.
 _KINDS = {
   "TPU v5 lite": "v5e",
+  "TPU v5e": "v5e",
   "TPU v6 lite": "v6e",
+  "TPU v6e": "v6e",
   "TPU v5": "v5p",
   "TPU v4": "v4",
 }
 _PEAK_FLOPS = {
   **{part: CHIPS[name].flops for part, name in _KINDS.items()},
   "H200": 989e12,
+  "H100 PCIe": 756e12,
+  "H100 NVL": 835e12,
   "H100": 989e12,
   "A100": 312e12,
 }
@@ -100,8 +102,8 @@ def describe_topology(name: str) -> tuple[Chip, list[jax.Device]]:
   )
   try:
     found = topologies.get_topology_desc(platform="tpu", topology_name=name)
-  except (jax.errors.JaxRuntimeError, RuntimeError, NotImplementedError) as e:
-    line = next(iter(str(e).splitlines()), type(e).__name__)
+  except RuntimeError as error:
+    line = next(iter(str(error).splitlines()), type(error).__name__)
     if importlib.util.find_spec("libtpu") is None:
       line = "needs libtpu: pip install 'jax[tpu]'"
     raise ValueError(f"--topology {name}: {line}") from None

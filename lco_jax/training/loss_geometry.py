@@ -12,6 +12,7 @@ import numpy as np
 from jax import Array
 
 from lco_jax import diagnostics, losses, numerics, types
+from lco_jax.training import rows
 
 # States per device in which to measure the loss.
 _NUM_STATES = 128
@@ -141,12 +142,9 @@ def measure_gradients(
     gradient_signal_to_noise: ‖mean‖² over the variance between parts; see
       `diagnostics.gradient_signal_to_noise`.
   """
-  steps, streams = jax.tree.leaves(batch)[0].shape[:2]
-  size = steps * streams
-  count = next(n for n in range(_NUM_MINIBATCHES, 0, -1) if size % n == 0)
-  parts = jax.tree.map(
-    lambda x: x.reshape(count, size // count, *x.shape[2:]), batch
-  )
+  batch = rows.flatten(batch)
+  size = len(jax.tree.leaves(batch)[0])
+  parts = rows.split_chunks(batch, rows.divide(size, _NUM_MINIBATCHES))
 
   def gradient(params, part):
     """Returns (mean gradient, number of counted entries) over all devices."""

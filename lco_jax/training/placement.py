@@ -5,9 +5,9 @@ not depend on each other; along DATA_AXIS and FSDP_AXIS they divide each seed's
 streams, whose gradients are summed; along FSDP_AXIS and TENSOR_AXIS they divide
 the parameters (see `networks.partitioning`). None changes what is computed.
 
-A program is written for one device's share along SEED_AXIS and DATA_AXIS, which
-it names where it sums. Along the other two it is written as if for one device,
-and XLA's partitioner divides it.
+A program sees one device's share along SEED_AXIS and DATA_AXIS, and sums over
+them by name. Along the other two it is written as if for one device, and XLA's
+partitioner divides it.
 
 The specs below say which axis of an array each mesh axis divides.
 
@@ -85,7 +85,7 @@ def divides_parameters(mesh: Mesh) -> bool:
   return any(dict(mesh.shape).get(axis, 1) > 1 for axis in partitioning.AXES)
 
 
-def count_shards(mesh: Mesh) -> int:
+def count_data_parts(mesh: Mesh) -> int:
   """Counts the devices that divide a seed's streams."""
   return math.prod(dict(mesh.shape).get(axis, 1) for axis in _DATA)
 
@@ -133,8 +133,8 @@ def check_sizes(
   several = [axis for axis in partitioning.AXES if sizes[axis] > 1]
   if len(several) > 1 and max(sizes[SEED_AXIS], sizes[DATA_AXIS]) > 1:
     raise ValueError(  # XLA ends the process, jax 0.10.
-      "mesh: beside fsdp and tensor, seeds and data must be 1; let fsdp take"
-      " the devices of data"
+      "mesh: where fsdp and tensor both have several devices, seeds and data"
+      " must be 1; let fsdp take the devices of data"
     )
   if num_seeds % sizes[SEED_AXIS]:
     raise ValueError(
@@ -144,8 +144,7 @@ def check_sizes(
   shards = math.prod(sizes[axis] for axis in _DATA)
   if num_streams % shards:
     raise ValueError(
-      f"mesh: data × fsdp, {shards}, does not divide num_envs or num_prompts"
-      f" {num_streams}"
+      f"mesh: data × fsdp, {shards}, does not divide num_prompts {num_streams}"
     )
 
 

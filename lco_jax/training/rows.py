@@ -3,7 +3,7 @@
 A batch has K steps of N streams. Devices along `partitioning.FSDP_AXIS` divide
 the streams into S shards. Rows are ordered by shard, step, and stream of the
 shard; chunks and microbatches take as many from each shard. Without such an
-axis S is 1, and rows are steps · streams.
+axis S is 1, and rows are ordered by step, then stream.
 """
 
 from typing import Any
@@ -15,14 +15,14 @@ from jax import Array
 from lco_jax.networks import partitioning
 
 
-def count_shards() -> int:
+def _count_shards() -> int:
   """S, shards of the streams under the mesh that a program runs under."""
   return partitioning.axis_size(partitioning.FSDP_AXIS)
 
 
 def flatten(tree: Any) -> Any:
   """Makes rows of arrays [K, N, ...]: [K · N, ...]."""
-  shards = count_shards()
+  shards = _count_shards()
 
   def flatten_leaf(leaf):
     steps, streams = leaf.shape[:2]
@@ -35,7 +35,7 @@ def flatten(tree: Any) -> Any:
 
 def unflatten(tree: Any, steps: int) -> Any:
   """Undoes `flatten` of K steps."""
-  shards = count_shards()
+  shards = _count_shards()
 
   def unflatten_leaf(leaf):
     apart = leaf.reshape(shards, steps, -1, *leaf.shape[1:])
@@ -56,7 +56,7 @@ def repeat(tree: Any, steps: int, axis: int = 0) -> Any:
   Returns:
     Arrays [..., K · N, ...].
   """
-  shards = count_shards()
+  shards = _count_shards()
 
   def repeat_leaf(leaf):
     before, after = leaf.shape[:axis], leaf.shape[axis + 1 :]
@@ -73,24 +73,6 @@ def take_first(tree: Any, steps: int) -> Any:
   return jax.tree.map(lambda leaf: leaf[0], unflatten(tree, steps))
 
 
-def take_streams(tree: Any, count: int) -> Any:
-  """Takes some streams of arrays [K, N, ...], as many of each shard.
-
-  Args:
-    tree: of arrays.
-    count: streams; more are taken if shards do not divide it.
-  """
-  shards = count_shards()
-  own = -(-count // shards)
-
-  def take(leaf):
-    steps, _, *rest = leaf.shape
-    apart = leaf.reshape(steps, shards, -1, *rest)
-    return apart[:, :, :own].reshape(steps, -1, *rest)
-
-  return jax.tree.map(take, tree)
-
-
 def take_steps(batch: Any, indices: Array) -> Any:
   """Gathers time steps, stream by stream.
 
@@ -101,7 +83,7 @@ def take_steps(batch: Any, indices: Array) -> Any:
   Returns:
     The rows [K · N, ...].
   """
-  shards = count_shards()
+  shards = _count_shards()
   steps, streams = indices.shape
   own = streams // shards
   times = jnp.moveaxis(indices.reshape(steps, shards, own), 1, 0)
@@ -123,7 +105,7 @@ def split_streams(tree: Any, steps: int, parts: int) -> Any:
 
   All steps of a stream stay together.
   """
-  shards = count_shards()
+  shards = _count_shards()
 
   def split(leaf):
     apart = leaf.reshape(shards, steps, parts, -1, *leaf.shape[1:])
@@ -137,12 +119,19 @@ def fit_chunks(num_rows: int, most: int) -> int:
   """Returns the rows of a chunk, so that all chunks are about as large.
 
   Args:
-    num_rows: R.
-    most: rows of a chunk at most, of each shard.
+    num_rows: R, of all shards, as is the result.
+    most: rows that a chunk may have of each shard.
   """
-  shards = count_shards()
+  shards = _count_shards()
   own = num_rows // shards
   return shards * -(-own // -(-own // most))
+
+
+def divide(num_rows: int, most: int) -> int:
+  """Returns the rows of each of at most `most` chunks that are all equal."""
+  own = num_rows // _count_shards()
+  count = next(n for n in range(most, 0, -1) if own % n == 0)
+  return num_rows // count
 
 
 def split_chunks(tree: Any, size: int) -> Any:
@@ -152,7 +141,7 @@ def split_chunks(tree: Any, size: int) -> Any:
     tree: of rows; zeros fill up the last chunk.
     size: rows of a chunk, from `fit_chunks`.
   """
-  shards = count_shards()
+  shards = _count_shards()
 
   def split(leaf):
     chunks = -(-len(leaf) // size)
@@ -170,7 +159,7 @@ def split_chunks(tree: Any, size: int) -> Any:
 
 def join_chunks(tree: Any, num_rows: int) -> Any:
   """Undoes `split_chunks` of R rows."""
-  shards = count_shards()
+  shards = _count_shards()
 
   def join(leaf):
     chunks, _, *rest = leaf.shape

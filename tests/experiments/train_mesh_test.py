@@ -1,5 +1,6 @@
 """Pretrained models on a mesh: devices, processes, resuming."""
 
+import json
 import shutil
 
 import numpy as np
@@ -55,6 +56,7 @@ def _start(workdir, *flags, devices=8):
 def _train(workdir, *flags, devices=8):
   done = _start(workdir, *flags, devices=devices).finish()
   assert done.returncode == 0, done.stderr
+  assert "rematerialization" not in done.stderr  # XLA's, of what it replicates.
   return workdir
 
 
@@ -84,9 +86,28 @@ def _assert_close(one, other):
     np.testing.assert_allclose(a[name], b[name], rtol=0, atol=2e-5)
 
 
+def test_a_summary_has_the_phases(divided):
+  """Seconds and tokens of generation and update, of one device."""
+  timings = json.loads((divided / "summary.json").read_text())["timings"]
+  assert {"generation_seconds", "scoring_seconds", "update_seconds"} <= set(
+    timings
+  )
+  assert min(timings.values()) > 0
+  assert timings["generation_tokens_per_second"] < 8 * 4 * 5 / (
+    8 * timings["generation_seconds"] / 1.5
+  )
+
+
 def test_a_mesh_is_as_one_device(divided, model_path, tmp_path):
   alone = _train(tmp_path / "alone", *_new(model_path), devices=1)
   _assert_close(divided, alone)
+
+
+def test_adapters_on_a_mesh(model_path, tmp_path):
+  flags = ("--config.lora_rank=2", "--config.num_updates=2")
+  flags = scripts.overridden(*_new(model_path), *flags)
+  mesh = _train(tmp_path / "mesh", *flags, "--mesh=fsdp:4,tensor:2")
+  _assert_close(mesh, _train(tmp_path / "alone", *flags, devices=1))
 
 
 def _forget_the_end(workdir, again):

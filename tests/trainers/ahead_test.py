@@ -128,8 +128,11 @@ def test_what_does_not_fit_says_so(folder):
   program = next(ahead.list_programs(settings, own, "fsdp:8", 8))
   found = ahead.compile_ahead(program, _CHIP._replace(memory=1e4), 8)
   assert not found["fits"] and found["peak_bytes"] > 9e3
-  assert "rematerialize=True" in ahead.suggest(settings)
-  assert ahead.suggest(_settings(control.get_config("CartPole-v1")))
+  assert "rematerialize=True" in ahead.suggest(settings, "update")
+  assert "rematerialize=True" not in ahead.suggest(settings, "generation")
+  own = _settings(verifier.get_config("data"), model=folder, **_SMALL)
+  assert not any("lora" in said for said in ahead.suggest(own, "update"))
+  assert ahead.suggest(_settings(control.get_config("CartPole-v1")), "chunk")
 
 
 @pytest.mark.parametrize(
@@ -151,7 +154,7 @@ def test_what_cannot_be_compiled(folder, mesh, changes, says):
 
 def test_control_has_no_parameters_to_divide():
   settings = _settings(control.get_config("CartPole-v1"))
-  with pytest.raises(ValueError, match="pretrained models alone"):
+  with pytest.raises(ValueError, match="need a pretrained model"):
     next(ahead.list_programs(settings, jax.devices(), "fsdp:8", 8))
 
 

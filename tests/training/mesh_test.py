@@ -49,27 +49,32 @@ def _make(algorithm, rate=1e-3, **changes):
     "reference_coefficient": 0.01,
     "chunk_tokens": 3,
   }
+  options = training.Options(**(settings | changes))
   setup = training.Setup(
     model,
     row,
     row.policy_loss(),
-    samplers.make_sampler(task, model, _SAMPLES, generation.Sampling()),
-    training.Options(**(settings | changes)),
+    samplers.make_sampler(
+      task, model, options.num_samples, generation.Sampling()
+    ),
+    options,
   )
   schedule = optimizers.make_schedule("constant", rate, 1)
   chain = optimizers.make_optimizer("adam", schedule, 1.0)
   return training.make_training(setup, {"policy": chain})
 
 
-def _start(task, mesh):
+def _start(task, mesh, seeds=(0,)):
   sizes = placement.parse_sizes(mesh)
   count = int(np.prod(list(sizes.values())))
-  mesh = placement.make_mesh(1, task.num_streams, jax.devices()[:count], sizes)
-  return mesh, runner.begin(task, (0,), mesh).state
+  mesh = placement.make_mesh(
+    len(seeds), task.num_streams, jax.devices()[:count], sizes
+  )
+  return mesh, runner.begin(task, seeds, mesh).state
 
 
-def _run(task, mesh, num_updates=_UPDATES):
-  mesh, state = _start(task, mesh)
+def _run(task, mesh, num_updates=_UPDATES, seeds=(0,)):
+  mesh, state = _start(task, mesh, seeds)
   programs = program_lib.compile_chunks(task, mesh, state, [num_updates])
   return programs[num_updates](state)
 
@@ -85,32 +90,57 @@ def _alone(algorithm, **changes):
 def test_a_mesh_trains_as_one_device_does(algorithm, mesh):
   state, metrics = placement.to_host(_run(_make(algorithm), mesh))
   expected, expected_metrics = _alone(algorithm)
-  jax.tree.map(
-    lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-5),
-    state.params,
-    expected.params,
-  )
+  _assert_same_params(state.params, expected.params)
   for name, values in metrics.items():
     np.testing.assert_allclose(
       values, expected_metrics[name], rtol=2e-3, atol=1e-4, err_msg=name
     )
 
 
-def test_seeds_data_and_parameters_are_divided():
-  """Two seeds, each on two times two devices, as if alone."""
-  task, seeds = _make("grpo"), (0, 1)
-  sizes = placement.parse_sizes("seeds:2,data:2,fsdp:2")
-  mesh = placement.make_mesh(2, _PROMPTS, jax.devices(), sizes)
-  state = runner.begin(task, seeds, mesh).state
-  state, _ = program_lib.compile_chunks(task, mesh, state, [_UPDATES])[
-    _UPDATES
-  ](state)
-  expected, _ = _alone("grpo")
+def _assert_same_params(found, expected, atol=1e-5):
   jax.tree.map(
-    lambda a, b: np.testing.assert_allclose(a[:1], b, rtol=0, atol=1e-5),
-    placement.to_host(state.params),
-    expected.params,
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=atol),
+    found,
+    expected,
   )
+
+
+@pytest.mark.parametrize("mesh", ["fsdp:4", "seeds:2,data:2,fsdp:2"])
+def test_several_seeds(mesh):
+  """Side by side on each device, or divided: each as if alone."""
+  task = _make("grpo")
+  state, _ = _run(task, mesh, seeds=(0, 1))
+  for seed in (0, 1):
+    alone, _ = _run(task, "data:1", seeds=(seed,))
+    _assert_same_params(
+      jax.tree.map(
+        lambda leaf, seed=seed: leaf[seed : seed + 1],
+        placement.to_host(state.params),
+      ),
+      placement.to_host(alone.params),
+    )
+
+
+@pytest.mark.parametrize(
+  "changes",
+  [
+    {"diagnostics": True},
+    {"beta_rule": "feedback", "kl_budget": 2e-3, "num_samples": 6},
+    {"staleness": 2, "stale_correction": "truncated"},
+    {"max_kl": 1e-3},
+  ],
+  ids=["diagnostics", "feedback", "staleness", "max_kl"],
+)
+def test_options_on_a_mesh(changes):
+  """Parts beside the policy, such as β by feedback, included."""
+  task = _make("lco_fisher", rate=3e-4, **changes)
+  (found, metrics), (expected, others) = (
+    placement.to_host(_run(task, mesh, num_updates=2))
+    for mesh in ("fsdp:4", "data:1")
+  )
+  _assert_same_params(found.params, expected.params)
+  for name in ("kl_old_new", "ratio_q95"):
+    np.testing.assert_allclose(metrics[name], others[name], atol=1e-4)
 
 
 def test_no_device_holds_more_than_its_part():
@@ -131,11 +161,7 @@ def test_microbatches_on_a_mesh(mesh):
     placement.to_host(_run(task, own, num_updates=2)[0].params)
     for own in (mesh, "data:1")
   )
-  jax.tree.map(
-    lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-5),
-    found,
-    expected,
-  )
+  _assert_same_params(found, expected)
 
 
 def test_a_state_moves_to_any_mesh():

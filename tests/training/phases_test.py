@@ -65,7 +65,11 @@ def test_utilisation_where_the_devices_figures_are_known(monkeypatch):
   ("kind", "flops"),
   [
     ("TPU v5 lite", 197e12),
+    ("TPU v5e", 197e12),
     ("TPU v5", 459e12),
+    ("TPU v5p", 459e12),
+    ("TPU v6e", 918e12),
+    ("NVIDIA H100 PCIe", 756e12),
     ("NVIDIA H100 80GB HBM3", 989e12),
     ("cpu", None),
   ],

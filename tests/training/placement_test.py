@@ -1,5 +1,7 @@
 """Seeds and streams on devices: who holds what, and what comes back."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -105,7 +107,16 @@ def test_arrays_come_back_from_devices(num_seeds, spec):
   put = placement.put_local(tree, mesh, spec)  # One process: all is local.
   for found in (placed, put):
     assert jax.tree.structure(found) == jax.tree.structure(tree)
-    assert found["a"].sharding.mesh.axis_names == ("seeds", "data")
+    shards = [
+      math.prod(dict(mesh.shape).get(name, 1) for name in names or ())
+      for names in (
+        (own,) if isinstance(own, str) else own for own in (*spec, *[None] * 3)
+      )
+    ]
+    own = found["a"].addressable_shards[0].data.shape
+    assert own == tuple(
+      size // count for size, count in zip(whole.shape, shards, strict=False)
+    )
     for read in (placement.to_host, placement.read_local):
       jax.tree.map(np.testing.assert_array_equal, read(found), tree)
 

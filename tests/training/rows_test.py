@@ -70,15 +70,6 @@ def test_what_is_taken_apart_comes_together(shards):
   np.testing.assert_array_equal(along, repeated)
 
 
-@pytest.mark.parametrize(
-  ("shards", "expected"), [(1, [0, 1, 2]), (4, [0, 2, 4, 6])]
-)
-def test_some_streams_are_of_all_shards(shards, expected):
-  batch = _batch()
-  found = _run(lambda own: rows.take_streams(own, 3), shards, batch)
-  np.testing.assert_array_equal(found, batch[:, expected])
-
-
 @pytest.mark.parametrize("shards", [1, 4])
 def test_each_stream_takes_its_own_steps(shards):
   batch = _batch()
@@ -104,6 +95,10 @@ def test_parts_have_all_steps_of_a_stream(shards):
   assert parts.shape == (2, _STEPS, _STREAMS // 2, 2)
   streams = [tuple(s) for p in parts for s in np.moveaxis(p, 1, 0)[..., 0]]
   assert sorted(streams) == sorted(map(tuple, batch[..., 0].T))
+  owners = parts[:, 0, :, 0] // 2 // (_STREAMS // shards)
+  for own in owners:  # A part has as many streams of each shard.
+    counts = np.bincount(own, minlength=shards)
+    assert counts.tolist() == [_STREAMS // 2 // shards] * shards
 
 
 @pytest.mark.parametrize("shards", [1, 4])
