@@ -201,6 +201,16 @@ def make_spec(
   return _fit(shape, list_axes(path), sizes)
 
 
+def count_parts(
+  path: Sequence[Any], shape: Sequence[int], sizes: Mapping[str, int]
+) -> int:
+  """Counts the parts of a parameter; arguments are those of `make_spec`."""
+  entries = make_spec(path, shape, sizes)
+  names = [e for e in entries if isinstance(e, str)]
+  names += [name for e in entries if isinstance(e, tuple) for name in e]
+  return math.prod(sizes[name] for name in names)
+
+
 def constrain_params(tree: Any) -> Any:
   """Lays parameters, or what is like them, as they are held between updates."""
   return jax.tree_util.tree_map_with_path(

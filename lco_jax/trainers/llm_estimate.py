@@ -9,6 +9,7 @@ from jax.sharding import Mesh
 
 from lco_jax import networks
 from lco_jax.language import reading, text_completion
+from lco_jax.networks import partitioning
 from lco_jax.trainers import idle_settings, llm
 from lco_jax.trainers import run as run_lib
 from lco_jax.training import memory as memory_lib
@@ -78,6 +79,7 @@ def estimate(settings: Mapping, run: llm.Run, mesh: Mesh) -> str:
   memory = _memory(
     settings,
     run,
+    mesh,
     tokens,
     microbatch * answer,
     prompts * samples,
@@ -136,6 +138,7 @@ def _host_memory(
 def _memory(
   settings: Mapping,
   run: llm.Run,
+  mesh: Mesh,
   tokens: int,
   answers: int,
   sequences: int,
@@ -146,6 +149,7 @@ def _memory(
   Args:
     settings: of the run.
     run: built from them.
+    mesh: that it is divided over.
     tokens: that are read at a time.
     answers: those of them that are of completions.
     sequences: that are generated.
@@ -153,8 +157,10 @@ def _memory(
   """
   config = run.model_config
   parts, state = _shapes(run)
-  trained, held = _bytes(parts["policy"]), _bytes(parts)
-  weights = _bytes(run.pretrained.params)
+  sizes = dict(mesh.shape)
+  tensor = sizes.get(partitioning.TENSOR_AXIS, 1)
+  trained, held = _bytes(parts["policy"], sizes), _bytes(parts, sizes)
+  weights = _bytes(run.pretrained.params, sizes)
   made = {
     "gradients": weights,
     "weights with what adapters add": weights * bool(settings["lora_rank"]),
@@ -168,6 +174,14 @@ def _memory(
       "the widened output layer": 2 * 4 * config.vocab_size * config.width,
     }
   item = 2 if config.dtype == "bfloat16" else 4
+  apart = weights
+  if sizes.get(partitioning.FSDP_AXIS, 1) > 1:
+    gathered = networks.count_numbers(run.pretrained.params) * item // tensor
+    made["layers gathered where they are used"] = (
+      2 * gathered // config.num_layers
+    )
+    if llm.choose_gather_dtype(config, mesh, None) is not None:
+      apart = gathered
   # What a block keeps for the backward pass: its norms, queries, keys, values,
   # attention's output and the SwiGLU; or only what it read.
   width = config.num_heads * config.head_features
@@ -180,35 +194,43 @@ def _memory(
   return {
     f"parameters ({', '.join(sorted(parts))})": held,
     **made,
-    "weights taken apart while generating": weights,
-    "optimizer state": _bytes(state),
+    "weights taken apart while generating": apart,
+    "optimizer state": _bytes(state, sizes),
     # An update that is not finite is not applied: the state before is kept.
     "parameters and state before the update": trained
-    + _bytes(state)
-    + _bytes(parts.get(memory_lib.PAST_POLICY, ())),
+    + _bytes(state, sizes)
+    + _bytes(parts.get(memory_lib.PAST_POLICY, ()), sizes),
     "keys and values while generating": (
       2 * config.num_layers * config.num_kv_heads * config.head_features
     )
     * sequences
     * slots
-    * item,
+    * item
+    // tensor,
     "activations": tokens * config.num_layers * kept * item,
     # Softmax is in float32, whatever the type.
-    "attention weights": tokens * attending * config.num_heads * slots * 4,
+    "attention weights": (
+      tokens * attending * config.num_heads * slots * 4 // tensor
+    ),
     f"logits, {chunk:,} tokens at a time": (
       _LOGIT_ARRAYS + 2 * (settings.get("reference_kl") == "exact")
     )
     * 4
     * config.vocab_size
-    * chunk,
+    * chunk
+    // tensor,
   }
 
 
-def _bytes(tree: Any) -> int:
-  return sum(
-    int(np.prod(leaf.shape)) * leaf.dtype.itemsize
-    for leaf in jax.tree.leaves(tree)
-  )
+def _bytes(tree: Any, sizes: Mapping[str, int] | None = None) -> int:
+  """Bytes of arrays, or of a device's part on a mesh of such sizes."""
+
+  def count(path, leaf):
+    whole = int(np.prod(leaf.shape)) * leaf.dtype.itemsize
+    return whole // partitioning.count_parts(path, leaf.shape, sizes or {})
+
+  counts = jax.tree_util.tree_map_with_path(count, tree)
+  return sum(jax.tree.leaves(counts))
 
 
 def _size(number: float) -> str:

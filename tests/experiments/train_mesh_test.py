@@ -1,6 +1,7 @@
 """Pretrained models on a mesh: devices, processes, resuming."""
 
 import json
+import re
 import shutil
 
 import numpy as np
@@ -160,6 +161,28 @@ def test_two_processes_of_four_devices(divided, model_path, tmp_path):
       process.end()
   assert [own.returncode for own in done] == [0, 0], done[0].stderr[-2000:]
   _assert_close(workdir, divided)
+
+
+def test_a_dry_run_counts_a_devices_part(model_path):
+  """An eighth of what is divided; norms and the like are whole."""
+
+  def estimate(*flags, devices):
+    process = scripts.Process(
+      "train_llm",
+      "--dry_run",
+      *_new(model_path),
+      *flags,
+      devices=devices,
+      path=_STAND_INS,
+    )
+    done = process.finish()
+    assert done.returncode == 0, done.stderr
+    found = re.search(r"optimizer state +(\d+) KiB", done.stdout)
+    return int(found[1])
+
+  whole = estimate(devices=1)
+  part = estimate("--mesh=fsdp:8", devices=8)
+  assert whole / 9 < part < whole / 6
 
 
 @pytest.mark.parametrize(

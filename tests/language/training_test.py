@@ -494,9 +494,9 @@ def test_beta_is_multiplied_where_it_is_told_to(monkeypatch):
 
 @pytest.mark.parametrize(
   ("shape", "used"),
-  [((5, 4), (2, 3)), ((1, 8), (1, 2))],
+  [((5, 4), (2, 4)), ((1, 8), (1, 8))],
 )
-def test_a_quarter_of_completions_is_assessed(shape, used):
+def test_a_quarter_of_each_prompts_samples_is_assessed(shape, used):
   num_samples, num_prompts = shape
   setup = _setup(
     "reinforce",
