@@ -43,7 +43,7 @@ def main(stack: contextlib.ExitStack) -> None:
     settings = llm.identify_files(settings)
     launch = training_run.make_launch(settings)
     prepared = llm_training.prepare(
-      stack, launch, llm.build(settings, mesh=flags.FLAGS.mesh)
+      stack, launch, llm.build(settings, mesh=launch.mesh)
     )
   with training_run.executed(launch) as launch:
     done = llm_training.execute(stack, launch, prepared)

@@ -27,8 +27,10 @@ shift 2
 if [[ -n ${SLURM_ARRAY_TASK_ID:-} ]]; then
   name=${SWEEP:-seed}
   read -ra values <<<"${SWEEP_VALUES:-}"
-  value=${values[$SLURM_ARRAY_TASK_ID]:-$SLURM_ARRAY_TASK_ID}
-  if [[ $name != seed && ${#values[@]} -le $SLURM_ARRAY_TASK_ID ]]; then
+  value=${values[$SLURM_ARRAY_TASK_ID]:-}
+  # Seeds need no list: the job's number is its seed.
+  [[ $name == seed && -z ${SWEEP_VALUES:-} ]] && value=$SLURM_ARRAY_TASK_ID
+  if [[ -z $value ]]; then
     echo "error: SWEEP_VALUES has no value $SLURM_ARRAY_TASK_ID of $name" >&2
     exit 2
   fi

@@ -61,31 +61,17 @@ class GroupGeneration:
     return placement.trace(
       self._generate_all,
       mesh,
-      self._specs(mesh, state),
+      (
+        placement.make_state_specs(state, mesh),
+        placement.STREAMS,
+        placement.STREAMS,
+      ),
       (placement.ROLLOUTS, placement.EVERYWHERE),
       state,
       prompt,
       padding,
       long_reductions=True,
     )
-
-  def find_shapes(
-    self, mesh: Mesh, state: types.LearnerState, prompt: Any, padding: Any
-  ) -> data.Samples:
-    """Finds the shapes of samples; arguments are those of `trace`."""
-    return placement.find_shapes(
-      self._generate_all,
-      mesh,
-      self._specs(mesh, state),
-      (placement.ROLLOUTS, placement.EVERYWHERE),
-      state,
-      prompt,
-      padding,
-    )[0]
-
-  def _specs(self, mesh, state):
-    specs = placement.make_state_specs(state, mesh)
-    return specs, placement.STREAMS, placement.STREAMS
 
   def _generate_all(self, state, prompt, padding):
     """Every seed's completions, and the tokens of each seed's longest."""

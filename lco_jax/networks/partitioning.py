@@ -1,4 +1,4 @@
-"""Division of a model over axes of a mesh that no data is divided over.
+"""Division of a model over the axes fsdp and tensor of a mesh.
 
 XLA's partitioner divides the work. Functions here say which axis of an array
 lies along which axis of the mesh, and do nothing under a mesh without
@@ -33,10 +33,8 @@ AXES = (FSDP_AXIS, TENSOR_AXIS)
 Axes = tuple[str | tuple[str, ...] | None, ...]
 # XLA fails to partition a look-up in a vocabulary that is divided.
 EMBEDDING: Axes = (None, (TENSOR_AXIS, FSDP_AXIS))
-INTO: Axes = (
-  FSDP_AXIS,
-  TENSOR_AXIS,
-)  # Width → heads, hidden units, vocabulary.
+# From the width to heads, hidden units or vocabulary, and back.
+INTO: Axes = (FSDP_AXIS, TENSOR_AXIS)
 BACK: Axes = (TENSOR_AXIS, FSDP_AXIS)
 # Of the parameters of linear layers, by the layer's name.
 _LAYERS = {

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from lco_jax import networks, pretrained
+from lco_jax import checks, networks, pretrained
 from lco_jax.language import generation, group_generation, pairs, reading
 from lco_jax.trainers import control, language, llm
 from lco_jax.trainers import run as run_lib
@@ -88,6 +88,7 @@ def _trace_pretrained(
   gather_weights: bool | None,
 ) -> Iterator[Program]:
   """Traces generation and update of a pretrained model."""
+  checks.check_number("--prompt_length", prompt_length, at_least=1)
   config = pretrained.read_config(settings["model"])
   networks.check_divisible(config, sizes or {})
   config = dataclasses.replace(
@@ -124,12 +125,12 @@ def _trace_pretrained(
     settings_lib.take(settings, generation.Sampling),
     llm.choose_gather_dtype(config, mesh, gather_weights),
   )
-  yield Program(
-    "generation",
-    generating.trace(mesh, state, *asked),
-    settings["completion_length"] - 1,
+  generated = generating.trace(mesh, state, *asked)
+  yield Program("generation", generated, settings["completion_length"] - 1)
+  samples = jax.tree.map(
+    lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype),
+    generated.stage.out_info[0],
   )
-  samples = generating.find_shapes(mesh, state, *asked)
   yield Program(
     "update", host_loop.trace_learning(training, mesh, state, samples)
   )
@@ -166,7 +167,7 @@ def compile_ahead(
     return {"program": own.name, "fits": False, "compiler_says": line}
   seconds = time.perf_counter() - began
   memory = compiled.memory_analysis()
-  # What is donated is counted once.
+  # Results take the memory of donated arguments, so these count once.
   peak = (
     memory.argument_size_in_bytes
     + memory.output_size_in_bytes

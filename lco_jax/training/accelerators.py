@@ -36,9 +36,7 @@ CHIPS = {
   "v6e": Chip(32 * 2**30, 918e12, 448e9, "v6e", 1),
 }
 
-
-# Of bfloat16, dense, by a part of a device's kind; the first that fits counts.
-# Source: the makers' data sheets.
+# Chips by a part of the kind that JAX names; the first that fits counts.
 _KINDS = {
   "TPU v5 lite": "v5e",
   "TPU v5e": "v5e",
@@ -47,6 +45,8 @@ _KINDS = {
   "TPU v5": "v5p",
   "TPU v4": "v4",
 }
+# FLOPs of bfloat16 in a second, dense, likewise.
+# Source: the makers' data sheets.
 _PEAK_FLOPS = {
   **{part: CHIPS[name].flops for part, name in _KINDS.items()},
   "H200": 989e12,

@@ -1,4 +1,4 @@
-"""Cost of a compiled program: products, collectives, memory."""
+"""Cost of a program: its matrix products and collectives."""
 
 import math
 import re
@@ -44,7 +44,7 @@ def count_flops(jaxpr: Any, trips: int) -> float:
       total += _count_product(equation)
     times = {"scan": params.get("length", 1), "while": trips}.get(name, 1)
     if name == "shard_map":
-      # What is inside is of one device along these axes.
+      # The inner program is one device's share along these axes.
       sizes, named = params["mesh"].shape, params["newly_manual_axes"]
       times = math.prod(sizes[axis] for axis in named)
     inner = [count_flops(own, trips) for own in _list_inner(params)]

@@ -116,18 +116,19 @@ def test_jobs_of_an_array_have_a_value_and_a_directory(
     (tmp_path / "log").unlink()
 
 
-def test_an_array_longer_than_its_values(tmp_path):
+@pytest.mark.parametrize("name", ["policy_learning_rate", "seed"])
+def test_an_array_longer_than_its_values(tmp_path, name):
   status, said = _launch(
     tmp_path,
     "slurm_gpu.sh",
     "train_llm",
     tmp_path / "run",
     SLURM_ARRAY_TASK_ID="3",
-    SWEEP="policy_learning_rate",
-    SWEEP_VALUES="1e-5 3e-5",
+    SWEEP=name,
+    SWEEP_VALUES="1 3",
   )
   assert status == 2
-  assert said == "error: SWEEP_VALUES has no value 3 of policy_learning_rate\n"
+  assert said == f"error: SWEEP_VALUES has no value 3 of {name}\n"
 
 
 @pytest.mark.parametrize("resumed", [False, True])

@@ -152,6 +152,12 @@ def test_what_cannot_be_compiled(folder, mesh, changes, says):
     next(ahead.list_programs(settings, jax.devices(), mesh, 8))
 
 
+def test_a_prompt_has_tokens(folder):
+  settings = _settings(llm.get_config("data"), model=folder, **_SMALL)
+  with pytest.raises(ValueError, match="--prompt_length"):
+    next(ahead.list_programs(settings, jax.devices(), "fsdp:8", 0))
+
+
 def test_control_has_no_parameters_to_divide():
   settings = _settings(control.get_config("CartPole-v1"))
   with pytest.raises(ValueError, match="need a pretrained model"):
