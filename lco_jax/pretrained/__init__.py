@@ -1,10 +1,16 @@
 """Pretrained language models: import from and export to common file formats."""
 
 from lco_jax.pretrained.export import export
-from lco_jax.pretrained.model import Pretrained, load, read_config
+from lco_jax.pretrained.model import (
+  Pretrained,
+  load,
+  open_model,
+  read_config,
+)
 from lco_jax.pretrained.model_file import ModelFileError
 from lco_jax.pretrained.packaged import PACKAGED
 from lco_jax.pretrained.shapes import SHAPES
+from lco_jax.pretrained.stored_array import check_finite, is_stored
 from lco_jax.pretrained.tokenizer import Options, Tokenizer
 
 __all__ = [
@@ -14,7 +20,10 @@ __all__ = [
   "Options",
   "Pretrained",
   "Tokenizer",
+  "check_finite",
   "export",
+  "is_stored",
   "load",
+  "open_model",
   "read_config",
 ]

@@ -297,15 +297,17 @@ def convert_tensors(
 
 
 def _subtract_one(tensor: model_file.Tensor) -> model_file.Tensor:
-  return model_file.Tensor(tensor.shape, lambda: tensor.read() - np.float32(1))
+  return model_file.Tensor(
+    tensor.shape, lambda index: tensor.read_part(index) - np.float32(1)
+  )
 
 
 def _deinterleave(tensor: model_file.Tensor, heads: int) -> model_file.Tensor:
   """Moves rows (2i, 2i + 1) of every head to (i, i + D/2)."""
 
-  def read():
+  def read_part(index):
     weight = tensor.read()
     pairs = weight.reshape(heads, -1, 2, *weight.shape[1:])
-    return pairs.swapaxes(1, 2).reshape(weight.shape)
+    return pairs.swapaxes(1, 2).reshape(weight.shape)[tuple(index)]
 
-  return model_file.Tensor(tensor.shape, read)
+  return model_file.Tensor(tensor.shape, read_part)

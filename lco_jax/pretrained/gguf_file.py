@@ -184,14 +184,17 @@ class _Header:
   def _defer_tensor(
     self, name, shape, kind, byte_shape, at
   ) -> model_file.Tensor:
-    def read():
-      flat = np.frombuffer(
+    def read_part(index):
+      data = np.frombuffer(
         self._data, np.uint8, count=math.prod(byte_shape), offset=at
-      )
+      ).reshape(byte_shape)
+      # Blocks of numbers lie along the last axis, which is decoded whole.
+      *before, last = index
       try:
-        values = quants.dequantize(flat.reshape(byte_shape), kind)
+        values = quants.dequantize(data[tuple(before)], kind)
       except NotImplementedError as error:
         raise self._error(f"tensor {name!r}: {error}") from None
-      return np.asarray(values, np.float32).reshape(shape)
+      values = np.asarray(values, np.float32)
+      return values.reshape(*values.shape[: len(before)], -1)[..., last]
 
-    return model_file.Tensor(shape, read)
+    return model_file.Tensor(shape, read_part)

@@ -16,6 +16,7 @@ from lco_jax.pretrained import (
   packaged,
   safetensors_folder,
   shapes,
+  stored_array,
   tokenizer,
   weights,
 )
@@ -27,7 +28,7 @@ class Pretrained:
 
   Attributes:
     config: sizes and options, with dtype float32.
-    params: float32 parameters, on the host.
+    params: float32 parameters, on the host, or StoredArrays.
     tokenizer: converts text to tokens and back.
     context_length: context length in tokens.
     config_json: content of config.json, read or made from a GGUF file, that
@@ -55,7 +56,22 @@ def load(
   options: tokenizer.Options | None = None,
   check: Check = lambda config: None,
 ) -> Pretrained:
-  """Loads a model of one of the `families`.
+  """Loads a model of one of the `families`; arguments are those of `open_model`.
+
+  Raises:
+    ModelFileError: as of `open_model`, or if a weight is not finite.
+  """
+  opened = open_model(name, options, check)
+  params = stored_array.read_all(opened.params)
+  return dataclasses.replace(opened, params=params)
+
+
+def open_model(
+  name: str,
+  options: tokenizer.Options | None = None,
+  check: Check = lambda config: None,
+) -> Pretrained:
+  """Opens a model whose parameters are read by parts when they are needed.
 
   Args:
     name: a key of PACKAGED, for a model inside a Python package; a GGUF file; a

@@ -2,7 +2,7 @@
 
 import json
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,11 +21,15 @@ class Tensor(NamedTuple):
 
   Attributes:
     shape: shape of the array.
-    read: () → float32 array of that shape.
+    read_part: a slice of each axis → float32 array, that part.
   """
 
   shape: tuple[int, ...]
-  read: Callable[[], np.ndarray]
+  read_part: Callable[[Sequence[slice]], np.ndarray]
+
+  def read(self) -> np.ndarray:
+    """Reads the whole array."""
+    return self.read_part((slice(None),) * len(self.shape))
 
 
 def read_text(path: pathlib.Path) -> str:

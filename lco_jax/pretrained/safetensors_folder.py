@@ -4,8 +4,11 @@ config.json, tokenizer.json, tokenizer_config.json
 model.safetensors, else model.safetensors.index.json and the files that it names
 """
 
+import json
 import pathlib
+import struct
 
+import ml_dtypes
 import numpy as np
 import safetensors
 
@@ -16,6 +19,12 @@ _INDEX = "model.safetensors.index.json"
 _EMBEDDING, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
 # Suffixes of buffers that old files contain beside the weights.
 _IGNORED = ("rotary_emb.inv_freq",)
+_TYPES = {
+  "BF16": ml_dtypes.bfloat16,
+  "F16": np.float16,
+  "F32": np.float32,
+  "F64": np.float64,
+}
 
 
 def read_tensors(
@@ -69,17 +78,47 @@ def _are_equal(one: model_file.Tensor, other: model_file.Tensor | None) -> bool:
 
 def _read_file(path: pathlib.Path) -> dict[str, model_file.Tensor]:
   try:
-    # "flax" knows bfloat16, which NumPy does not.
-    file = safetensors.safe_open(path, framework="flax")
-    names = list(file.keys())  # The file object is not iterable.
-    shapes = {name: tuple(file.get_slice(name).get_shape()) for name in names}
+    # Checks the whole header: types, and that offsets fit shapes and file.
+    with safetensors.safe_open(path, framework="numpy"):
+      pass
+    with path.open("rb") as file:
+      (size,) = struct.unpack("<Q", file.read(8))
+      header = json.loads(file.read(size))
   except (OSError, safetensors.SafetensorError) as error:
     raise model_file.ModelFileError(path, f"cannot be read: {error}") from error
+  header.pop("__metadata__", None)
+  for name, entry in header.items():
+    if entry["dtype"] not in _TYPES:
+      raise model_file.ModelFileError(
+        path,
+        f"tensor {name} is {entry['dtype']}; only {', '.join(_TYPES)} are"
+        " supported",
+      )
+  return {
+    name: _make_tensor(path, 8 + size, entry) for name, entry in header.items()
+  }
 
-  def make_tensor(name):
-    def read():
-      return np.asarray(file.get_tensor(name)).astype(np.float32)
 
-    return model_file.Tensor(shapes[name], read)
+def _make_tensor(path: pathlib.Path, begin: int, entry) -> model_file.Tensor:
+  """Makes a tensor from its entry in the header.
 
-  return {name: make_tensor(name) for name in shapes}
+  Args:
+    path: of the file.
+    begin: byte at which the data begin.
+    entry: dtype, shape and offsets of the tensor.
+  """
+  shape = tuple(entry["shape"])
+
+  def read_part(index):
+    # Mapped anew each time: pages of a map that stays would count as memory of
+    # the process, until it held the whole model.
+    mapped = np.memmap(
+      path,
+      _TYPES[entry["dtype"]],
+      mode="r",
+      offset=begin + entry["data_offsets"][0],
+      shape=shape,
+    )
+    return np.array(mapped[tuple(index)], np.float32)
+
+  return model_file.Tensor(shape, read_part)

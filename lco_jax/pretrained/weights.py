@@ -10,16 +10,15 @@ The last is absent if the output layer shares the embedding's weights. Families
 whose files fuse matrices or store RMSNorm's scales less 1 are converted here.
 """
 
-import functools
 import pathlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from lco_jax import networks, types
-from lco_jax.pretrained import families, model_file
+from lco_jax.pretrained import families, model_file, stored_array
 
 # Names of the norms of a layer, by where they are.
 _NORMS = {
@@ -126,9 +125,9 @@ def to_params(
   tensors: Mapping[str, model_file.Tensor],
   family: families.Family,
 ) -> types.Params:
-  """Converts a model file's tensors to float32 parameters on the host.
+  """Converts a model file's tensors to parameters, of StoredArrays.
 
-  Checks all names and shapes before it reads any tensor.
+  Checks all names and shapes, and reads nothing.
 
   Args:
     path: path of the file, for error messages.
@@ -137,8 +136,8 @@ def to_params(
     family: of the model.
 
   Raises:
-    ModelFileError: if a tensor is missing, not of this architecture, has a
-      wrong shape, or contains a non-finite number.
+    ModelFileError: if a tensor is missing, not of this architecture, or has a
+      wrong shape.
   """
   if config.num_layers > len(tensors):  # Too many layers to list their names.
     raise model_file.ModelFileError(
@@ -160,26 +159,56 @@ def to_params(
     raise model_file.ModelFileError(
       path, f"tensor {name} is not of this architecture"
     )
+  layers: dict[tuple[str, ...], list[str]] = {}
+  for name, place in wanted.items():  # Layer by layer.
+    layers.setdefault(place.keys, []).append(name)
   params = {}
-  for name, place in wanted.items():
-    weight = tensors[name].read()
-    if not np.isfinite(weight).all():
-      raise model_file.ModelFileError(path, f"tensor {name} is not finite")
-    if _is_offset(family, place):
-      weight = weight + np.float32(1)
-    weight = weight.T if place.transposed else weight
-    *parents, last = place.keys
+  for keys, names in layers.items():
+    *parents, last = keys
     parent = params
     for key in parents:
       parent = parent.setdefault(key, {})
-    if place.layer is None:
-      parent[last] = np.array(weight, np.float32, order="C")
-      continue
-    if last not in parent:
-      stacked = (config.num_layers, *weight.shape)
-      parent[last] = np.empty(stacked, np.float32)
-    parent[last][place.layer] = weight
+    place = wanted[names[0]]
+    own = {name: tensors[name] for name in names}
+    parent[last] = _store(path, own, place, _is_offset(family, place))
   return {"params": params}
+
+
+def _store(
+  path: pathlib.Path | str,
+  tensors: Mapping[str, model_file.Tensor],
+  place: Place,
+  is_offset: bool,
+) -> stored_array.StoredArray:
+  """Makes a parameter of one tensor, or of those of all layers, in order."""
+
+  def read_weight(name: str, index: Sequence[slice]) -> np.ndarray:
+    own = index[::-1] if place.transposed else index
+    weight = tensors[name].read_part(own)
+    if not np.isfinite(weight).all():
+      raise model_file.ModelFileError(path, f"tensor {name} is not finite")
+    if is_offset:
+      weight = weight + np.float32(1)
+    return weight.T if place.transposed else weight
+
+  names = list(tensors)
+  shape = place.shape[::-1] if place.transposed else place.shape
+  if place.layer is None:
+    return stored_array.StoredArray(
+      shape, lambda index: np.ascontiguousarray(read_weight(names[0], index))
+    )
+
+  def read_layers(index):
+    chosen, *own = index
+    sizes = [
+      len(range(size)[part]) for size, part in zip(shape, own, strict=True)
+    ]
+    found = np.empty((len(names[chosen]), *sizes), np.float32)
+    for layer, name in zip(found, names[chosen], strict=True):
+      layer[...] = read_weight(name, own)
+    return found
+
+  return stored_array.StoredArray((len(names), *shape), read_layers)
 
 
 def from_params(
@@ -223,10 +252,6 @@ def _split(path, config, wanted, tensors) -> dict[str, model_file.Tensor]:
   """Splits the fused matrices of a file along their rows."""
   found = dict(tensors)
 
-  @functools.lru_cache(maxsize=1)  # Parts are read one behind the other.
-  def read(name):
-    return tensors[name].read()
-
   for layer in range(config.num_layers):
     prefix = f"model.layers.{layer}"
     for whole, parts in _FUSED.items():
@@ -242,12 +267,21 @@ def _split(path, config, wanted, tensors) -> dict[str, model_file.Tensor]:
         )
       first = 0
       for part, shape in own.items():
-        rows = slice(first, first + shape[0])
-        found[f"{prefix}.{part}.weight"] = model_file.Tensor(
-          shape, lambda name=name, rows=rows: read(name)[rows]
-        )
+        found[f"{prefix}.{part}.weight"] = _take_rows(fused, first, shape)
         first += shape[0]
   return found
+
+
+def _take_rows(
+  tensor: model_file.Tensor, first: int, shape: tuple[int, ...]
+) -> model_file.Tensor:
+  """Makes a tensor of some rows of another one."""
+
+  def read_part(index):
+    rows = range(first, first + shape[0])[index[0]]
+    return tensor.read_part((slice(rows.start, rows.stop), *index[1:]))
+
+  return model_file.Tensor(shape, read_part)
 
 
 def _read_weights(config, params, family) -> Iterator[tuple[str, np.ndarray]]:
