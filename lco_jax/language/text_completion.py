@@ -1,9 +1,11 @@
 """Batched text completion with a pretrained model.
 
 Prompts are padded to one of a few bucket lengths, so only a few programs are
-compiled.
+compiled. A mesh may divide the model; then all processes of a job make the same
+calls, and get the same results.
 """
 
+import contextlib
 import dataclasses
 import functools
 from collections.abc import Sequence
@@ -12,9 +14,13 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from lco_jax import networks, numerics, types
 from lco_jax.language import generation
+from lco_jax.networks import partitioning
+from lco_jax.training import placement
+from lco_jax.training import rows as rows_lib
 
 
 class Reading(NamedTuple):
@@ -83,12 +89,16 @@ class Completer:
     end: tokens that end a completion.
     num_tokens: maximal length of a completion.
     batch_size: sequences per batch, at least all sequences of one prompt.
+    mesh: that divides the model; None for a model on one device.
+    gather_dtype: as of `GroupGeneration`.
   """
 
   model: networks.LanguageModel
   end: tuple[int, ...]
   num_tokens: int
   batch_size: int
+  mesh: Mesh | None = None
+  gather_dtype: str | None = None
 
   def complete(
     self,
@@ -109,15 +119,15 @@ class Completer:
       Tokens of the completions [G][N].
     """
     completions: list[list[list[int]]] = [[[] for _ in prompts] for _ in keys]
-    for rows in _make_batches(prompts, self.batch_size // len(keys)):
+    # On the host: what is on one device cannot meet what is on several.
+    words = np.asarray(jax.random.key_data(keys))
+    for rows in self._make_batches(prompts, self.batch_size // len(keys)):
       batch = pad_prompts([prompts[row] for row in rows])
-      own = keys[:, np.array(rows)]
-      done = self._generate(params, *batch, own.reshape(-1), sampling)
-      shape = (*own.shape, self.num_tokens)
-      tokens, mask = (
-        np.reshape(leaf, shape) for leaf in (done.tokens, done.mask)
-      )
-      for sample, place in np.ndindex(own.shape):
+      own = words[:, np.array(rows)]
+      with self._on_mesh():
+        done = self._generate(params, *batch, own, sampling)
+      tokens, mask = map(np.asarray, done)
+      for sample, place in np.ndindex(own.shape[:2]):
         chosen = tokens[sample, place][mask[sample, place]]
         completions[sample][rows[place]] = chosen.tolist()
     return completions
@@ -133,11 +143,11 @@ class Completer:
       top_k: K.
     """
     readings = {}
-    for rows in _make_batches(texts, self.batch_size):
+    for rows in self._make_batches(texts, self.batch_size):
       tokens, padding = pad_prompts([texts[row] for row in rows])
-      found = jax.tree.map(
-        np.asarray, self._read(params, tokens, padding, top_k)
-      )
+      with self._on_mesh():
+        found = self._read(params, tokens, padding, top_k)
+      found = jax.tree.map(np.asarray, found)
       for index, row in enumerate(rows):
         own = Reading(*(leaf[index] for leaf in found))
         readings[row] = own._replace(
@@ -168,14 +178,37 @@ class Completer:
       own = answers[place[0]][place[1]]
       tokens[place][: len(own)], mask[place][: len(own)] = own, True
     found = np.zeros(shape, np.float32)
-    for rows in _make_batches(prompts, self.batch_size // len(answers)):
+    for rows in self._make_batches(prompts, self.batch_size // len(answers)):
       batch = pad_prompts([prompts[row] for row in rows])
-      found[:, rows] = self._log_probs(params, *batch, tokens[:, rows])
+      with self._on_mesh():
+        own = self._log_probs(params, *batch, tokens[:, rows])
+      found[:, rows] = own
     return np.where(mask, found, np.float32(0)), mask
 
+  def place(self, params: types.Params) -> types.Params:
+    """Puts the parameters of the model on the device, or on the mesh.
+
+    Args:
+      params: on the host, in a file, or on devices already.
+    """
+    if self.mesh is None:
+      return jax.device_put(params)
+    if isinstance(jax.tree.leaves(params)[0], jax.Array):
+      return params
+    return placement.place_params(params, self.mesh)
+
+  def _on_mesh(self) -> contextlib.AbstractContextManager:
+    if self.mesh is None:
+      return contextlib.nullcontext()
+    return jax.set_mesh(self.mesh)
+
   @functools.partial(jax.jit, static_argnums=(0, 5))
-  def _generate(self, params, prompt, padding, keys, sampling):
-    return generation.generate(
+  def _generate(self, params, prompt, padding, words, sampling):
+    """Completes prompts; `words` [G, N] are the data of PRNG keys."""
+    keys = jax.random.wrap_key_data(rows_lib.flatten(words))
+    if self.gather_dtype is not None:
+      params = networks.gather_all(params, self.gather_dtype)
+    done = generation.generate(
       self.model,
       params,
       prompt,
@@ -186,6 +219,8 @@ class Completer:
       sampling,
       observe=lambda *_: (),
     )
+    done = rows_lib.unflatten((done.tokens, done.mask), len(words))
+    return partitioning.replicate(done)
 
   @functools.partial(jax.jit, static_argnums=(0, 4))
   def _read(self, params, tokens, padding, top_k):
@@ -198,11 +233,12 @@ class Completer:
       values, likeliest = jax.lax.top_k(logits[-1], top_k)
       return Reading(nll, likeliest, values)
 
-    return jax.lax.map(read_text, (jnp.asarray(tokens), hidden))
+    found = jax.lax.map(read_text, (jnp.asarray(tokens), hidden))
+    return partitioning.replicate(found)
 
   @functools.partial(jax.jit, static_argnums=0)
   def _log_probs(self, params, prompt, padding, tokens):
-    answers = tokens.reshape(-1, self.num_tokens)
+    answers = rows_lib.flatten(tokens)
     hidden = generation.completion_hidden(
       self.model, params, prompt, padding, answers
     )
@@ -211,17 +247,20 @@ class Completer:
       own, hidden = row
       return numerics.action_log_prob(self.model.head(params, hidden), own)
 
-    return jax.lax.map(read_answer, (answers, hidden)).reshape(tokens.shape)
+    found = jax.lax.map(read_answer, (answers, hidden))
+    return partitioning.replicate(rows_lib.unflatten(found, len(tokens)))
 
+  def _make_batches(
+    self, prompts: Sequence[Sequence[int]], batch_size: int
+  ) -> list[list[int]]:
+    """Groups prompts of similar length into batches of row indices.
 
-def _make_batches(
-  prompts: Sequence[Sequence[int]], batch_size: int
-) -> list[list[int]]:
-  """Groups prompts of similar length into batches of row indices.
-
-  The last batch repeats its last row, so that all batches have the same size.
-  """
-  order = sorted(range(len(prompts)), key=lambda row: len(prompts[row]))
-  size = max(1, min(batch_size, len(order)))
-  order += order[-1:] * (-len(order) % size)
-  return [order[at : at + size] for at in range(0, len(order), size)]
+    The last batch repeats its last row, so that all batches have the same size,
+    which the devices divide.
+    """
+    order = sorted(range(len(prompts)), key=lambda row: len(prompts[row]))
+    size = max(1, min(batch_size, len(order)))
+    if self.mesh is not None:
+      size += -size % dict(self.mesh.shape)[partitioning.FSDP_AXIS]
+    order += order[-1:] * (-len(order) % size)
+    return [order[at : at + size] for at in range(0, len(order), size)]

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from lco_jax import networks, tasks, types
 from lco_jax.language import (
@@ -79,6 +80,8 @@ def make_examination(
   num_samples: int,
   batch_size: int,
   seed: int,
+  mesh: Mesh | None = None,
+  gather_dtype: str | None = None,
 ) -> Examination:
   """Draws the problems of a split.
 
@@ -90,6 +93,8 @@ def make_examination(
     num_samples: K.
     batch_size: sequences that are completed side by side.
     seed: of the samples.
+    mesh: that divides the policies; None if one device holds them.
+    gather_dtype: as of `GroupGeneration`.
 
   Raises:
     ValueError: if a problem leaves no room for an answer.
@@ -106,7 +111,12 @@ def make_examination(
     [asking.prompt(problem) for problem in problems],
     num_samples,
     text_completion.Completer(
-      model, asking.tokenizer.end, asking.completion_length, batch_size
+      model,
+      asking.tokenizer.end,
+      asking.completion_length,
+      batch_size,
+      mesh,
+      gather_dtype,
     ),
     jax.random.fold_in(jax.random.key(seed), _EVALUATION_STREAM),
   )
@@ -187,10 +197,10 @@ def evaluate(
 
   Args:
     examination: the problems.
-    params: of the policy.
+    params: of the policy, as of `Completer.place`.
     scorer: of completions.
   """
-  params = jax.device_put(params)
+  params = examination.completer.place(params)
   (greedy,) = complete_problems(
     examination, params, scorer, generation.Sampling(temperature=0.0), [0]
   )

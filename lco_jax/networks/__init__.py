@@ -11,7 +11,12 @@ from lco_jax.networks.language_model import (
 )
 from lco_jax.networks.low_rank import adapt, init_adapters
 from lco_jax.networks.narrow_matrices import FORMATS as NARROW_FORMATS
-from lco_jax.networks.narrow_matrices import count_numbers, narrow, widen
+from lco_jax.networks.narrow_matrices import (
+  count_numbers,
+  is_narrow,
+  narrow,
+  widen,
+)
 from lco_jax.networks.partitioning import check_divisible, gather_all
 from lco_jax.networks.transformer_config import TransformerConfig
 
@@ -29,6 +34,7 @@ __all__ = [
   "make_actor_critic",
   "make_language_model",
   "make_value_model",
+  "is_narrow",
   "narrow",
   "select_attention",
   "select_head",

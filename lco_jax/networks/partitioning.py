@@ -209,6 +209,15 @@ def count_parts(
   return math.prod(sizes[name] for name in names)
 
 
+def replicate(tree: Any) -> Any:
+  """Gives all devices of a mesh the whole of arrays."""
+  if max(map(axis_size, AXES)) == 1:
+    return tree
+  return jax.tree.map(
+    lambda leaf: jax.lax.with_sharding_constraint(leaf, P()), tree
+  )
+
+
 def constrain_params(tree: Any) -> Any:
   """Lays parameters, or what is like them, as they are held between updates."""
   return jax.tree_util.tree_map_with_path(

@@ -56,7 +56,9 @@ def load(
   options: tokenizer.Options | None = None,
   check: Check = lambda config: None,
 ) -> Pretrained:
-  """Loads a model of one of the `families`; arguments are those of `open_model`.
+  """Loads a model of one of the `families`.
+
+  Arguments are those of `open_model`.
 
   Raises:
     ModelFileError: as of `open_model`, or if a weight is not finite.

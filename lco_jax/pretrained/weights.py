@@ -12,8 +12,8 @@ whose files fuse matrices or store RMSNorm's scales less 1 are converted here.
 
 import pathlib
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -37,6 +37,8 @@ _NORMS = {
     ("after_mlp_norm",): "post_feedforward_layernorm",
   },
 }
+# Rows of a matrix that fit a processor's cache, as they are transposed.
+_TURNED = 64
 # Fused matrices, and the matrices that they consist of.
 _FUSED = {
   "self_attn.qkv_proj": (
@@ -205,7 +207,12 @@ def _store(
     ]
     found = np.empty((len(names[chosen]), *sizes), np.float32)
     for layer, name in zip(found, names[chosen], strict=True):
-      layer[...] = read_weight(name, own)
+      weight = read_weight(name, own)
+      # Some rows of the file at a time: a matrix that is turned over as a whole
+      # takes four times as long.
+      for first in range(0, weight.shape[-1], _TURNED):
+        part = (..., slice(first, first + _TURNED))
+        layer[part] = weight[part]
     return found
 
   return stored_array.StoredArray((len(names), *shape), read_layers)
@@ -215,9 +222,17 @@ def from_params(
   config: networks.TransformerConfig,
   params: types.Params,
   family: families.Family,
+  read: Callable[[Any], np.ndarray] = np.asarray,
 ) -> Iterator[tuple[str, np.ndarray]]:
-  """Yields (transformers' name, float32 array), the inverse of `to_params`."""
-  own = _read_weights(config, params, family)
+  """Yields (transformers' name, float32 array), the inverse of `to_params`.
+
+  Args:
+    config: configuration of the model.
+    params: its parameters.
+    family: of the model.
+    read: brings a parameter, or that of one layer, to the host.
+  """
+  own = _read_weights(config, params, family, read)
   if not family.fused:
     yield from own
     return
@@ -284,12 +299,14 @@ def _take_rows(
   return model_file.Tensor(shape, read_part)
 
 
-def _read_weights(config, params, family) -> Iterator[tuple[str, np.ndarray]]:
+def _read_weights(
+  config, params, family, read
+) -> Iterator[tuple[str, np.ndarray]]:
   for name, place in list_places(config).items():
     leaf = params["params"]
     for key in place.keys:
       leaf = leaf[key]
-    weight = np.asarray(leaf if place.layer is None else leaf[place.layer])
+    weight = read(leaf if place.layer is None else leaf[place.layer])
     weight = weight.T if place.transposed else weight
     if _is_offset(family, place):
       weight = weight - np.float32(1)

@@ -1,5 +1,8 @@
 """Checkpoints: pytrees of arrays on disk, complete and verified.
 
+The processes of a job may save and restore one together: each writes and reads
+the parts of arrays on its own devices, in a directory that all of them see.
+
 Orbax writes the arrays. This module adds atomicity and verification: it writes
 a checkpoint to a temporary directory, renames it when complete, and stores a
 manifest with the SHA-256 of every file, path, dtype and shape of every leaf,
@@ -18,6 +21,7 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
 
 _MANIFEST = "manifest.json"
 _ARRAYS = "arrays"
@@ -36,7 +40,7 @@ def fingerprint(config: Mapping) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoints:
-  """Checkpoints of one run, written by one process only.
+  """Checkpoints of one run, written by one process, or by all together.
 
   Attributes:
     directory: contains a directory per step, named by the step's number.
@@ -71,52 +75,70 @@ class Checkpoints:
       found.append(int(path.name))
     return sorted(found)
 
-  def save(self, step: int, tree: Any, notes: Mapping) -> None:
+  def save(
+    self, step: int, tree: Any, notes: Mapping, together: bool = False
+  ) -> None:
     """Writes a checkpoint, then removes all but the newest `keep`.
 
     Args:
       step: number of the checkpoint; an existing one is not rewritten.
-      tree: pytree of NumPy arrays.
+      tree: pytree of NumPy arrays, or of arrays on devices.
       notes: plain values to store with it.
+      together: whether all processes of a job call this at once; the first one
+        writes the manifest, with its notes.
 
     Raises:
       CheckpointError: if it cannot be written; earlier checkpoints stay intact.
     """
     if step in self.steps():
       return
+    leads = not together or jax.process_index() == 0
     partial = self.directory / f"{_PARTIAL}{step}"
     try:
-      self.directory.mkdir(exist_ok=True)
-      for left_over in self.directory.glob(f"{_PARTIAL}*"):
-        shutil.rmtree(left_over)
-      partial.mkdir()
-      leaves = flatten(tree)
+      if leads:
+        self.directory.mkdir(exist_ok=True)
+        for left_over in self.directory.glob(f"{_PARTIAL}*"):
+          shutil.rmtree(left_over)
+        partial.mkdir()
+      _wait_for_all(together)
+      leaves = _name_leaves(tree)
       # Save synchronously: the data is on disk afterwards, or this raises.
-      with _make_checkpointer() as checkpointer:
+      with _make_checkpointer(together) as checkpointer:
         checkpointer.save(
           (partial / _ARRAYS).absolute(),
           args=ocp.args.StandardSave(_drop_empty(leaves)),
         )
-      manifest = {
-        "step": step,
-        "fingerprint": self.fingerprint,
-        "leaves": describe(leaves),
-        "files": _hash_files(partial / _ARRAYS, sync=True),
-        "notes": dict(notes),
-      }
-      with open(partial / _MANIFEST, "w") as file:
-        json.dump(manifest, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-      partial.rename(self.directory / str(step))
+      if leads:
+        self._complete(step, leaves, notes)
     except Exception as error:  # Orbax raises many exception types.
-      shutil.rmtree(partial, ignore_errors=True)
+      if leads:
+        shutil.rmtree(partial, ignore_errors=True)
       raise CheckpointError(
         f"checkpoint {self.directory / str(step)} could not be written:"
         f" {_first_line(error)}"
       ) from error
-    for old in self.steps()[: -self.keep]:
-      self._remove(old)
+    if leads:
+      for old in self.steps()[: -self.keep]:
+        self._remove(old)
+    _wait_for_all(together)
+
+  def _complete(
+    self, step: int, leaves: Mapping[str, Any], notes: Mapping
+  ) -> None:
+    """Writes the manifest of a checkpoint and gives it its name."""
+    partial = self.directory / f"{_PARTIAL}{step}"
+    manifest = {
+      "step": step,
+      "fingerprint": self.fingerprint,
+      "leaves": describe(leaves),
+      "files": _hash_files(partial / _ARRAYS),
+      "notes": dict(notes),
+    }
+    with open(partial / _MANIFEST, "w") as file:
+      json.dump(manifest, file, indent=1)
+      file.flush()
+      os.fsync(file.fileno())
+    partial.rename(self.directory / str(step))
 
   def remove_after(self, step: int) -> None:
     """Removes all checkpoints after a step, from which a run continues."""
@@ -130,13 +152,17 @@ class Checkpoints:
     (self.directory / str(step)).rename(gone)
     shutil.rmtree(gone)
 
-  def restore(self, like: Any, step: int | None = None) -> tuple[int, Any, Any]:
+  def restore(
+    self, like: Any, step: int | None = None, together: bool = False
+  ) -> tuple[int, Any, Any]:
     """Restores a checkpoint bit for bit.
 
     Args:
       like: pytree of NumPy arrays with the expected structure, shapes and
-        dtypes; also provides the leaves without elements.
+        dtypes, which also provides the leaves without elements; or of what
+        `placement.describe` returns, to read each part on its device.
       step: number of the checkpoint; None for the newest.
+      together: whether all processes of a job call this at once.
 
     Returns:
       (step, tree, notes).
@@ -160,10 +186,7 @@ class Checkpoints:
       expected = manifest["files"]
       if manifest["step"] != step:
         raise CheckpointError(f"it is step {manifest['step']}")
-      found = _hash_files(path / _ARRAYS, sync=False)
-      for name in sorted(expected.keys() | found.keys()):
-        if expected.get(name) != found.get(name):
-          raise CheckpointError(f"file {name} has changed since it was written")
+      _check_files(path / _ARRAYS, expected, together)
     except (CheckpointError, KeyError, OSError, ValueError) as error:
       raise CheckpointError(
         f"checkpoint {path} is damaged: {_first_line(error)};"
@@ -171,7 +194,7 @@ class Checkpoints:
       ) from error
     if manifest["fingerprint"] not in (self.fingerprint, *self.earlier):
       raise CheckpointError(f"checkpoint {path} is of another configuration")
-    leaves = flatten(like)
+    leaves = _name_leaves(like)
     for name, description in describe(leaves).items():
       if manifest["leaves"].get(name) != description:
         raise CheckpointError(
@@ -180,18 +203,30 @@ class Checkpoints:
         )
     for name in manifest["leaves"].keys() - leaves.keys():
       raise CheckpointError(f"checkpoint {path}: {name} is not expected")
-    with _make_checkpointer() as checkpointer:
+    _wait_for_all(together)  # One that found damage ends the job here.
+    with _make_checkpointer(together) as checkpointer:
       restored = checkpointer.restore(
         (path / _ARRAYS).absolute(),
         args=ocp.args.StandardRestore(_drop_empty(leaves)),
       )
-    values = [restored.get(name, leaf) for name, leaf in leaves.items()]
+    values = [
+      restored[name] if name in restored else _make_empty(leaf)
+      for name, leaf in leaves.items()
+    ]
     tree = jax.tree.unflatten(jax.tree.structure(like), values)
     return step, tree, manifest["notes"]
 
 
-def _make_checkpointer() -> ocp.Checkpointer:
-  """Makes a checkpointer that does not synchronise with other processes."""
+def _wait_for_all(together: bool) -> None:
+  """Waits for all processes of a job, if they act together."""
+  if together:
+    multihost_utils.sync_global_devices("checkpoint")
+
+
+def _make_checkpointer(together: bool) -> ocp.Checkpointer:
+  """Makes a checkpointer of all processes, or of this one alone."""
+  if together:
+    return ocp.Checkpointer(ocp.StandardCheckpointHandler())
   alone = ocp.options.MultiprocessingOptions(
     primary_host=jax.process_index(), active_processes={jax.process_index()}
   )
@@ -203,36 +238,91 @@ def _make_checkpointer() -> ocp.Checkpointer:
 
 def flatten(tree: Any) -> dict[str, np.ndarray]:
   """Flattens a pytree of arrays to {path: leaf}, as files hold it."""
+  return {name: np.asarray(leaf) for name, leaf in _name_leaves(tree).items()}
+
+
+def _name_leaves(tree: Any) -> dict[str, Any]:
+  """Lists the leaves of a pytree by path, arrays on devices as they are."""
+  on_devices = (jax.Array, jax.ShapeDtypeStruct)
   return {
-    jax.tree_util.keystr(path): np.asarray(leaf)
+    jax.tree_util.keystr(path): leaf
+    if isinstance(leaf, on_devices)
+    else np.asarray(leaf)
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
   }
 
 
-def _drop_empty(leaves: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def _make_empty(like: Any) -> Any:
+  """Makes an array without elements."""
+  if not isinstance(like, jax.ShapeDtypeStruct):
+    return like
+  empty = np.zeros(like.shape, like.dtype)
+  return jax.make_array_from_callback(
+    like.shape, like.sharding, lambda index: empty[index]
+  )
+
+
+def _drop_empty(leaves: Mapping[str, Any]) -> dict[str, Any]:
   """Drops arrays without elements, which Orbax rejects."""
   return {name: leaf for name, leaf in leaves.items() if leaf.size}
 
 
-def describe(leaves: Mapping[str, np.ndarray]) -> dict[str, str]:
+def describe(leaves: Mapping[str, Any]) -> dict[str, str]:
   """Describes dtype and shape of each of some arrays."""
   return {
     name: f"{leaf.dtype}{list(leaf.shape)}" for name, leaf in leaves.items()
   }
 
 
-def _hash_files(directory: pathlib.Path, sync: bool) -> dict[str, str]:
-  """SHA-256 of every file below a directory, by relative path."""
-  digests = {}
-  for path in sorted(directory.rglob("*")):
-    if path.is_file():
-      with open(path, "rb") as file:
-        digests[str(path.relative_to(directory))] = hashlib.file_digest(
-          file, "sha256"
-        ).hexdigest()
-        if sync:
-          os.fsync(file.fileno())
-  return digests
+def _hash_files(directory: pathlib.Path) -> dict[str, str]:
+  """SHA-256 of every file below a directory, which is synchronised to disk."""
+  return {
+    name: _hash_file(directory / name, sync=True)
+    for name in _list_files(directory)
+  }
+
+
+def _check_files(
+  directory: pathlib.Path, expected: Mapping[str, str], together: bool
+) -> None:
+  """Checks files against their SHA-256.
+
+  Args:
+    directory: of the files.
+    expected: SHA-256 by relative path, of all files below it.
+    together: whether each process of a job checks its share of the files.
+
+  Raises:
+    CheckpointError: naming a file that has changed, is missing or is new.
+  """
+  found = _list_files(directory)
+  names = sorted({*expected, *found})
+  if together:
+    names = names[jax.process_index() :: jax.process_count()]
+  for name in names:
+    if (
+      name not in found
+      or name not in expected
+      or _hash_file(directory / name) != expected[name]
+    ):
+      raise CheckpointError(f"file {name} has changed since it was written")
+
+
+def _hash_file(path: pathlib.Path, sync: bool = False) -> str:
+  with open(path, "rb") as file:
+    digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if sync:
+      os.fsync(file.fileno())
+  return digest
+
+
+def _list_files(directory: pathlib.Path) -> list[str]:
+  """Lists the relative paths of all files below a directory."""
+  return sorted(
+    str(path.relative_to(directory))
+    for path in directory.rglob("*")
+    if path.is_file()
+  )
 
 
 def _first_line(error: Exception) -> str:

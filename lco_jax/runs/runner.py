@@ -55,7 +55,8 @@ class Result:
   """The result of a finished run.
 
   Attributes:
-    params: {part: parameters [seeds, ...]}, on the host.
+    params: {part: parameters [seeds, ...]}, on the host; on the mesh, if that
+      divides them.
     total_steps: environment steps, or samples, of each seed.
     compile_seconds: initialising and compiling.
     train_seconds: from the first update to the last, writing included, over
@@ -89,7 +90,8 @@ class Checkup(NamedTuple):
 class Saver:
   """Saves states from time to time, and knows how long training has taken.
 
-  Of several processes all make the same calls, and the first alone writes.
+  Of several processes all make the same calls. Each writes its parts of a state
+  whose parameters are divided; of another one the first writes all.
   """
 
   def __init__(
@@ -119,11 +121,31 @@ class Saver:
   def save(self, update: int, state: types.LearnerState) -> None:
     """Saves the state after an update; raises CheckpointError if it cannot."""
     if self._checkpoints is not None:
-      host = placement.to_host(state)
-      if jax.process_index() == 0:
-        notes = {"train_seconds": self.train_seconds}
-        self._checkpoints.save(update, host, notes)
+      notes = {"train_seconds": self.train_seconds}
+      save(self._checkpoints, update, state, notes)
     self._saved = time.perf_counter()
+
+
+def save(
+  checkpoints: checkpointing.Checkpoints, update: int, tree: Any, notes: Mapping
+) -> None:
+  """Saves arrays on a mesh; all processes call it.
+
+  Args:
+    checkpoints: where they are saved.
+    update: completed updates.
+    tree: a learner state, or parts of one.
+    notes: to store with it, those of the first process.
+
+  Raises:
+    CheckpointError: if it cannot be written.
+  """
+  if placement.divides_parameters(placement.find_mesh(tree)):
+    checkpoints.save(update, tree, notes, together=True)
+    return
+  host = placement.to_host(tree)
+  if jax.process_index() == 0:
+    checkpoints.save(update, host, notes)
 
 
 def begin(
@@ -166,6 +188,10 @@ def resume(
   Raises:
     CheckpointError: if the checkpoint cannot be used.
   """
+  if placement.divides_parameters(mesh):
+    return _resume_parts(
+      training, seeds, mesh, checkpoints, update, given, learning_rates
+    )
   start = begin(training, seeds, mesh, given, learning_rates)
   state, seconds, done = placement.to_host(start.state), 0.0, 0
   # Only the first process need see the checkpoints.
@@ -182,6 +208,48 @@ def resume(
       state, mesh, placement.make_state_specs(state, mesh)
     ),
     train_seconds=seconds,
+  )
+
+
+def _resume_parts(
+  training: program.Training,
+  seeds: Sequence[int],
+  mesh: Mesh,
+  checkpoints: checkpointing.Checkpoints,
+  update: int | None,
+  given: Mapping[str, types.Params] | None,
+  learning_rates: Sequence[float] | None,
+) -> Start:
+  """Resumes on a mesh that divides the parameters: each device reads its part.
+
+  Arguments are those of `resume`. All processes must see the checkpoints.
+  """
+  started = time.perf_counter()
+  steps = checkpoints.steps()
+  if not placement.agree(steps):
+    raise checkpointing.CheckpointError(
+      f"{checkpoints.directory}: process {jax.process_index()} sees the"
+      f" checkpoints {', '.join(map(str, steps)) or 'none'}, another process"
+      " sees others; take a directory that all processes share"
+    )
+  if update is None and not steps:
+    return begin(training, seeds, mesh, given, learning_rates)
+  state = program.describe_state(
+    training, len(seeds), mesh, given, learning_rates
+  )
+  specs = placement.make_state_specs(state, mesh)
+  done, state, notes = checkpoints.restore(
+    placement.describe(state, mesh, specs), update, together=True
+  )
+  if jax.process_index() == 0:
+    checkpoints.remove_after(done)
+  return Start(
+    seeds,
+    mesh,
+    done,
+    state,
+    notes["train_seconds"],
+    time.perf_counter() - started,
   )
 
 
@@ -204,7 +272,8 @@ def run(
   """Trains all seeds to the end.
 
   While devices compute a chunk, the host writes the metrics of the one before.
-  Of several processes all run this, and the first alone saves and shows.
+  Of several processes all run this, and the first alone writes and shows; for
+  what is saved see `save`.
 
   Args:
     training: what to train.
@@ -254,8 +323,11 @@ def run(
       raise _explain(error, training, latest, faults) from error
     train_seconds = saver.train_seconds
   total_steps = num_updates * training.steps_per_update
+  params = latest.state.params
+  if not placement.divides_parameters(start.mesh):
+    params = placement.to_host(params)
   return Result(
-    params=placement.to_host(latest.state.params),
+    params=params,
     total_steps=total_steps,
     compile_seconds=compile_seconds,
     train_seconds=train_seconds,
@@ -387,8 +459,11 @@ def _explain(
   """Runs the failed update again, to say what of it is not finite first.
 
   The seed's state is the one before that update, however many steps the program
-  went on for; see `program.train_step`.
+  went on for; see `program.train_step`. A state whose parameters are divided
+  would not fit on one device, and is not run again.
   """
+  if placement.divides_parameters(placement.find_mesh(latest.state)):
+    return error
   before = _take_seed(placement.to_host(latest.state), error.position)
   if latest.faulty is None:
     rollout = fault_replay.collect(training, before)

@@ -304,7 +304,10 @@ def _common(
       settings["num_seeds"],
       settings["num_prompts"],
     )
-  own = pretrained.load(
+  divides = any(sizes[axis] > 1 for axis in partitioning.AXES)
+  # Of a model that is divided, a process reads the parts of its devices.
+  load = pretrained.open_model if divides else pretrained.load
+  own = load(
     settings["model"],
     settings_lib.take(settings, pretrained.Options),
     lambda config: networks.check_divisible(config, sizes),

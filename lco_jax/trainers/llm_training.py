@@ -51,9 +51,16 @@ def prepare(
     ValueError: if anything is wrong, before anything is written.
   """
   settings = launch.settings
-  llm.check_placement(
-    settings, run_lib.make_mesh(settings, run.training, launch.mesh)
-  )
+  mesh = run_lib.make_mesh(settings, run.training, launch.mesh)
+  llm.check_placement(settings, mesh)
+  divided = {}
+  if placement.divides_parameters(mesh):
+    divided = {
+      "mesh": mesh,
+      "gather_dtype": llm.choose_gather_dtype(
+        run.model_config, mesh, launch.gather_weights
+      ),
+    }
   examinations = [
     text_evaluation.make_examination(
       run.asking,
@@ -63,9 +70,14 @@ def prepare(
       num_samples=settings["eval_samples"],
       batch_size=settings["eval_batch"],
       seed=settings["seed"],
+      **divided,
     )
     for split in ("validation", "test")
   ]
+  # Before anything is written: they are read again when they are placed.
+  pretrained.check_finite(
+    dict(run.given), jax.process_index(), jax.process_count()
+  )
   run_lib.open_directory(stack, launch)
   if isinstance(run.asking.task, tasks.RowTask) and jax.process_index() == 0:
     launch.tell(f"data: {run.asking.task.note}")
@@ -101,13 +113,13 @@ def execute(
     )
   started, result = train(stack, launch, run, scorer, checkup)
   reported = []
-  if jax.process_index() == 0:
+  if takes_part(result.params):
     with run_lib.input_errors():
       reported = [
         (cell, _report(started, cell, prepared, result, before, scorer))
         for cell in run_lib.cells(launch.workdir, settings)
       ]
-  return run_lib.Outcome(started, result, reported)
+  return run_lib.make_outcome(started, result, reported)
 
 
 def train(
@@ -165,13 +177,22 @@ def train(
   return started, run_lib.finish(started, run.num_updates, checkup)
 
 
+def takes_part(params: types.Params) -> bool:
+  """Whether this process evaluates and exports what was learned.
+
+  The first does, and all do where devices divide the parameters.
+  """
+  if isinstance(jax.tree.leaves(params)[0], jax.Array):
+    return True
+  return jax.process_index() == 0
+
+
 def copy_to_seeds(
   settings: Mapping, given: Mapping[str, types.Params]
 ) -> dict[str, types.Params]:
   """Gives all seeds the same parameters, {part: parameters [seeds, ...]}."""
   return jax.tree.map(
-    lambda leaf: np.broadcast_to(leaf, (settings["num_seeds"], *leaf.shape)),
-    dict(given),
+    lambda leaf: placement.Repeated(leaf, settings["num_seeds"]), dict(given)
   )
 
 
@@ -192,12 +213,16 @@ def list_policies(
   Args:
     settings: of the run.
     run: built from them.
-    params: {part: parameters [seeds, ...]}.
+    params: {part: parameters [seeds, ...]}, on the host or on a mesh.
   """
-  return [
-    run.learned(jax.tree.map(lambda leaf, seed=seed: leaf[seed], dict(params)))
-    for seed in range(settings["num_seeds"])
-  ]
+
+  def take(seed):
+    own = dict(params)
+    if isinstance(jax.tree.leaves(own)[0], jax.Array):
+      return placement.take_seed(own, seed, placement.find_mesh(own))
+    return jax.tree.map(lambda leaf: leaf[seed], own)
+
+  return [run.learned(take(seed)) for seed in range(settings["num_seeds"])]
 
 
 def format_accuracy(summary: Mapping) -> str:
@@ -295,9 +320,21 @@ def _report(
   before: dict | None,
   scorer: scoring.Scorer,
 ) -> dict:
-  """Evaluates a cell's seeds; writes and returns their summary."""
+  """Evaluates a cell's seeds; writes and returns their summary.
+
+  The first process alone writes.
+  """
   settings, run = cell.settings, prepared.run
   learned = list_policies(settings, run, result.params)
+  evaluations = {
+    name: _summarize(examination, learned, scorer)
+    for name, examination in zip(
+      ("validation", "evaluation"), prepared.examinations, strict=True
+    )
+  }
+  if jax.process_index() > 0:
+    export(started.launch, cell, run, learned)
+    return evaluations
   logged = started.read_metrics(
     cell, ["first_visit_correct", "first_visits", "entropy"]
   )
@@ -313,11 +350,7 @@ def _report(
       curves.last_tenth(logged["entropy"]).mean(0)
     ),
     "before": before,
-  } | {
-    name: _summarize(examination, learned, scorer)
-    for name, examination in zip(
-      ("validation", "evaluation"), prepared.examinations, strict=True
-    )
+    **evaluations,
   }
   if cell.workdir is not None:
     run_directory.write_json(cell.workdir / "summary.json", summary)
@@ -358,12 +391,16 @@ def export(
   """Writes what each seed has learned into the run directory, if asked to."""
   if not cell.settings["export"] or cell.workdir is None:
     return
+  first = jax.process_index() == 0
   for seed, own in zip(run_lib.seeds_of(cell.settings), learned, strict=True):
     folder = cell.workdir / f"model_{seed}"
-    if folder.exists():  # Of a run that was resumed: maybe of other steps.
-      shutil.rmtree(folder)
-    pretrained.export(run.pretrained, own, folder)
-    launch.tell(f"model: {folder}")
+    if first and folder.exists():  # Of a run that was resumed: maybe of
+      shutil.rmtree(folder)  # other steps.
+    pretrained.export(
+      run.pretrained, own, folder, read=placement.to_host, writes=first
+    )
+    if first:
+      launch.tell(f"model: {folder}")
 
 
 class CompletionLog(contextlib.AbstractContextManager):

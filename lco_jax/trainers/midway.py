@@ -33,7 +33,8 @@ def make_checkup(
   Args:
     launch: of the run.
     every: updates between evaluations.
-    evaluate: {part: parameters [seeds, ...]} on the host → the evaluation, with
+    evaluate: {part: parameters [seeds, ...]}, on the host or on a mesh that
+      divides them → the evaluation, with
       statistics "greedy" and "sampled", and maybe means "sampled_rewards".
   """
 
@@ -42,26 +43,31 @@ def make_checkup(
     return done > 0 and done % every == 0
 
   def act(done: int, state: types.LearnerState) -> None:
-    params = placement.to_host(state.params)
+    params, first = state.params, jax.process_index() == 0
+    if not placement.divides_parameters(placement.find_mesh(params)):
+      params = placement.to_host(params)
     summary = evaluate(params)
-    if jax.process_index() > 0:
-      return
     greedy, sampled = summary["greedy"]["mean"], summary["sampled"]["mean"]
     score = next(iter(summary.get("sampled_rewards", {}).values()), sampled)
-    launch.tell(
-      f"update {done}: {summary['split']}: greedy {greedy:.3f}, sampled"
-      f" {sampled:.3f}, score {score:.3f}"
-    )
+    if first:
+      launch.tell(
+        f"update {done}: {summary['split']}: greedy {greedy:.3f}, sampled"
+        f" {sampled:.3f}, score {score:.3f}"
+      )
     if launch.workdir is None:
       return
     path = launch.workdir / "evaluations.csv"
     # Later ones are of a course that an earlier checkpoint has ended.
     before = {at: own for at, own in _read(path).items() if at < done}
-    if score > max((own[-1] for own in before.values()), default=-math.inf):
+    highest = max((own[-1] for own in before.values()), default=-math.inf)
+    (is_best,) = placement.any_process(first and score > highest)
+    if is_best:
       best = best_checkpoints(launch.workdir, launch.settings)
-      best.remove_after(done - 1)
-      best.save(done, params, {"score": score})
-    _write(path, before | {done: (greedy, sampled, score)})
+      if first:
+        best.remove_after(done - 1)
+      runner.save(best, done, state.params, {"score": score})
+    if first:
+      _write(path, before | {done: (greedy, sampled, score)})
 
   return runner.Checkup(is_due, act)
 

@@ -157,6 +157,14 @@ class Outcome:
   reported: list[tuple[Cell, dict]]
 
 
+def make_outcome(
+  started: Started, result: runner.Result, reported: list[tuple[Cell, dict]]
+) -> Outcome:
+  """Makes an outcome, of which the first process alone knows what to report."""
+  first = jax.process_index() == 0
+  return Outcome(started, result, reported if first else [])
+
+
 def cells(workdir: pathlib.Path | None, settings: Mapping) -> list[Cell]:
   """The parts of a run, one for each learning rate of the policy."""
   if not settings["policy_learning_rates"]:
@@ -446,10 +454,10 @@ def _make_learners(
   """Seeds of all learners, and with what parameters and rates they begin."""
   rates = settings["policy_learning_rates"]
   count = max(1, len(rates))
+  if count > 1:
+    given = jax.tree.map(lambda own: np.concatenate([own] * count), dict(given))
   return [*seeds_of(settings)] * count, {
-    "given": jax.tree.map(
-      lambda own: np.concatenate([own] * count), dict(given)
-    ),
+    "given": given,
     "learning_rates": np.repeat(rates, settings["num_seeds"])
     if rates
     else None,

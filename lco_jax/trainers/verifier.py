@@ -34,13 +34,13 @@ def execute(
   )
   started, result = llm_training.train(stack, launch, prepared.run, scorer)
   reported = []
-  if jax.process_index() == 0:
+  if llm_training.takes_part(result.params):
     with run_lib.input_errors():
       reported = [
         (cell, _report(launch, cell, prepared, result, scorer))
         for cell in run_lib.cells(launch.workdir, launch.settings)
       ]
-  return run_lib.Outcome(started, result, reported)
+  return run_lib.make_outcome(started, result, reported)
 
 
 def _report(
@@ -64,7 +64,7 @@ def _report(
       "before": before["accuracy"],
       **statistics.summarize(np.array(found, float)),
     }
-  if cell.workdir is not None:
+  if cell.workdir is not None and jax.process_index() == 0:
     run_directory.write_json(cell.workdir / "summary.json", summary)
   llm_training.export(launch, cell, run, learned)
   return summary
@@ -82,7 +82,8 @@ def _accuracies(
   Pairs are of completions of one question by the reference, of which one is
   worth more by the task's own verifier. The first policy is the reference.
   """
-  reference = jax.device_put(reference)
+  place = examination.completer.place
+  reference = place(reference)
   answers = text_evaluation.complete_problems(
     examination,
     reference,
@@ -111,7 +112,7 @@ def _accuracies(
     right = better + 0.5 * level  # By chance, where it cannot tell.
     return float(right[where].mean()) if where.any() else None
 
-  found = [base, *(log_probs(jax.device_put(own))[0] for own in learned)]
+  found = [base, *(log_probs(place(own))[0] for own in learned)]
   return [
     {"pairs": int(where.sum()), "accuracy": accuracy(own)} for own in found
   ]

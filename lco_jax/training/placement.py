@@ -17,6 +17,7 @@ same calls in the same order.
 
 import dataclasses
 import functools
+import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -243,6 +244,34 @@ def compile(*args: Any, **options: Any) -> Callable:
   return trace(*args, **options).compile()
 
 
+class Repeated:
+  """One array for all seeds, [seeds, ...], of which no copy is made.
+
+  Attributes:
+    array: of one seed; parts of it are read as those of a NumPy array.
+    num_seeds: of the run.
+  """
+
+  def __init__(self, array: Any, num_seeds: int):
+    self.array, self.num_seeds = array, num_seeds
+
+  @property
+  def shape(self) -> tuple[int, ...]:
+    """[seeds, ...]."""
+    return (self.num_seeds, *self.array.shape)
+
+  @property
+  def dtype(self) -> np.dtype:
+    """Type of its numbers."""
+    return self.array.dtype
+
+  def __getitem__(self, index: tuple[slice, ...]) -> np.ndarray:
+    seeds, *rest = index
+    part = self.array[tuple(rest)]
+    count = len(range(self.num_seeds)[seeds])
+    return np.broadcast_to(part, (count, *part.shape))
+
+
 def find_shapes(
   function: Callable, mesh: Mesh, in_specs: Any, out_specs: Any, *like: Any
 ) -> Any:
@@ -305,10 +334,11 @@ def bind_device_axis(function: Callable) -> Callable:
 
 
 def to_devices(tree: Any, mesh: Mesh, specs: Any) -> Any:
-  """Puts NumPy arrays on devices.
+  """Puts arrays of the host on devices.
 
   Args:
-    tree: the arrays; every process must have them whole.
+    tree: the arrays, or what has a shape and parts like theirs; a process
+      reads the parts of its own devices.
     mesh: the devices.
     specs: sharding of the arrays: one spec for all, or a pytree of specs.
   """
@@ -321,10 +351,67 @@ def to_devices(tree: Any, mesh: Mesh, specs: Any) -> Any:
   )
 
 
+def describe(tree: Any, mesh: Mesh, specs: Any) -> Any:
+  """Describes arrays on a mesh: their shapes, dtypes and shardings.
+
+  Args:
+    tree: of shapes and dtypes.
+    mesh: the devices.
+    specs: as of `to_devices`.
+  """
+  return jax.tree.map(
+    lambda leaf, sharding: jax.ShapeDtypeStruct(
+      leaf.shape, leaf.dtype, sharding=sharding
+    ),
+    tree,
+    jax.tree.broadcast(_shardings(mesh, specs), tree),
+  )
+
+
+def find_mesh(tree: Any) -> Mesh:
+  """Finds the mesh that arrays are placed on."""
+  return jax.tree.leaves(tree)[0].sharding.mesh
+
+
+def take_seed(params: Any, seed: int, mesh: Mesh) -> Any:
+  """Takes a seed's parameters from those of all seeds, where they are.
+
+  Args:
+    params: pytree of [seeds, ...] on a mesh that divides it.
+    seed: position of the seed.
+    mesh: the devices.
+  """
+  specs = make_param_specs(params, mesh)
+  own = jax.tree.map(lambda spec: P(*spec[1:]), specs, is_leaf=_is_spec)
+  take = jax.jit(
+    lambda tree: jax.tree.map(lambda leaf: leaf[seed], tree),
+    out_shardings=_shardings(mesh, own),
+  )
+  return take(params)
+
+
+def place_params(params: Any, mesh: Mesh) -> Any:
+  """Places the parameters of one seed on a mesh that divides them.
+
+  Args:
+    params: arrays of which parts can be read, on the host or in a file.
+    mesh: the devices.
+  """
+  shapes = jax.tree.map(lambda leaf: Repeated(leaf, 1), params)
+  specs = make_param_specs(shapes, mesh)
+  own = jax.tree.map(lambda spec: P(*spec[1:]), specs, is_leaf=_is_spec)
+  return to_devices(params, mesh, own)
+
+
 def to_host(tree: Any) -> Any:
-  """Brings arrays from devices to every process' host, whole, as NumPy's."""
+  """Brings arrays from devices to every process' host, whole, as NumPy's.
+
+  Arrays that are on the host stay as they are.
+  """
 
   def read(leaf):
+    if isinstance(leaf, np.ndarray):
+      return leaf
     if leaf.is_fully_addressable or leaf.is_fully_replicated:
       return np.asarray(leaf)
     return multihost_utils.process_allgather(leaf, tiled=True)
@@ -373,6 +460,16 @@ def any_process(*conditions: bool) -> tuple[bool, ...]:
   return tuple(everywhere.any(axis=0).tolist())
 
 
+def agree(numbers: Sequence[int]) -> bool:
+  """Tells whether all processes have the same numbers; all must call it."""
+  told = ",".join(map(str, numbers)).encode()
+  digest = np.frombuffer(hashlib.sha256(told).digest(), np.uint8)
+  if jax.process_count() == 1:
+    return True
+  everywhere = multihost_utils.process_allgather(digest)
+  return bool((everywhere == digest).all())
+
+
 def from_first_process(tree: Any) -> Any:
   """NumPy arrays of the first process, bit for bit, in every process.
 
@@ -397,8 +494,12 @@ def _shardings(mesh: Mesh, specs: Any) -> Any:
   return jax.tree.map(
     functools.partial(NamedSharding, mesh),
     _select_axes(specs, mesh.axis_names),
-    is_leaf=lambda node: isinstance(node, P),
+    is_leaf=_is_spec,
   )
+
+
+def _is_spec(node: Any) -> bool:
+  return isinstance(node, P)
 
 
 def _select_axes(specs: Any, names: Sequence[str]) -> Any:
@@ -412,5 +513,5 @@ def _select_axes(specs: Any, names: Sequence[str]) -> Any:
   return jax.tree.map(
     lambda spec: P(*map(select, spec)),
     specs,
-    is_leaf=lambda node: isinstance(node, P),
+    is_leaf=_is_spec,
   )

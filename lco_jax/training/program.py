@@ -267,7 +267,8 @@ def initial_state(
     training: what to train.
     seeds: one run each; the same one again for another learning rate.
     mesh: that seeds and streams are divided over.
-    given: {part: parameters [seeds, ...]} on the host to begin with.
+    given: {part: parameters [seeds, ...]} to begin with, on the host or in
+      files, as of `placement.to_devices`.
     learning_rates: of the policy, for each of the seeds, if its optimizer is
       from `optimizers.make_own_rate`.
 
@@ -287,7 +288,13 @@ def initial_state(
     state_specs = placement.make_state_specs(like, mesh)
   starts = placement.to_devices(starts, mesh, specs)
   program = placement.compile(
-    init, mesh, specs, state_specs, *starts, once=True
+    init,
+    mesh,
+    specs,
+    state_specs,
+    *starts,
+    donate_argnums=(2,),  # They become the state's.
+    once=True,
   )
   return program(*starts)
 
@@ -297,6 +304,7 @@ def describe_state(
   num_seeds: int,
   mesh: Mesh,
   given: Mapping[str, types.Params] | None = None,
+  learning_rates: Sequence[float] | None = None,
 ) -> types.LearnerState:
   """Finds the shapes of a learner state, without making it.
 
@@ -305,8 +313,16 @@ def describe_state(
     num_seeds: of the run.
     mesh: that seeds and streams are divided over.
     given: {part: shapes of parameters [seeds, ...]} that it begins with.
+    learning_rates: of the policy, one for each seed, if they have some.
   """
-  starts = jax.ShapeDtypeStruct((num_seeds,), np.uint32), None, given
+  rates = None
+  if learning_rates is not None:
+    rates = jax.ShapeDtypeStruct((num_seeds,), np.float32)
+  given = jax.tree.map(
+    lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype),
+    dict(given) if given else None,
+  )
+  starts = jax.ShapeDtypeStruct((num_seeds,), np.uint32), rates, given
   return placement.find_shapes(
     _make_init(training),
     mesh,
@@ -346,7 +362,10 @@ def _make_init(training: Training) -> Callable:
     roots = jax.vmap(jax.random.key)(seeds)
     keys = jax.vmap(lambda root: jax.random.split(root, 3))(roots)
     own = (keys[:, 0],) if given is None else (keys[:, 0], given)
-    params = jax.lax.map(lambda own: training.init_params(*own), own)
+    if given is not None and len(seeds) == 1:  # A loop would copy them.
+      params = placement.each_seed(training.init_params)(*own)
+    else:
+      params = jax.lax.map(lambda own: training.init_params(*own), own)
     return jax.vmap(init)(params, keys[:, 1], keys[:, 2], rates)
 
   return init_seeds
