@@ -194,7 +194,6 @@ class _Header:
         values = quants.dequantize(data[tuple(before)], kind)
       except NotImplementedError as error:
         raise self._error(f"tensor {name!r}: {error}") from None
-      values = np.asarray(values, np.float32)
-      return values.reshape(*values.shape[: len(before)], -1)[..., last]
+      return np.asarray(values, np.float32)[..., last]
 
     return model_file.Tensor(shape, read_part)

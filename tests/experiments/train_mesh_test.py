@@ -1,8 +1,11 @@
 """Pretrained models on a mesh: devices, processes, resuming."""
 
+import contextlib
 import json
 import re
 import shutil
+import signal
+import time
 
 import numpy as np
 import pytest
@@ -137,30 +140,80 @@ def test_another_mesh_goes_on(divided, tmp_path, mesh, devices):
   _assert_close(again, divided)
 
 
-def test_two_processes_of_four_devices(divided, model_path, tmp_path):
-  """fsdp spans both; here each token gathers the layers anew."""
-  workdir, address = tmp_path / "two", scripts.free_address()
+@contextlib.contextmanager
+def _job(workdir, *flags):
+  """Two processes of four devices, of which fsdp spans both."""
+  address = scripts.free_address()
   started = [
     _start(
       workdir,
-      *_new(model_path),
+      *flags,
       "--mesh=fsdp:4,tensor:2",
-      "--nogather_weights",
+      "--nogather_weights",  # Each token gathers the layers anew.
       "--distributed",
       f"--coordinator={address}",
       "--num_processes=2",
       f"--process_id={number}",
+      "--heartbeat_timeout=5",
       devices=4,
     )
     for number in range(2)
   ]
   try:
-    done = [process.finish() for process in started]
+    yield started
   finally:
     for process in started:
       process.end()
+
+
+def _wait_for(path, started):
+  deadline = time.monotonic() + 200
+  while not path.exists():
+    assert time.monotonic() < deadline, path
+    for process in started:
+      assert process.poll() is None, process.finish().stderr
+    time.sleep(0.01)
+
+
+def test_a_job_that_loses_a_process_goes_on(divided, model_path, tmp_path):
+  """Each process has read and saved its parts, evaluated and exported."""
+  workdir = tmp_path / "two"
+  flags = scripts.overridden(*_new(model_path), "--config.eval_every=1")
+  with _job(workdir, *flags) as started:
+    _wait_for(workdir / "checkpoints" / "2", started)
+    started[1].send_signal(signal.SIGKILL)
+    done = started[0].finish(60)
+  assert done.returncode != 0
+  assert "error: process 0 ends: process 1 is gone" in done.stderr
+  for folder in ("checkpoints/2", "best/*"):
+    (arrays,) = workdir.glob(f"{folder}/arrays")
+    for number in (0, 1):
+      parts = arrays / f"ocdbt.process_{number}" / "d"
+      assert sum(path.stat().st_size for path in parts.iterdir()) > 0
+  with _job(workdir, "--resume") as started:
+    done = [process.finish() for process in started]
   assert [own.returncode for own in done] == [0, 0], done[0].stderr[-2000:]
+  assert "model:" in done[0].stdout and "model:" not in done[1].stdout
   _assert_close(workdir, divided)
+  _check_damage(workdir)
+
+
+def _check_damage(workdir):
+  """Of its files each process checks some, and tells the other."""
+  arrays = workdir / "checkpoints" / "4" / "arrays"
+  file = max(
+    arrays.rglob("ocdbt.process_1/d/*"), key=lambda p: p.stat().st_size
+  )
+  data = bytearray(file.read_bytes())
+  data[len(data) // 2] ^= 1
+  for change in (lambda: file.write_bytes(data), file.unlink):
+    change()
+    with _job(workdir, "--resume") as started:
+      done = [process.finish(60) for process in started]
+    for own in done:
+      assert own.returncode != 0
+      (line,) = [x for x in own.stderr.splitlines() if x.startswith("error: ")]
+      assert f"{arrays.parent} is damaged: file " in line and file.name in line
 
 
 def test_a_dry_run_counts_a_devices_part(model_path):
