@@ -12,10 +12,18 @@ Metrics = dict[str, Array]
 
 
 def pytree_dataclass(cls):
-  """Makes a frozen dataclass that is a pytree of all its fields."""
+  """Makes a frozen dataclass that is a pytree of its fields.
+
+  A field of `static_field` is a part of the tree's structure.
+  """
   return jax.tree_util.register_dataclass(
     dataclasses.dataclass(frozen=True)(cls)
   )
+
+
+def static_field(default: Any) -> Any:
+  """Makes a field of a pytree_dataclass that compiled programs know."""
+  return dataclasses.field(default=default, metadata={"static": True})
 
 
 @pytree_dataclass

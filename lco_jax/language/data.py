@@ -32,6 +32,7 @@ class Samples:
       None where every prompt is.
     rewards: {name: float[G, N]}, what the reward is made of; None where it is
       one number.
+    packed_tokens: of `TokenBatch`.
   """
 
   prompt: Array
@@ -47,6 +48,7 @@ class Samples:
   failed: Array | None = None
   first_visit: Array | None = None
   rewards: dict[str, Array] | None = None
+  packed_tokens: int | None = types.static_field(None)
 
 
 @types.pytree_dataclass
@@ -87,6 +89,8 @@ class TokenBatch:
       without a value network.
     reference_hidden: float[..., C, W], the reference policy's final hidden
       states; None unless the objective reads its logits.
+    packed_tokens: places for the tokens of a device's microbatch, behind each
+      completion's first; None to read all of its slots.
   """
 
   prompt: Array
@@ -108,3 +112,4 @@ class TokenBatch:
   stale_weight: Array | None = None
   old_value: Array | None = None
   reference_hidden: Array | None = None
+  packed_tokens: int | None = types.static_field(None)

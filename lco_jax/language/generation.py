@@ -19,6 +19,7 @@ from jax import Array
 
 from lco_jax import checks, networks, numerics, types
 from lco_jax.checks import setting
+from lco_jax.networks import partitioning
 from lco_jax.training import rows
 
 # Size of the vocabulary blocks whose sums are sampled first.
@@ -299,6 +300,74 @@ def completion_hidden(
     prompt_length,
   )
   return jnp.concatenate([first, rest], axis=1)
+
+
+def packed_hidden(
+  model: networks.LanguageModel,
+  params: types.Params,
+  prompt: Array,
+  padding: Array,
+  completion: Array,
+  mask: Array,
+  size: int,
+) -> tuple[Array, Callable[[Array], Array]]:
+  """`completion_hidden` of the tokens that were sampled, without other slots.
+
+  Args:
+    model: language model.
+    params: parameters of the model.
+    prompt: int32[N, P], padded on the left.
+    padding: int32[N].
+    completion: int32[B, C], as of `completion_hidden`.
+    mask: bool[B, C], tokens that were sampled: the first, and those behind it
+      up to the end of each completion.
+    size: T, places for the tokens of the mask behind the first ones, see
+      `networks.make_packing`.
+
+  Returns:
+    (float[B + T, W]: the completions' first tokens, then the others; a function
+    that takes [B, C, ...] apart likewise, with zeros where no token is left).
+  """
+  prompt_length, length = prompt.shape[1], completion.shape[1]
+  num_samples = _count_samples(len(completion), len(prompt), "completions")
+  cache = model.empty_cache(len(prompt), prompt_length + length)
+  hidden, cache = model.hidden(params, prompt, padding, cache, 0)
+  first = rows.repeat(hidden[:, -1], num_samples)
+  packing = networks.make_packing(mask[:, 1:], size)
+  rest, _ = model.hidden(
+    params,
+    completion[:, :-1],
+    rows.repeat(padding, num_samples),
+    rows.repeat(cache, num_samples, axis=1),
+    prompt_length,
+    packing,
+  )
+
+  def take(leaf):
+    own = leaf[:, 1:].reshape(-1, *leaf.shape[2:])
+    return rows.join(leaf[:, 0], networks.pack(own, packing))
+
+  return rows.join(first, rest), take
+
+
+def count_packed(
+  mask: Array, num_minibatches: int, num_microbatches: int
+) -> Array:
+  """Counts the packed tokens of the longest microbatch that may come.
+
+  Args:
+    mask: bool[G, N, C], tokens of a device's completions that were sampled.
+    num_minibatches: that divide the samples of each prompt, in any way.
+    num_microbatches: that divide the prompts of each.
+
+  Returns:
+    int32[], a size for `packed_hidden` of any of them.
+  """
+  lengths = jnp.maximum(jnp.sum(mask, axis=-1) - 1, 0)
+  longest = -jnp.sort(-lengths, axis=0)[: len(lengths) // num_minibatches]
+  shards = partitioning.axis_size(partitioning.FSDP_AXIS)
+  parts = jnp.sum(longest, axis=0).reshape(shards, num_microbatches, -1)
+  return shards * jnp.max(jnp.sum(parts, axis=-1))
 
 
 def _count_samples(number: int, num_prompts: int, what: str) -> int:

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +13,19 @@ from jax.sharding import Mesh
 from lco_jax import networks, numerics, types
 from lco_jax.language import data, generation, samplers
 from lco_jax.training import memory, placement, program
+
+
+class Lengths(NamedTuple):
+  """Lengths of completions, over all devices.
+
+  Attributes:
+    longest: int32[seeds], tokens of the longest.
+    packed: int32[seeds], most places that a step on a device needs for packed
+      tokens; −1 if steps read completions whole.
+  """
+
+  longest: Array
+  packed: Array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,8 +68,8 @@ class GroupGeneration:
       padding: int32[seeds, N], likewise.
 
     Returns:
-      (state, prompt, padding) → (Samples [seeds, G, N, ...], tokens of each
-      seed's longest completion [seeds]).
+      (state, prompt, padding) → (Samples [seeds, G, N, ...], `Lengths` of each
+      seed [seeds]).
     """
     return placement.trace(
       self._generate_all,
@@ -74,11 +87,14 @@ class GroupGeneration:
     )
 
   def _generate_all(self, state, prompt, padding):
-    """Every seed's completions, and the tokens of each seed's longest."""
+    """Every seed's completions, and their lengths."""
     samples = placement.each_seed(self._generate)(state, prompt, padding)
     longest = jnp.max(jnp.sum(samples.mask, axis=-1), axis=(1, 2))
-    longest = numerics.pmax(longest, numerics.DATA_AXIS)
-    return samples, placement.gather_seeds(longest, axis=0)
+    packed = jnp.full(longest.shape, -1)
+    if self.training.count_packed is not None:
+      packed = jax.vmap(self.training.count_packed)(samples.mask)
+    lengths = numerics.pmax(Lengths(longest, packed), numerics.DATA_AXIS)
+    return samples, placement.gather_seeds(lengths, axis=0)
 
   def _generate(
     self, state: types.LearnerState, prompt: Array, padding: Array

@@ -26,12 +26,15 @@ from lco_jax.language import (
   scoring,
   text_completion,
 )
+from lco_jax.networks import partitioning
 from lco_jax.training import phases, placement, program
 
 # Replacements of a problem that leaves no room for an answer.
 _REDRAWS = 100
 # Completions are cut off behind the longest: at 8, 12, 16, 24, ... tokens.
 _SHORTEST = 8
+# Share of the slots up to which packed tokens are worth their gathers.
+_MOST_PACKED = 0.9
 
 
 @dataclasses.dataclass(frozen=True)
@@ -196,6 +199,7 @@ class TextCollector:
         numbers.reshape(self._seeds.shape), mesh, placement.STREAMS
       )
     )
+    self._count_packed = training.count_packed
     self._programs, self._counters, self._cuts = {}, {}, {}
     self.phases = phases.Phases()
 
@@ -296,11 +300,34 @@ class TextCollector:
       )
       self._programs[length] = traced.compile()
     with self.phases.measure(phases.GENERATION):
-      samples, longest = self._programs[length](state, *asked)
-      longest = int(placement.to_host(longest).max())
-    turns = longest - 1
-    self.phases.count(phases.GENERATION, self._counters[length](turns))
-    return self._cut(samples, longest)
+      samples, lengths = self._programs[length](state, *asked)
+      lengths = placement.to_host(lengths)
+    longest = int(lengths.longest.max())
+    self.phases.count(phases.GENERATION, self._counters[length](longest - 1))
+    samples = self._cut(samples, longest)
+    return dataclasses.replace(
+      samples,
+      packed_tokens=self._choose_packed(samples, int(lengths.packed.max())),
+    )
+
+  def _choose_packed(self, samples: data.Samples, needed: int) -> int | None:
+    """Chooses the places of a step's packed tokens, as of TokenBatch.
+
+    Args:
+      samples: cut off behind the longest.
+      needed: places, on a device; −1 if it reads completions whole.
+
+    Returns:
+      The places; None where most slots of the completions hold tokens.
+    """
+    if needed < 0:
+      return None
+    _, num_samples, streams, length = samples.mask.shape
+    own = streams // self._mesh.shape[placement.DATA_AXIS]
+    whole = self._count_packed(np.ones((num_samples, own, length), bool))
+    shards = dict(self._mesh.shape).get(partitioning.FSDP_AXIS, 1)
+    size = shards * _round_up(needed // shards)
+    return size if size <= _MOST_PACKED * whole else None
 
   def _cut(self, samples: data.Samples, longest: int) -> data.Samples:
     """Drops the slots behind the longest completion."""
@@ -353,6 +380,13 @@ class TextCollector:
       ],
     )
     return values, np.array([score.failed for score in scores]).reshape(shape)
+
+
+def _round_up(count: int) -> int:
+  """Rounds up to one of four sizes between powers of 2: fewer are compiled."""
+  count = max(count, _SHORTEST)
+  step = 2 ** ((count - 1).bit_length() - 3)
+  return -(-count // step) * step
 
 
 def _list_rewards(task: tasks.TextTask | tasks.RowTask) -> Sequence:

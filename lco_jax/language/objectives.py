@@ -189,7 +189,10 @@ def dense_tokens(
 
 
 def make_objective(
-  setup: Setup, num_samples: int, on_policy: bool | None = None
+  setup: Setup,
+  num_samples: int,
+  on_policy: bool | None = None,
+  packs: bool = False,
 ) -> update.Objective:
   """Builds the objective of a language model.
 
@@ -198,6 +201,7 @@ def make_objective(
     num_samples: completions of each prompt in a batch [samples · prompts].
     on_policy: whether the policy is the one that sampled, whose own logits are
       the old ones; None for `setup.on_policy`.
+    packs: whether batches of `packed_tokens` are packed, as of `can_pack`.
 
   Returns:
     (params, TokenBatch [samples · prompts, ...], params before the epochs) →
@@ -226,7 +230,11 @@ def make_objective(
 
   def objective(params, batch, before):
     policy = setup.policy_params(params)
-    hidden = _read_rows(model, policy, batch, num_samples)
+    packed = packs and batch.packed_tokens is not None
+    if packed:
+      hidden, batch = _read_packed(model, policy, batch, num_samples)
+    else:
+      hidden = _read_rows(model, policy, batch, num_samples)
     parts = {}
     if setup.uses_value:
       values = setup.value_model.head(
@@ -240,7 +248,7 @@ def make_objective(
     size = len(hidden)
     if chunk_tokens:
       length = batch.action.shape[1]
-      if not setup.algorithm.of_sequences:
+      if not setup.algorithm.of_sequences and not packed:
         hidden, batch = _split_sequences(hidden, batch)
         length = 1
       size = rows.fit_chunks(len(hidden), max(1, chunk_tokens // length))
@@ -294,6 +302,45 @@ def _read_rows(
   )
 
 
+def can_pack(setup: Setup) -> bool:
+  """Whether the objective can read packed tokens, each by itself."""
+  return not setup.algorithm.of_sequences and not setup.uses_value
+
+
+def _read_packed(
+  model: networks.LanguageModel,
+  params: types.Params,
+  batch: data.TokenBatch,
+  num_samples: int,
+) -> tuple[Array, data.TokenBatch]:
+  """Reads rows as `_read_rows`, without the slots behind completions' ends.
+
+  Returns:
+    (final hidden states [T, 1, W], batch [T, 1] of the same tokens). The first
+    token of a completion has its whole share.
+  """
+  hidden, take = generation.packed_hidden(
+    model,
+    params,
+    *rows.take_first((batch.prompt, batch.padding), num_samples),
+    batch.action,
+    batch.sampled,
+    batch.packed_tokens,
+  )
+  blank = dict.fromkeys(("prompt", "padding", "packed_tokens"))
+  tokens: Any = jax.tree.map(
+    lambda leaf: take(leaf)[:, None],
+    dataclasses.replace(batch, share=_share_of_tokens(batch), **blank),
+  )
+  return hidden[:, None], dataclasses.replace(tokens, share=tokens.share[:, 0])
+
+
+def _share_of_tokens(batch: data.TokenBatch) -> Array:
+  """The share of a sequence at its first token, else 0: [B, C]."""
+  first = jnp.arange(batch.action.shape[1]) == 0
+  return jnp.where(first, batch.share[:, None], 0.0)
+
+
 def _known_places(batch: data.TokenBatch, vocab_size: int) -> list[Array]:
   """The places of each of the K known tokens: bool[..., C, V], one by one."""
   return [
@@ -330,9 +377,7 @@ def _split_sequences(
   hidden: Array, batch: data.TokenBatch
 ) -> tuple[Array, data.TokenBatch]:
   """Makes every token a sequence of one; the first has the whole share."""
-  length = batch.action.shape[1]
-  first = jnp.arange(length) == 0
-  share = jnp.where(first, batch.share[:, None], 0.0)
+  share = _share_of_tokens(batch)
 
   def split(leaf):
     return leaf.reshape(-1, 1, *leaf.shape[2:])

@@ -120,6 +120,7 @@ def make_batch(
     rest_advantage=signal.rest_advantage,
     value_target=signal.value_target,
     old_value=signal.value,
+    packed_tokens=samples.packed_tokens,
   )
 
 

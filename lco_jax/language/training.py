@@ -21,6 +21,7 @@ from lco_jax import (
 )
 from lco_jax.language import (
   data,
+  generation,
   objectives,
   preparation,
   prompt_repeats,
@@ -56,7 +57,7 @@ def make_training(
     collect=_make_collect(setup),
     prepare=functools.partial(preparation.prepare, setup),
     update=update.make_update(
-      objectives.make_objective(setup, num_samples),
+      objectives.make_objective(setup, num_samples, packs=True),
       dict(optimizers),
       watch,
       split=None
@@ -79,6 +80,13 @@ def make_training(
     max_kl=options.max_kl,
     counts=prompt_repeats.COUNTS,
     long_reductions=True,
+    count_packed=functools.partial(
+      generation.count_packed,
+      num_minibatches=options.num_minibatches,
+      num_microbatches=options.num_microbatches,
+    )
+    if objectives.can_pack(setup)
+    else None,
   )
 
 

@@ -17,6 +17,7 @@ from lco_jax.networks.narrow_matrices import (
   narrow,
   widen,
 )
+from lco_jax.networks.packing import make_packing, pack, unpack
 from lco_jax.networks.partitioning import check_divisible, gather_all
 from lco_jax.networks.transformer_config import TransformerConfig
 
@@ -35,8 +36,11 @@ __all__ = [
   "make_language_model",
   "make_value_model",
   "is_narrow",
+  "make_packing",
   "narrow",
+  "pack",
   "select_attention",
   "select_head",
+  "unpack",
   "widen",
 ]

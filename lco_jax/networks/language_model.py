@@ -23,8 +23,9 @@ class LanguageModel:
 
   Attributes:
     init: key → parameters.
-    hidden: (parameters, tokens [B, L], padding [B], cache, start) → (final
-      hidden states float[B, L, W], cache); cache and start are optional.
+    hidden: (parameters, tokens [B, L], padding [B], cache, start, packing) →
+      (final hidden states float[B, L, W], or [T, W] of packed tokens, cache);
+      the last three are optional.
     head: (parameters, float[..., W]) → logits float32[..., V]; V is 1 for a
       value model.
     apply: `hidden`, then `head`.
@@ -79,12 +80,11 @@ def select_head(params: types.Params) -> types.Params:
 def _make(config, module) -> LanguageModel:
   tokens, padding = jnp.zeros((1, 1), jnp.int32), jnp.zeros(1, jnp.int32)
 
-  def read(params, tokens, padding, cache=None, start=0):
+  def read(params, tokens, padding, cache=None, start=0, packing=None):
+    rest = (tokens, padding, cache, start, packing)
     if narrow_matrices.is_narrow(params):
-      return transformer_reading.read_narrow(
-        config, params, tokens, padding, cache, start
-      )
-    return module.apply(params, tokens, padding, cache, start, method="hidden")
+      return transformer_reading.read_narrow(config, params, *rest)
+    return module.apply(params, *rest, method="hidden")
 
   def head(params, hidden):
     return module.apply(select_head(params), hidden, method="head")

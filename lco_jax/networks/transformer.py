@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from lco_jax.networks import packing as packing_lib
 from lco_jax.networks import partitioning, products
 from lco_jax.networks.partitioning import FSDP_AXIS, TENSOR_AXIS
 from lco_jax.networks.transformer_config import (
@@ -60,10 +61,12 @@ class Slots(NamedTuple):
   Attributes:
     start: int32[], slot of the first token.
     padding: int32[B], number of padded slots on the left.
+    packing: of the tokens among all slots of the call; None if they are whole.
   """
 
   start: Array
   padding: Array
+  packing: packing_lib.Packing | None = None
 
 
 def empty_cache(
@@ -142,17 +145,38 @@ class Transformer(nn.Module):
     return self.head(hidden), cache
 
   def hidden(
-    self, tokens: Array, padding: Array, cache: KVCache | None = None, start=0
+    self,
+    tokens: Array,
+    padding: Array,
+    cache: KVCache | None = None,
+    start=0,
+    packing: packing_lib.Packing | None = None,
   ) -> tuple[Array, KVCache | None]:
-    """Final hidden states, the input of `head`: (float[B, L, width], cache)."""
-    slots = Slots(jnp.asarray(start, jnp.int32), padding)
+    """Final hidden states, the input of `head`.
+
+    Args:
+      tokens: int32[B, L].
+      padding: int32[B].
+      cache: as of `__call__`.
+      start: likewise.
+      packing: of the slots [B, L] that are read; None for all.
+
+    Returns:
+      (float[B, L, width], or [T, width] of packed tokens; cache).
+    """
+    slots = Slots(jnp.asarray(start, jnp.int32), padding, packing)
     # Outside attention, all tokens share one axis: the fastest matrix products.
-    hidden = partitioning.look_up(self.embed.embedding, tokens.reshape(-1))
+    flat = tokens.reshape(-1)
+    if packing is not None:
+      flat = packing_lib.pack(flat, packing)
+    hidden = partitioning.look_up(self.embed.embedding, flat)
     hidden = scale_embedding(
       hidden.astype(self.config.dtype), self.config.embedding_scale
     )
     hidden, cache = self.blocks(hidden, slots, self.layer_options, cache)
     hidden = self.final_norm(hidden)
+    if packing is not None:
+      return hidden, cache
     return hidden.reshape(*tokens.shape, -1), cache
 
   def head(self, hidden: Array) -> Array:
@@ -182,7 +206,10 @@ class Block(nn.Module):
     options: LayerOptions,
     cache: KVCache | None,
   ) -> tuple[Array, KVCache | None]:
-    """float[B · L, width] → the same; options and cache of this layer."""
+    """float[B · L, width] → the same; options and cache of this layer.
+
+    Of packed tokens both are [T, width].
+    """
     config = self.config
 
     def norm(x, name, place):
@@ -214,15 +241,19 @@ class Attention(nn.Module):
   def __call__(
     self, x: Array, slots: Slots, options: LayerOptions, cache: KVCache | None
   ) -> tuple[Array, KVCache | None]:
-    """float[B · L, width] → the same."""
-    config = self.config
+    """float[B · L, width], or [T, width] of packed tokens → the same."""
+    config, packing = self.config, slots.packing
     batch = slots.padding.shape[0]
-    length = x.shape[0] // batch
+    size = x.shape[0] if packing is None else packing.places.size
+    length = size // batch
     num_kv, features = config.num_kv_heads, config.head_features
 
     def project(name, heads):
       dense = _dense(config, heads * features, name, bias=config.qkv_bias)
-      return lay_features(dense(x)).reshape(batch, length, heads, features)
+      projected = lay_features(dense(x))
+      if packing is not None:
+        projected = packing_lib.unpack(projected, packing)
+      return projected.reshape(batch, length, heads, features)
 
     def project_normed(name, heads):
       projected = project(name, heads)
@@ -277,6 +308,8 @@ class Attention(nn.Module):
     mixed = mixed.reshape(grouped).transpose(0, 3, 1, 2, 4)
     output = _dense(config, config.width, "output", residual=True)
     mixed = lay_features(mixed.reshape(batch * length, -1))
+    if packing is not None:
+      mixed = packing_lib.pack(mixed, packing)
     return output(mixed), cache
 
 

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from lco_jax.networks import narrow_matrices, partitioning, transformer
+from lco_jax.networks import packing as packing_lib
 from lco_jax.networks.transformer_config import (
   TransformerConfig,
   list_layer_options,
@@ -89,9 +90,12 @@ def read_narrow(
   padding: Array,
   cache: transformer.KVCache | None = None,
   start=0,
+  packing: packing_lib.Packing | None = None,
 ) -> tuple[Array, transformer.KVCache | None]:
   """Reads tokens as `Transformer.hidden`, widening one layer at a time."""
-  slots = transformer.Slots(jnp.asarray(start, jnp.int32), padding)
+  slots = transformer.Slots(jnp.asarray(start, jnp.int32), padding, packing)
+  if packing is not None:
+    tokens = packing_lib.pack(tokens.reshape(-1), packing)
   block = transformer.Block(config)
 
   def step(hidden, own):
@@ -119,7 +123,7 @@ def read_narrow(
 
 
 def _embed(config: TransformerConfig, params: Any, tokens: Array) -> Array:
-  """Embeds tokens [B, L]: [B · L, width]."""
+  """Embeds tokens [B, L], or [T] if they are packed: [B · L, width]."""
   embedding = params["params"]["embed"]["embedding"]
   if isinstance(embedding, dict):
     rows = narrow_matrices.take_rows(embedding, tokens.reshape(-1))
@@ -136,7 +140,7 @@ def _finish(
   tokens: Array,
   hidden: Array,
 ) -> Array:
-  """Final hidden states, [B, L, width]."""
+  """Final hidden states, [B, L, width], or [T, width] of packed tokens."""
   own = {"params": params["params"]["final_norm"]}
   return (
     transformer.make_norm(config).apply(own, hidden).reshape(*tokens.shape, -1)

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from lco_jax import networks
+from lco_jax import networks, pretrained
 from lco_jax.language import reading, text_completion
 from lco_jax.networks import partitioning
 from lco_jax.trainers import idle_settings, llm
@@ -89,7 +89,7 @@ def estimate(settings: Mapping, run: llm.Run, mesh: Mesh) -> str:
   lines += [
     "",
     "memory of the host (for the CPU backend, which is both, add them):",
-    *_table(_host_memory(settings, run, learners)),
+    *_table(_host_memory(settings, run, mesh, learners)),
   ]
   idle = idle_settings.find_idle(settings)
   lines += ["", "without effect under these settings:" if idle else ""]
@@ -114,22 +114,30 @@ def _shapes(run: llm.Run) -> tuple[dict[str, Any], Any]:
 
 
 def _host_memory(
-  settings: Mapping, run: llm.Run, learners: int
+  settings: Mapping, run: llm.Run, mesh: Mesh, learners: int
 ) -> dict[str, int]:
-  """Bytes that the process which saves and evaluates holds beside a device's.
+  """Bytes that a process which saves and evaluates holds beside its devices'.
 
   Args:
     settings: of the run.
     run: built from them.
+    mesh: that it is divided over.
     learners: of the run.
   """
-  parts, state = _shapes(run)
+  saved = _shapes(run)
+  written = learners * sum(map(_bytes, saved))
+  if placement.divides_parameters(mesh):  # Each process writes its parts.
+    sizes = dict(mesh.shape)
+    here = learners // sizes[placement.SEED_AXIS]
+    written = here * sum(_bytes(tree, sizes) for tree in saved)
+    written *= len(mesh.local_devices)
   return {
     "the models as they were read": sum(
-      _bytes(part) for part in run.given.values()
+      _bytes(part)
+      for part in run.given.values()
+      if not pretrained.is_stored(part)
     ),
-    "a checkpoint while it is written": learners
-    * (_bytes(parts) + _bytes(state)),
+    "a checkpoint while it is written": written,
     "this process, and those that score": _PROCESS
     * (1 + settings["scoring_workers"]),
   }

@@ -52,7 +52,8 @@ def make_programs(
     chunk, faulty = [], None
     for _ in range(length):
       rollout = collector.collect(state)
-      shapes = tuple(leaf.shape for leaf in jax.tree.leaves(rollout))
+      leaves, structure = jax.tree.flatten(rollout)
+      shapes = structure, *(leaf.shape for leaf in leaves)
       if shapes not in steps:
         traced = trace_learning(training, mesh, state, rollout)
         counters[shapes] = phases_lib.make_counter(

@@ -64,6 +64,8 @@ class Training:
     samples_per_step: samples that a step of a stream consists of.
     long_reductions: whether an update sums over thousands of rows, as that of a
       transformer does.
+    count_packed: mask of a device's samples bool[G, N, C] → int32[], places for
+      the packed tokens of a step; None if it reads samples whole.
     counts: {metric that may be NaN: metric that counts the values it is a mean
       of}. All other metrics must be finite for an update to be applied.
   """
@@ -89,6 +91,7 @@ class Training:
   max_kl: float | None = None
   samples_per_step: int = 1
   long_reductions: bool = False
+  count_packed: Callable[[Array], Array] | None = None
   counts: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
   def __post_init__(self):

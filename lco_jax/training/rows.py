@@ -45,6 +45,14 @@ def unflatten(tree: Any, steps: int) -> Any:
   return jax.tree.map(unflatten_leaf, tree)
 
 
+def join(one: Array, other: Array) -> Array:
+  """Puts the rows [R, ...] of another array behind those of each shard."""
+  shards = _count_shards()
+  apart = [x.reshape(shards, -1, *x.shape[1:]) for x in (one, other)]
+  joined = jnp.concatenate(apart, axis=1).reshape(-1, *one.shape[1:])
+  return _along_shards(joined)
+
+
 def repeat(tree: Any, steps: int, axis: int = 0) -> Any:
   """Repeats arrays of N streams for K steps, as rows.
 
