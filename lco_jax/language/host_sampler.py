@@ -324,7 +324,8 @@ class TextCollector:
       return None
     _, num_samples, streams, length = samples.mask.shape
     own = streams // self._mesh.shape[placement.DATA_AXIS]
-    whole = self._count_packed(np.ones((num_samples, own, length), bool))
+    full = np.ones((num_samples, own, length), bool)
+    whole = int(self._count_packed(full))
     shards = dict(self._mesh.shape).get(partitioning.FSDP_AXIS, 1)
     size = shards * _round_up(needed // shards)
     return size if size <= _MOST_PACKED * whole else None
