@@ -78,6 +78,7 @@ def prepare(
   pretrained.check_finite(
     dict(run.given), jax.process_index(), jax.process_count()
   )
+  placement.any_process(False)  # A process that found one ends the job here.
   run_lib.open_directory(stack, launch)
   if isinstance(run.asking.task, tasks.RowTask) and jax.process_index() == 0:
     launch.tell(f"data: {run.asking.task.note}")
