@@ -90,7 +90,10 @@ class Checkpoints:
     Raises:
       CheckpointError: if it cannot be written; earlier checkpoints stay intact.
     """
-    if step in self.steps():
+    exists = step in self.steps()
+    if together:  # A file system may tell some of them later than others.
+      exists = multihost_utils.broadcast_one_to_all(np.asarray(exists))
+    if exists:
       return
     leads = not together or jax.process_index() == 0
     partial = self.directory / f"{_PARTIAL}{step}"
