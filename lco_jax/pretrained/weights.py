@@ -197,7 +197,9 @@ def _store(
   shape = place.shape[::-1] if place.transposed else place.shape
   if place.layer is None:
     return stored_array.StoredArray(
-      shape, lambda index: np.ascontiguousarray(read_weight(names[0], index))
+      # A copy: a view would keep the file mapped, and change with it.
+      shape,
+      lambda index: np.array(read_weight(names[0], index), order="C"),
     )
 
   def read_layers(index):

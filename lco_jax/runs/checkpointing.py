@@ -90,12 +90,13 @@ class Checkpoints:
     Raises:
       CheckpointError: if it cannot be written; earlier checkpoints stay intact.
     """
-    exists = step in self.steps()
-    if together:  # A file system may tell some of them later than others.
+    leads = not together or jax.process_index() == 0
+    # The first alone lists them: it may be removing some meanwhile.
+    exists = leads and step in self.steps()
+    if together:
       exists = multihost_utils.broadcast_one_to_all(np.asarray(exists))
     if exists:
       return
-    leads = not together or jax.process_index() == 0
     partial = self.directory / f"{_PARTIAL}{step}"
     try:
       if leads:

@@ -57,6 +57,9 @@ def replay(
     state: before the update; one seed's, on the host, without the seeds' axis.
     rollout: [T, N, ...], of all streams.
   """
+  if training.count_packed is not None:
+    # The places for packed tokens are those of one device of the run.
+    rollout = dataclasses.replace(rollout, packed_tokens=None)
   learn = functools.partial(program.learn, training)
   _, _, record = _run_alone(learn, state, rollout)
   return record

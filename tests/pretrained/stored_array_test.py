@@ -55,6 +55,7 @@ def test_parts_are_those_of_the_whole(path):
 
   def compare(stored, array):
     assert (stored.shape, stored.dtype) == (array.shape, array.dtype)
+    assert array.flags.writeable and array.flags.owndata  # No view of a file.
     np.testing.assert_array_equal(np.asarray(stored), array)
     for axis, size in enumerate(array.shape):
       for part in (slice(size // 2), slice(size // 2, size), slice(1, 1)):
