@@ -10,7 +10,7 @@ import pytest
 
 from lco_jax import algorithms, networks
 from lco_jax.language import data, generation, samplers, training
-from lco_jax.runs import runner
+from lco_jax.runs import fault_replay, runner
 from lco_jax.training import host_loop, optimizers, placement, program_cost
 
 # Flax and optax mix ranks.
@@ -198,6 +198,23 @@ def test_what_lies_behind_an_end_does_not_count():
     _learn(task, size, samples=own)[0] for own in (other, samples)
   )
   jax.tree.map(np.testing.assert_array_equal, found, expected)
+
+
+def test_a_fault_of_one_device_of_several_is_replayed_whole():
+  """One device replays what others had in their own places."""
+  task = _make("lco_fisher")
+  mesh = placement.make_mesh(1, _PROMPTS, jax.devices()[:1])
+  state = placement.to_host(runner.begin(task, [0], mesh).state)
+  state = jax.tree.map(lambda leaf: leaf[0], state)
+  few, whole = (
+    fault_replay.replay(
+      task, state, dataclasses.replace(_samples(), packed_tokens=packed)
+    )
+    for packed in (8, None)
+  )
+  jax.tree.map(
+    np.testing.assert_array_equal, few.minibatches, whole.minibatches
+  )
 
 
 def test_places_of_any_minibatch():
