@@ -287,19 +287,41 @@ def completion_hidden(
     tokens = jnp.concatenate([prompt, completion[:, :-1]], axis=1)
     hidden, _ = model.hidden(params, tokens, padding)
     return hidden[:, prompt_length - 1 :]
+  first, read_rest = _read_prompts(model, params, prompt, padding, completion)
+  if length == 1:
+    return first[:, None]
+  return jnp.concatenate([first[:, None], read_rest()], axis=1)
+
+
+def _read_prompts(
+  model: networks.LanguageModel,
+  params: types.Params,
+  prompt: Array,
+  padding: Array,
+  completion: Array,
+) -> tuple[Array, Callable[..., Array]]:
+  """Reads each prompt once; arguments are those of `completion_hidden`.
+
+  Returns:
+    (hidden states that predict the first tokens, float[B, W]; a function of a
+    packing of [B, C − 1], or of None, that reads those of the other tokens).
+  """
+  prompt_length, length = prompt.shape[1], completion.shape[1]
+  num_samples = _count_samples(len(completion), len(prompt), "completions")
   cache = model.empty_cache(len(prompt), prompt_length + length)
   hidden, cache = model.hidden(params, prompt, padding, cache, 0)
-  first = rows.repeat(hidden[:, -1:], num_samples)
-  if length == 1:
-    return first
-  rest, _ = model.hidden(
-    params,
-    completion[:, :-1],
-    rows.repeat(padding, num_samples),
-    rows.repeat(cache, num_samples, axis=1),
-    prompt_length,
-  )
-  return jnp.concatenate([first, rest], axis=1)
+
+  def read_rest(packing=None):
+    return model.hidden(
+      params,
+      completion[:, :-1],
+      rows.repeat(padding, num_samples),
+      rows.repeat(cache, num_samples, axis=1),
+      prompt_length,
+      packing,
+    )[0]
+
+  return rows.repeat(hidden[:, -1], num_samples), read_rest
 
 
 def packed_hidden(
@@ -328,26 +350,14 @@ def packed_hidden(
     (float[B + T, W]: the completions' first tokens, then the others; a function
     that takes [B, C, ...] apart likewise, with zeros where no token is left).
   """
-  prompt_length, length = prompt.shape[1], completion.shape[1]
-  num_samples = _count_samples(len(completion), len(prompt), "completions")
-  cache = model.empty_cache(len(prompt), prompt_length + length)
-  hidden, cache = model.hidden(params, prompt, padding, cache, 0)
-  first = rows.repeat(hidden[:, -1], num_samples)
+  first, read_rest = _read_prompts(model, params, prompt, padding, completion)
   packing = networks.make_packing(mask[:, 1:], size)
-  rest, _ = model.hidden(
-    params,
-    completion[:, :-1],
-    rows.repeat(padding, num_samples),
-    rows.repeat(cache, num_samples, axis=1),
-    prompt_length,
-    packing,
-  )
 
   def take(leaf):
     own = leaf[:, 1:].reshape(-1, *leaf.shape[2:])
     return rows.join(leaf[:, 0], networks.pack(own, packing))
 
-  return rows.join(first, rest), take
+  return rows.join(first, read_rest(packing)), take
 
 
 def count_packed(

@@ -199,7 +199,7 @@ class TextCollector:
         numbers.reshape(self._seeds.shape), mesh, placement.STREAMS
       )
     )
-    self._count_packed = training.count_packed
+    self._own_rows = self._count_own_rows(training)
     self._programs, self._counters, self._cuts = {}, {}, {}
     self.phases = phases.Phases()
 
@@ -322,13 +322,19 @@ class TextCollector:
     """
     if needed < 0:
       return None
-    _, num_samples, streams, length = samples.mask.shape
-    own = streams // self._mesh.shape[placement.DATA_AXIS]
-    full = np.ones((num_samples, own, length), bool)
-    whole = int(self._count_packed(full))
+    slots = self._own_rows * (samples.mask.shape[-1] - 1)
     shards = dict(self._mesh.shape).get(partitioning.FSDP_AXIS, 1)
     size = shards * _round_up(needed // shards)
-    return size if size <= _MOST_PACKED * whole else None
+    return size if size <= _MOST_PACKED * slots else None
+
+  def _count_own_rows(self, training: program.Training) -> int:
+    """Counts the completions of a device's step; 0 if it reads them whole."""
+    if training.count_packed is None:
+      return 0
+    own = training.num_streams // self._mesh.shape[placement.DATA_AXIS]
+    # Two tokens each: one behind the first.
+    mask = np.ones((self._generation.num_samples, own, 2), bool)
+    return int(training.count_packed(mask))
 
   def _cut(self, samples: data.Samples, longest: int) -> data.Samples:
     """Drops the slots behind the longest completion."""

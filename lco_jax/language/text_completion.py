@@ -193,7 +193,7 @@ class Completer:
     """
     if self.mesh is None:
       return jax.device_put(params)
-    if isinstance(jax.tree.leaves(params)[0], jax.Array):
+    if placement.is_divided(params):
       return params
     return placement.place_params(params, self.mesh)
 

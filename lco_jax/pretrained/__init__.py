@@ -10,7 +10,7 @@ from lco_jax.pretrained.model import (
 from lco_jax.pretrained.model_file import ModelFileError
 from lco_jax.pretrained.packaged import PACKAGED
 from lco_jax.pretrained.shapes import SHAPES
-from lco_jax.pretrained.stored_array import check_finite, is_stored
+from lco_jax.pretrained.stored_array import StoredArray, check_finite
 from lco_jax.pretrained.tokenizer import Options, Tokenizer
 
 __all__ = [
@@ -19,10 +19,10 @@ __all__ = [
   "ModelFileError",
   "Options",
   "Pretrained",
+  "StoredArray",
   "Tokenizer",
   "check_finite",
   "export",
-  "is_stored",
   "load",
   "open_model",
   "read_config",

@@ -27,7 +27,7 @@ def export(
   """Writes a folder that `load` and transformers can read.
 
   Writes to a temporary folder beside `folder` and renames it when complete.
-  Holds one file of the weights at a time.
+  Holds the weights of one file, and their bytes, at a time.
 
   Args:
     pretrained: provides the configuration and the tokenizer to write.

@@ -304,10 +304,15 @@ def _subtract_one(tensor: model_file.Tensor) -> model_file.Tensor:
 
 def _deinterleave(tensor: model_file.Tensor, heads: int) -> model_file.Tensor:
   """Moves rows (2i, 2i + 1) of every head to (i, i + D/2)."""
+  size = tensor.shape[0] // heads
 
   def read_part(index):
-    weight = tensor.read()
-    pairs = weight.reshape(heads, -1, 2, *weight.shape[1:])
-    return pairs.swapaxes(1, 2).reshape(weight.shape)[tuple(index)]
+    rows, rest = range(tensor.shape[0])[index[0]], index[1:]
+    # All rows of the heads that some of them belong to.
+    first, behind = rows.start // size, -(-rows.stop // size)
+    weight = tensor.read_part((slice(first * size, behind * size), *rest))
+    pairs = weight.reshape(behind - first, size // 2, 2, *weight.shape[1:])
+    moved = pairs.swapaxes(1, 2).reshape(weight.shape)
+    return moved[rows.start - first * size : rows.stop - first * size]
 
   return model_file.Tensor(tensor.shape, read_part)

@@ -184,16 +184,24 @@ class _Header:
   def _defer_tensor(
     self, name, shape, kind, byte_shape, at
   ) -> model_file.Tensor:
+    path = self._path
+    # Parts of a file that has been cut up are in memory, joined.
+    joined = self._data if isinstance(self._data, bytes) else None
+
     def read_part(index):
-      data = np.frombuffer(
-        self._data, np.uint8, count=math.prod(byte_shape), offset=at
-      ).reshape(byte_shape)
+      if joined is None:
+        data = model_file.map_array(path, np.uint8, at, byte_shape)
+      else:
+        size = math.prod(byte_shape)
+        data = np.frombuffer(joined, np.uint8, size, at).reshape(byte_shape)
       # Blocks of numbers lie along the last axis, which is decoded whole.
       *before, last = index
       try:
         values = quants.dequantize(data[tuple(before)], kind)
       except NotImplementedError as error:
-        raise self._error(f"tensor {name!r}: {error}") from None
+        raise model_file.ModelFileError(
+          path, f"tensor {name!r}: {error}"
+        ) from None
       return np.asarray(values, np.float32)[..., last]
 
     return model_file.Tensor(shape, read_part)

@@ -32,6 +32,23 @@ class Tensor(NamedTuple):
     return self.read_part((slice(None),) * len(self.shape))
 
 
+def map_array(
+  path: pathlib.Path, dtype: Any, offset: int, shape: tuple[int, ...]
+) -> np.ndarray:
+  """Maps an array of a file into memory, as long as the result is referred to.
+
+  Readers map each part anew: the pages of a map that stays open would count as
+  memory of the process, until it held the whole file.
+
+  Raises:
+    ModelFileError: if the file cannot be read, or has been cut off meanwhile.
+  """
+  try:
+    return np.memmap(path, dtype, mode="r", offset=offset, shape=shape)
+  except (OSError, ValueError) as error:
+    raise ModelFileError(path, f"cannot be read: {error}") from error
+
+
 def read_text(path: pathlib.Path) -> str:
   """Reads a UTF-8 text file.
 

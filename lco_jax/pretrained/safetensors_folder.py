@@ -19,6 +19,9 @@ _INDEX = "model.safetensors.index.json"
 _EMBEDDING, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
 # Suffixes of buffers that old files contain beside the weights.
 _IGNORED = ("rotary_emb.inv_freq",)
+# Rows of an embedding that are compared at a time.
+_ROWS = 4096
+# Types of weights, by their names in files.
 _TYPES = {
   "BF16": ml_dtypes.bfloat16,
   "F16": np.float16,
@@ -71,9 +74,13 @@ def read_tensors(
 
 
 def _are_equal(one: model_file.Tensor, other: model_file.Tensor | None) -> bool:
-  if other is None or one.shape != other.shape:
+  if other is None or one.shape != other.shape or len(one.shape) != 2:
     return False
-  return np.array_equal(one.read(), other.read())
+  blocks = [slice(i, i + _ROWS) for i in range(0, one.shape[0], _ROWS)]
+  return all(
+    np.array_equal(*(x.read_part((rows, slice(None))) for x in (one, other)))
+    for rows in blocks
+  )
 
 
 def _read_file(path: pathlib.Path) -> dict[str, model_file.Tensor]:
@@ -110,14 +117,11 @@ def _make_tensor(path: pathlib.Path, begin: int, entry) -> model_file.Tensor:
   shape = tuple(entry["shape"])
 
   def read_part(index):
-    # Mapped anew each time: pages of a map that stays would count as memory of
-    # the process, until it held the whole model.
-    mapped = np.memmap(
+    mapped = model_file.map_array(
       path,
       _TYPES[entry["dtype"]],
-      mode="r",
-      offset=begin + entry["data_offsets"][0],
-      shape=shape,
+      begin + entry["data_offsets"][0],
+      shape,
     )
     return np.array(mapped[tuple(index)], np.float32)
 

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-# Bytes of a block when a whole array is read in blocks.
+# Bytes of a block, where an array is read in blocks of rows.
 _BLOCK = 2**26
 
 
@@ -19,12 +19,14 @@ class StoredArray:
 
   Attributes:
     shape: of the whole.
-    read: a slice of each axis → that part, as a NumPy array. Raises
+    read: a slice of each axis → that part, as a NumPy array of its own. Raises
       ModelFileError if a number of it is not finite.
+    row_axis: axis along which the file has its rows, or its layers.
   """
 
   shape: tuple[int, ...]
   read: Callable[[tuple[slice, ...]], np.ndarray]
+  row_axis: int = 0
 
   @property
   def dtype(self) -> np.dtype:
@@ -41,7 +43,7 @@ class StoredArray:
 
   def __array__(self, dtype: Any = None, copy: bool | None = None):
     if copy is False:
-      raise ValueError("a stored array is read, so it cannot but be copied")
+      raise ValueError("a stored array is always copied")
     whole = self[(slice(None),) * self.ndim]
     return whole if dtype is None else whole.astype(dtype, copy=False)
 
@@ -49,11 +51,6 @@ class StoredArray:
 def read_all(params: Any) -> Any:
   """Reads all stored arrays of a pytree: NumPy arrays."""
   return jax.tree.map(np.asarray, params)
-
-
-def is_stored(params: Any) -> bool:
-  """Whether some parameters stay in their file."""
-  return any(isinstance(x, StoredArray) for x in jax.tree.leaves(params))
 
 
 def check_finite(params: Any, share: int, num_shares: int) -> None:
@@ -71,10 +68,12 @@ def check_finite(params: Any, share: int, num_shares: int) -> None:
   for leaf in jax.tree.leaves(params):
     if not isinstance(leaf, StoredArray):
       continue
-    row = leaf.dtype.itemsize * int(np.prod(leaf.shape[1:]))
+    count = leaf.shape[leaf.row_axis]
+    row = leaf.dtype.itemsize * int(np.prod(leaf.shape)) // count
     size = max(1, _BLOCK // row)
-    for first in range(0, leaf.shape[0], size):
+    for first in range(0, count, size):
       if number % num_shares == share:
-        rest = (slice(None),) * (leaf.ndim - 1)
-        leaf[(slice(first, first + size), *rest)]
+        index = [slice(None)] * leaf.ndim
+        index[leaf.row_axis] = slice(first, first + size)
+        leaf[tuple(index)]
       number += 1

@@ -37,8 +37,8 @@ _NORMS = {
     ("after_mlp_norm",): "post_feedforward_layernorm",
   },
 }
-# Rows of a matrix that fit a processor's cache, as they are transposed.
-_TURNED = 64
+# Rows of a matrix that fit a processor's cache while they are transposed.
+_ROWS_AT_A_TIME = 64
 # Fused matrices, and the matrices that they consist of.
 _FUSED = {
   "self_attn.qkv_proj": (
@@ -197,9 +197,10 @@ def _store(
   shape = place.shape[::-1] if place.transposed else place.shape
   if place.layer is None:
     return stored_array.StoredArray(
-      # A copy: a view would keep the file mapped, and change with it.
       shape,
+      # A copy: a view would keep the file mapped, and change with it.
       lambda index: np.array(read_weight(names[0], index), order="C"),
+      row_axis=len(shape) - 1 if place.transposed else 0,
     )
 
   def read_layers(index):
@@ -210,10 +211,10 @@ def _store(
     found = np.empty((len(names[chosen]), *sizes), np.float32)
     for layer, name in zip(found, names[chosen], strict=True):
       weight = read_weight(name, own)
-      # Some rows of the file at a time: a matrix that is turned over as a whole
-      # takes four times as long.
-      for first in range(0, weight.shape[-1], _TURNED):
-        part = (..., slice(first, first + _TURNED))
+      # Some rows of the file at a time: to transpose a matrix as a whole takes
+      # four times as long.
+      for first in range(0, weight.shape[-1], _ROWS_AT_A_TIME):
+        part = (..., slice(first, first + _ROWS_AT_A_TIME))
         layer[part] = weight[part]
     return found
 

@@ -84,8 +84,8 @@ class Checkpoints:
       step: number of the checkpoint; an existing one is not rewritten.
       tree: pytree of NumPy arrays, or of arrays on devices.
       notes: plain values to store with it.
-      together: whether all processes of a job call this at once; the first one
-        writes the manifest, with its notes.
+      together: whether all processes of a job call this at once, and see the
+        directory; the first one writes the manifest, with its notes.
 
     Raises:
       CheckpointError: if it cannot be written; earlier checkpoints stay intact.
@@ -166,7 +166,8 @@ class Checkpoints:
         dtypes, which also provides the leaves without elements; or of what
         `placement.describe` returns, to read each part on its device.
       step: number of the checkpoint; None for the newest.
-      together: whether all processes of a job call this at once.
+      together: whether all processes of a job call this at once, and see the
+        directory.
 
     Returns:
       (step, tree, notes).
@@ -246,11 +247,14 @@ def flatten(tree: Any) -> dict[str, np.ndarray]:
 
 
 def _name_leaves(tree: Any) -> dict[str, Any]:
-  """Lists the leaves of a pytree by path, arrays on devices as they are."""
-  on_devices = (jax.Array, jax.ShapeDtypeStruct)
+  """Lists the leaves of a pytree by path.
+
+  Arrays on devices, and descriptions of them, stay as they are.
+  """
+  kept = (jax.Array, jax.ShapeDtypeStruct)
   return {
     jax.tree_util.keystr(path): leaf
-    if isinstance(leaf, on_devices)
+    if isinstance(leaf, kept)
     else np.asarray(leaf)
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
   }
@@ -299,17 +303,14 @@ def _check_files(
   Raises:
     CheckpointError: naming a file that has changed, is missing or is new.
   """
-  found = _list_files(directory)
-  names = sorted({*expected, *found})
-  if together:
-    names = names[jax.process_index() :: jax.process_count()]
-  for name in names:
-    if (
-      name not in found
-      or name not in expected
-      or _hash_file(directory / name) != expected[name]
-    ):
-      raise CheckpointError(f"file {name} has changed since it was written")
+  found, changed = _list_files(directory), "has changed since it was written"
+  for name in sorted({*expected} ^ {*found}):
+    raise CheckpointError(f"file {name} {changed}")
+  # Shares of the manifest, which is the same for all.
+  share = slice(jax.process_index(), None, jax.process_count())
+  for name in sorted(expected)[share if together else slice(None)]:
+    if _hash_file(directory / name) != expected[name]:
+      raise CheckpointError(f"file {name} {changed}")
 
 
 def _hash_file(path: pathlib.Path, sync: bool = False) -> str:

@@ -1,7 +1,8 @@
 """Finding what made an update not finite, by running that one update again.
 
 An update that is not finite is not applied, so the state that is left is the
-one before it, and with the rollout it holds all that the update depends on.
+one before it, and with the rollout it holds all that the update depends on, but
+for rounding: on one device, and on padded rows, sums have another order.
 """
 
 import dataclasses

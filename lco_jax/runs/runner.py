@@ -121,31 +121,13 @@ class Saver:
   def save(self, update: int, state: types.LearnerState) -> None:
     """Saves the state after an update; raises CheckpointError if it cannot."""
     if self._checkpoints is not None:
-      notes = {"train_seconds": self.train_seconds}
-      save(self._checkpoints, update, state, notes)
+      divided = placement.is_divided(state)
+      if not divided:
+        state = placement.to_host(state)
+      if divided or jax.process_index() == 0:
+        notes = {"train_seconds": self.train_seconds}
+        self._checkpoints.save(update, state, notes, together=divided)
     self._saved = time.perf_counter()
-
-
-def save(
-  checkpoints: checkpointing.Checkpoints, update: int, tree: Any, notes: Mapping
-) -> None:
-  """Saves arrays on a mesh; all processes call it.
-
-  Args:
-    checkpoints: where they are saved.
-    update: completed updates.
-    tree: a learner state, or parts of one.
-    notes: to store with it, those of the first process.
-
-  Raises:
-    CheckpointError: if it cannot be written.
-  """
-  if placement.divides_parameters(placement.find_mesh(tree)):
-    checkpoints.save(update, tree, notes, together=True)
-    return
-  host = placement.to_host(tree)
-  if jax.process_index() == 0:
-    checkpoints.save(update, host, notes)
 
 
 def begin(
@@ -161,7 +143,8 @@ def begin(
     training: what to train.
     seeds: one run each.
     mesh: that seeds and streams are divided over.
-    given: {part: parameters [seeds, ...]} to begin with, on the host.
+    given: {part: parameters [seeds, ...]} to begin with, as of
+      `program.initial_state`.
     learning_rates: one for each of the seeds, as of `program.initial_state`.
   """
   started = time.perf_counter()
@@ -188,7 +171,7 @@ def resume(
   Raises:
     CheckpointError: if the checkpoint cannot be used.
   """
-  if placement.divides_parameters(mesh):
+  if placement.divides_parameters(mesh.shape):
     return _resume_parts(
       training, seeds, mesh, checkpoints, update, given, learning_rates
     )
@@ -226,7 +209,7 @@ def _resume_parts(
   """
   started = time.perf_counter()
   steps = checkpoints.steps()
-  if not placement.agree(steps):
+  if not placement.all_agree(steps):
     raise checkpointing.CheckpointError(
       f"{checkpoints.directory}: process {jax.process_index()} sees the"
       f" checkpoints {', '.join(map(str, steps)) or 'none'}, another process"
@@ -272,8 +255,8 @@ def run(
   """Trains all seeds to the end.
 
   While devices compute a chunk, the host writes the metrics of the one before.
-  Of several processes all run this, and the first alone writes and shows; for
-  what is saved see `save`.
+  Of several processes all run this, and the first alone writes and shows; what
+  each of them saves says `Saver`.
 
   Args:
     training: what to train.
@@ -324,7 +307,7 @@ def run(
     train_seconds = saver.train_seconds
   total_steps = num_updates * training.steps_per_update
   params = latest.state.params
-  if not placement.divides_parameters(start.mesh):
+  if not placement.divides_parameters(start.mesh.shape):
     params = placement.to_host(params)
   return Result(
     params=params,
@@ -462,7 +445,7 @@ def _explain(
   went on for; see `program.train_step`. A state whose parameters are divided
   would not fit on one device, and is not run again.
   """
-  if placement.divides_parameters(placement.find_mesh(latest.state)):
+  if placement.is_divided(latest.state):
     return error
   before = _take_seed(placement.to_host(latest.state), error.position)
   if latest.faulty is None:

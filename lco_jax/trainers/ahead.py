@@ -74,7 +74,7 @@ def list_programs(
     raise ValueError("environment: it runs on the host, not on devices")
   learners = run_lib.num_learners(settings)
   own = placement.make_mesh(learners, training.num_streams, devices, sizes)
-  if placement.divides_parameters(own):
+  if placement.divides_parameters(own.shape):
     raise ValueError("mesh: fsdp and tensor need a pretrained model")
   state = program.describe_state(training, learners, own)
   yield Program("chunk", program.trace_chunk(training, own, state, 1))

@@ -75,7 +75,8 @@ class Run:
     asking: turns problems into prompts.
     training: of the policy.
     num_updates: of each seed.
-    given: {part: parameters} that training begins with, on the host.
+    given: {part: parameters} that training begins with, on the host, or
+      StoredArrays.
     completes: parts of the parameters → those of the model that completes.
     learned: parts → the trained parameters, as the model takes them.
   """
@@ -110,7 +111,7 @@ def build(
   common["pretrained"] = _narrow(settings, common["pretrained"])
   _check_evaluations(settings)
   verifier_model, verifiers, longest = _verifier(
-    settings, row, common["pretrained"]
+    settings, row, common["pretrained"], placement.parse_sizes(mesh or "")
   )
   common["asking"] = _within(common["asking"], longest)
   training, completes = make_training(settings, common["model"], verifier_model)
@@ -304,14 +305,7 @@ def _common(
       settings["num_seeds"],
       settings["num_prompts"],
     )
-  divides = any(sizes[axis] > 1 for axis in partitioning.AXES)
-  # Of a model that is divided, a process reads the parts of its devices.
-  load = pretrained.open_model if divides else pretrained.load
-  own = load(
-    settings["model"],
-    settings_lib.take(settings, pretrained.Options),
-    lambda config: networks.check_divisible(config, sizes),
-  )
+  own = _read_model(settings, settings["model"], sizes)
   if settings["chat"]:
     _warn_of_endless_answers(own.tokenizer)
   asking = host_sampler.Asking(
@@ -335,6 +329,22 @@ def _common(
     "asking": _within(asking, own.context_length),
     "num_updates": settings["num_updates"],
   }
+
+
+def _read_model(
+  settings: Mapping, name: str, sizes: Mapping[str, int]
+) -> pretrained.Pretrained:
+  """Reads a model that the axes of a mesh, of these sizes, divide.
+
+  Of one that is divided, a process reads the parts of its devices later.
+  """
+  divides = placement.divides_parameters(sizes)
+  read = pretrained.open_model if divides else pretrained.load
+  return read(
+    name,
+    settings_lib.take(settings, pretrained.Options),
+    lambda config: networks.check_divisible(config, sizes),
+  )
 
 
 def _warn_of_endless_answers(tokenizer: pretrained.Tokenizer) -> None:
@@ -502,6 +512,7 @@ def _verifier(
   settings: Mapping,
   row: algorithms.Algorithm,
   own: pretrained.Pretrained,
+  sizes: Mapping[str, int],
 ) -> tuple[networks.LanguageModel | None, dict[str, types.Params], int]:
   """The verifiers of an advantage signal.
 
@@ -524,9 +535,8 @@ def _verifier(
     return None, {}, own.context_length
   if settings["verifier"] is None:
     raise ValueError(f"verifier must be set for advantage {advantage}")
-  options = settings_lib.take(settings, pretrained.Options)
   found = {
-    name: pretrained.load(settings[name] or settings["model"], options)
+    name: _read_model(settings, settings[name] or settings["model"], sizes)
     for name in names
   }
   for name, other in found.items():

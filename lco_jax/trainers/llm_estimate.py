@@ -126,16 +126,16 @@ def _host_memory(
   """
   saved = _shapes(run)
   written = learners * sum(map(_bytes, saved))
-  if placement.divides_parameters(mesh):  # Each process writes its parts.
+  if placement.divides_parameters(mesh.shape):  # Each process writes its parts.
     sizes = dict(mesh.shape)
     here = learners // sizes[placement.SEED_AXIS]
     written = here * sum(_bytes(tree, sizes) for tree in saved)
     written *= len(mesh.local_devices)
   return {
     "the models as they were read": sum(
-      _bytes(part)
-      for part in run.given.values()
-      if not pretrained.is_stored(part)
+      _bytes(leaf)
+      for leaf in jax.tree.leaves(dict(run.given))
+      if not isinstance(leaf, pretrained.StoredArray)
     ),
     "a checkpoint while it is written": written,
     "this process, and those that score": _PROCESS

@@ -54,7 +54,7 @@ def prepare(
   mesh = run_lib.make_mesh(settings, run.training, launch.mesh)
   llm.check_placement(settings, mesh)
   divided = {}
-  if placement.divides_parameters(mesh):
+  if placement.divides_parameters(mesh.shape):
     divided = {
       "mesh": mesh,
       "gather_dtype": llm.choose_gather_dtype(
@@ -183,9 +183,7 @@ def takes_part(params: types.Params) -> bool:
 
   The first does, and all do where devices divide the parameters.
   """
-  if isinstance(jax.tree.leaves(params)[0], jax.Array):
-    return True
-  return jax.process_index() == 0
+  return placement.is_divided(params) or jax.process_index() == 0
 
 
 def copy_to_seeds(
@@ -219,7 +217,7 @@ def list_policies(
 
   def take(seed):
     own = dict(params)
-    if isinstance(jax.tree.leaves(own)[0], jax.Array):
+    if placement.is_divided(own):
       return placement.take_seed(own, seed, placement.find_mesh(own))
     return jax.tree.map(lambda leaf: leaf[seed], own)
 
@@ -395,8 +393,9 @@ def export(
   first = jax.process_index() == 0
   for seed, own in zip(run_lib.seeds_of(cell.settings), learned, strict=True):
     folder = cell.workdir / f"model_{seed}"
-    if first and folder.exists():  # Of a run that was resumed: maybe of
-      shutil.rmtree(folder)  # other steps.
+    # Of a run that was resumed, it may be of other steps.
+    if first and folder.exists():
+      shutil.rmtree(folder)
     pretrained.export(
       run.pretrained, own, folder, read=placement.to_host, writes=first
     )

@@ -33,9 +33,9 @@ def make_checkup(
   Args:
     launch: of the run.
     every: updates between evaluations.
-    evaluate: {part: parameters [seeds, ...]}, on the host or on a mesh that
-      divides them → the evaluation, with
-      statistics "greedy" and "sampled", and maybe means "sampled_rewards".
+    evaluate: {part: parameters [seeds, ...]}, on the host, or on a mesh that
+      divides them → the evaluation, with statistics "greedy" and "sampled", and
+      maybe means "sampled_rewards".
   """
 
   def is_due(done: int) -> bool:
@@ -44,7 +44,8 @@ def make_checkup(
 
   def act(done: int, state: types.LearnerState) -> None:
     params, first = state.params, jax.process_index() == 0
-    if not placement.divides_parameters(placement.find_mesh(params)):
+    divided = placement.is_divided(params)
+    if not divided:
       params = placement.to_host(params)
     summary = evaluate(params)
     greedy, sampled = summary["greedy"]["mean"], summary["sampled"]["mean"]
@@ -65,7 +66,8 @@ def make_checkup(
       best = best_checkpoints(launch.workdir, launch.settings)
       if first:
         best.remove_after(done - 1)
-      runner.save(best, done, state.params, {"score": score})
+      if first or divided:
+        best.save(done, params, {"score": score}, together=divided)
     if first:
       _write(path, before | {done: (greedy, sampled, score)})
 

@@ -81,9 +81,21 @@ def make_mesh(
   return Mesh(np.reshape(ordered, shape), names)
 
 
-def divides_parameters(mesh: Mesh) -> bool:
-  """Whether devices of a mesh hold parts of the parameters."""
-  return any(dict(mesh.shape).get(axis, 1) > 1 for axis in partitioning.AXES)
+def divides_parameters(sizes: Mapping[str, int]) -> bool:
+  """Whether devices hold parts of the parameters.
+
+  Args:
+    sizes: devices along the axes of a mesh, such as its `shape`.
+  """
+  return any(sizes.get(axis, 1) > 1 for axis in partitioning.AXES)
+
+
+def is_divided(params: Any) -> bool:
+  """Whether arrays lie on a mesh that divides parameters; not on the host."""
+  sharding = getattr(jax.tree.leaves(params)[0], "sharding", None)
+  if not isinstance(sharding, NamedSharding):
+    return False
+  return divides_parameters(sharding.mesh.shape)
 
 
 def count_data_parts(mesh: Mesh) -> int:
@@ -381,11 +393,10 @@ def take_seed(params: Any, seed: int, mesh: Mesh) -> Any:
     seed: position of the seed.
     mesh: the devices.
   """
-  specs = make_param_specs(params, mesh)
-  own = jax.tree.map(lambda spec: P(*spec[1:]), specs, is_leaf=_is_spec)
+  specs = _drop_seeds(make_param_specs(params, mesh))
   take = jax.jit(
     lambda tree: jax.tree.map(lambda leaf: leaf[seed], tree),
-    out_shardings=_shardings(mesh, own),
+    out_shardings=_shardings(mesh, specs),
   )
   return take(params)
 
@@ -398,9 +409,13 @@ def place_params(params: Any, mesh: Mesh) -> Any:
     mesh: the devices.
   """
   shapes = jax.tree.map(lambda leaf: Repeated(leaf, 1), params)
-  specs = make_param_specs(shapes, mesh)
-  own = jax.tree.map(lambda spec: P(*spec[1:]), specs, is_leaf=_is_spec)
-  return to_devices(params, mesh, own)
+  specs = _drop_seeds(make_param_specs(shapes, mesh))
+  return to_devices(params, mesh, specs)
+
+
+def _drop_seeds(specs: Any) -> Any:
+  """Specs of one seed's arrays, from those of [seeds, ...]."""
+  return jax.tree.map(lambda spec: P(*spec[1:]), specs, is_leaf=_is_spec)
 
 
 def to_host(tree: Any) -> Any:
@@ -460,8 +475,8 @@ def any_process(*conditions: bool) -> tuple[bool, ...]:
   return tuple(everywhere.any(axis=0).tolist())
 
 
-def agree(numbers: Sequence[int]) -> bool:
-  """Tells whether all processes have the same numbers; all must call it."""
+def all_agree(numbers: Sequence[int]) -> bool:
+  """Whether all processes have the same numbers; all must call it."""
   told = ",".join(map(str, numbers)).encode()
   digest = np.frombuffer(hashlib.sha256(told).digest(), np.uint8)
   if jax.process_count() == 1:

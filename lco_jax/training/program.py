@@ -279,6 +279,11 @@ def initial_state(
     The state with axes [seeds, ...], the actor's with [seeds, N, ...], on the
     mesh.
   """
+  # An array on a device would be consumed with the copy that is donated.
+  given = jax.tree.map(
+    lambda leaf: np.asarray(leaf) if isinstance(leaf, jax.Array) else leaf,
+    given,
+  )
   starts = (
     np.asarray(seeds, np.uint32),
     None if learning_rates is None else np.asarray(learning_rates, np.float32),
@@ -286,7 +291,7 @@ def initial_state(
   )
   init, specs = _make_init(training), _start_specs(starts, mesh)
   state_specs = placement.STATE
-  if placement.divides_parameters(mesh):
+  if placement.divides_parameters(mesh.shape):
     like = placement.find_shapes(init, mesh, specs, state_specs, *starts)
     state_specs = placement.make_state_specs(like, mesh)
   starts = placement.to_devices(starts, mesh, specs)

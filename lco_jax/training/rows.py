@@ -46,7 +46,7 @@ def unflatten(tree: Any, steps: int) -> Any:
 
 
 def join(one: Array, other: Array) -> Array:
-  """Puts the rows [R, ...] of another array behind those of each shard."""
+  """Joins rows [R, ...] and [Q, ...] of two arrays, shard by shard."""
   shards = _count_shards()
   apart = [x.reshape(shards, -1, *x.shape[1:]) for x in (one, other)]
   joined = jnp.concatenate(apart, axis=1).reshape(-1, *one.shape[1:])

@@ -30,13 +30,11 @@ _CONFIG = networks.TransformerConfig(
 
 
 @functools.cache
-def _samples(uneven=True):
+def _samples():
   """Samples [G, N] of random tokens, whose lengths are uniform in 1 … C."""
   rng = np.random.default_rng(0)
   shape = (_SAMPLES, _PROMPTS)
   lengths = rng.integers(1, _LENGTH + 1, shape)
-  if not uneven:
-    lengths = np.full(shape, _LENGTH)
   mask = np.arange(_LENGTH) < lengths[..., None]
   padding = np.broadcast_to(rng.integers(0, 3, _PROMPTS), shape)
   prompt = rng.integers(1, 16, (_PROMPTS, _PROMPT))
@@ -91,28 +89,25 @@ def _make(algorithm, **changes):
   return training.make_training(setup, {"policy": chain})
 
 
-def _learn(task, packed, mesh="data:1", samples=None):
+def _learn(task, packed, mesh="data:1", samples=None, seeds=1):
   """Learns once from the samples: parameters, metrics, and the program."""
   sizes = placement.parse_sizes(mesh)
   count = int(np.prod(list(sizes.values())))
-  mesh = placement.make_mesh(1, _PROMPTS, jax.devices()[:count], sizes)
-  given = {"policy": networks.make_language_model(_CONFIG).init(_KEY)}
-  given = jax.tree.map(lambda leaf: placement.Repeated(leaf, 1), given)
-  state = runner.begin(task, [0], mesh, jax.tree.map(_hold, given)).state
+  mesh = placement.make_mesh(seeds, _PROMPTS, jax.devices()[:count], sizes)
+  params = networks.make_language_model(_CONFIG).init(jax.random.key(0))
+  given = jax.tree.map(
+    lambda leaf: placement.Repeated(np.asarray(leaf), seeds), {"policy": params}
+  )
+  state = runner.begin(task, list(range(seeds)), mesh, given).state
   samples = dataclasses.replace(samples or _samples(), packed_tokens=packed)
   rollout = placement.to_devices(
-    jax.tree.map(lambda leaf: leaf[None], samples), mesh, placement.ROLLOUTS
+    jax.tree.map(lambda leaf: placement.Repeated(leaf, seeds), samples),
+    mesh,
+    placement.ROLLOUTS,
   )
   traced = host_loop.trace_learning(task, mesh, state, rollout)
   state, metrics = traced.compile()(state, rollout)
   return placement.to_host(state.params), placement.to_host(metrics), traced
-
-
-_KEY = jax.random.key(0)
-
-
-def _hold(repeated):
-  return placement.Repeated(np.asarray(repeated.array), repeated.num_seeds)
 
 
 def _assert_same(found, expected, atol):
@@ -157,9 +152,63 @@ def test_devices_pack_their_own(mesh, parts):
   streams = _PROMPTS // (shards * devices * parts)
   lengths = np.sort(mask.sum(-1) - 1, axis=0)[-2:].sum(0)
   size = shards * lengths.reshape(-1, streams).sum(-1).max()
+  assert _count_on_mesh(task, sizes, mask) == size
   found, own, _ = _learn(task, int(size), mesh)
   _assert_same(found, expected, 1e-5)
   _assert_same(own, metrics, 1e-4)
+
+
+def _count_on_mesh(task, sizes, mask):
+  """The most places that a device of a mesh counts, as generation does."""
+  own = placement.make_mesh(
+    1, _PROMPTS, jax.devices()[: int(np.prod(list(sizes.values())))], sizes
+  )
+  spec = placement.P(None, None, ("data", "fsdp"))
+
+  def count(mask):
+    return jax.lax.pmax(task.count_packed(mask[0]), "data")[None]
+
+  program = placement.compile(
+    count, own, (spec,), placement.EVERYWHERE, mask[None]
+  )
+  return int(program(placement.to_devices(mask[None], own, spec))[0])
+
+
+def test_seeds_side_by_side():
+  task = _make("lco_fisher")
+  size = int(task.count_packed(_samples().mask))
+  found, expected = (_learn(task, k, seeds=2)[0] for k in (size, None))
+  _assert_same(found, expected, 1e-5)
+
+
+@pytest.mark.parametrize(
+  ("changes", "form"),
+  [
+    ({}, None),
+    ({"window": 3, "window_layers": (0,)}, None),
+    ({}, "nf4"),
+    ({}, "int8"),
+  ],
+)
+def test_tokens_are_read_as_in_padded_rows(changes, form):
+  """Windows and narrow matrices, too; the order is the mask's."""
+  config = dataclasses.replace(_CONFIG, qkv_bias=False, **changes)
+  model = networks.make_language_model(config)
+  params = model.init(jax.random.key(1))
+  if form:
+    params = networks.narrow(jax.tree.map(np.asarray, params), form)
+    params = jax.tree.map(jnp.asarray, params)
+  samples = _samples()
+  mask = jnp.asarray(samples.mask.reshape(-1, _LENGTH))
+  texts = (
+    jnp.asarray(samples.prompt[0]),
+    jnp.asarray(samples.padding[0]),
+    jnp.asarray(samples.action.reshape(-1, _LENGTH)),
+  )
+  whole = generation.completion_hidden(model, params, *texts)
+  size = int(mask[:, 1:].sum()) + 3
+  packed, take = generation.packed_hidden(model, params, *texts, mask, size)
+  np.testing.assert_allclose(packed[:-3], take(whole)[:-3], rtol=0, atol=2e-5)
 
 
 def test_losses_of_whole_sequences_are_not_packed():

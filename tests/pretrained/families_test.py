@@ -30,7 +30,7 @@ _GOLDEN = json.loads(
 )["logits"]
 
 
-def _write(folder, texts, values):
+def write_model(folder, texts, values):
   """Writes a model of a configuration, with weights by their names."""
   folder.mkdir()
   for name in ("tokenizer.json", "tokenizer_config.json"):
@@ -76,7 +76,7 @@ def _compute_logits(model, tokens):
 def test_logits_against_transformers(tmp_path, texts, name):
   """In float32; padding on the left and a cache change nothing."""
   values = tiny_families.CONFIGS[name]
-  model = pretrained.load(str(_write(tmp_path / "model", texts, values)))
+  model = pretrained.load(str(write_model(tmp_path / "model", texts, values)))
   found = _compute_logits(model, tiny_families.TOKENS)
   kept = found[list(tiny_families.POSITIONS), : tiny_families.WIDTH]
   np.testing.assert_allclose(kept, _GOLDEN[name], atol=2e-5)
@@ -396,7 +396,7 @@ def _divide_like_llama_3(rope, head_dim):
 @pytest.mark.parametrize("name", _GGUF)
 def test_gguf_files_of_families(tmp_path, texts, name):
   """The same logits as of transformers' files; exports keep them."""
-  folder = _write(tmp_path / "model", texts, tiny_families.CONFIGS[name])
+  folder = write_model(tmp_path / "model", texts, tiny_families.CONFIGS[name])
   path = tmp_path / "model.gguf"
   _write_gguf(path, folder, name)
   expected = pretrained.load(str(folder))
@@ -416,7 +416,8 @@ def test_gguf_files_of_families(tmp_path, texts, name):
 
 def test_what_old_files_of_gemma_2_leave_out(tmp_path, texts):
   """Caps and window are the family's then, as in llama.cpp."""
-  folder = _write(tmp_path / "model", texts, tiny_families.CONFIGS["gemma2"])
+  values = tiny_families.CONFIGS["gemma2"]
+  folder = write_model(tmp_path / "model", texts, values)
   path = tmp_path / "model.gguf"
   _write_gguf(path, folder, "gemma2")
   file = gguf_file.read(path)
@@ -477,7 +478,7 @@ def test_odd_entries_of_configurations(name):
 def test_odd_metadata_of_gguf_files(tmp_path, texts, name):
   """Each is read or refused, with one line, whatever it is."""
   path = tmp_path / "model.gguf"
-  folder = _write(tmp_path / "model", texts, tiny_families.CONFIGS[name])
+  folder = write_model(tmp_path / "model", texts, tiny_families.CONFIGS[name])
   _write_gguf(path, folder, name)
   file = gguf_file.read(path)
   prefix = file.metadata["general.architecture"]
@@ -497,7 +498,7 @@ def test_odd_metadata_of_gguf_files(tmp_path, texts, name):
 @pytest.mark.parametrize("name", ["gemma3", "phi3_longrope"])
 def test_malformed_gguf_files_of_families(tmp_path, texts, name):
   """Truncated anywhere or with a flipped header bit: one clear error line."""
-  folder = _write(tmp_path / "model", texts, tiny_families.CONFIGS[name])
+  folder = write_model(tmp_path / "model", texts, tiny_families.CONFIGS[name])
   path = tmp_path / "model.gguf"
   _write_gguf(path, folder, name)
   content = (folder / "model.safetensors").stat().st_size

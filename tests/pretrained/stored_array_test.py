@@ -6,17 +6,19 @@ import shutil
 import sys
 
 import jax
+import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
+import optax
 import pytest
 from safetensors import numpy as safetensors_numpy
 
 from lco_jax import pretrained
 from lco_jax.pretrained import stored_array
-from lco_jax.training import placement
+from lco_jax.runs import runner
+from lco_jax.training import placement, program
 from tests import tiny_model
-
-_FUSED = {"model_type": "phi3"}
+from tests.pretrained import families_test
 
 
 @pytest.fixture(params=["gguf", "folder", "fused"])
@@ -27,33 +29,18 @@ def path(request, texts, tmp_path):
     return tmp_path / "tiny.gguf"
   if request.param == "folder":
     return texts
-  values = json.loads((texts / "config.json").read_text()) | _FUSED
-  tensors = safetensors_numpy.load_file(texts / "model.safetensors")
-  for whole, parts in (
-    ("self_attn.qkv_proj", ("q_proj", "k_proj", "v_proj")),
-    ("mlp.gate_up_proj", ("gate_proj", "up_proj")),
-  ):
-    for layer in range(values["num_hidden_layers"]):
-      block = f"model.layers.{layer}.{whole.partition('.')[0]}"
-      own = [tensors.pop(f"{block}.{part}.weight") for part in parts]
-      name = f"model.layers.{layer}.{whole}.weight"
-      tensors[name] = np.concatenate(own)
-  folder = tmp_path / "fused"
-  folder.mkdir()
-  for name in ("tokenizer.json", "tokenizer_config.json"):
-    (folder / name).write_text((texts / name).read_text())
-  (folder / "config.json").write_text(json.dumps(values))
-  safetensors_numpy.save_file(tensors, folder / "model.safetensors")
-  return folder
+  values = json.loads((texts / "config.json").read_text())
+  values |= {"model_type": "phi3"}
+  return families_test.write_model(tmp_path / "fused", texts, values)
 
 
 def test_parts_are_those_of_the_whole(path):
   opened, whole = (
     read(str(path)).params for read in (pretrained.open_model, pretrained.load)
   )
-  assert pretrained.is_stored(opened) and not pretrained.is_stored(whole)
 
   def compare(stored, array):
+    assert isinstance(stored, pretrained.StoredArray)
     assert (stored.shape, stored.dtype) == (array.shape, array.dtype)
     assert array.flags.writeable and array.flags.owndata  # No view of a file.
     np.testing.assert_array_equal(np.asarray(stored), array)
@@ -90,17 +77,56 @@ def test_devices_read_their_parts_alone(path, sizes):
     assert largest[shape] == np.prod(shape) // 8
 
 
-def test_what_is_given_to_all_seeds_is_not_consumed():
-  """It is donated to the program that makes the state, which copies it."""
-  array = np.arange(2**20, dtype=np.float32)
-  repeated = placement.Repeated(array, 2)
-  assert repeated.shape == (2, 2**20) and repeated.dtype == np.float32
-  mesh = placement.make_mesh(2, 2, jax.devices()[:1])
+@pytest.mark.parametrize("place", ["host", "device"])
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_what_a_run_begins_with_is_not_consumed(seeds, place):
+  """Though the program that makes the state consumes its copy."""
+  # Where JAX would take a host's array without a copy, if it did so at all.
+  words = np.zeros(2**12 + 64, np.float32)
+  begin = (-words.ctypes.data % 256) // 4
+  array = words[begin : begin + 2**12].reshape(1, -1)
+  array[:] = np.arange(2**12)
+  given = np.broadcast_to(array, (seeds, 2**12)) if seeds > 1 else array
+  if place == "device":
+    given = jnp.asarray(given)
+  kept = np.array(given)
+  task = _make_training()
+  mesh = placement.make_mesh(seeds, 1, jax.devices()[:1])
+  start = runner.begin(task, list(range(seeds)), mesh, {"policy": {"w": given}})
+  change = jax.jit(
+    lambda tree: jax.tree.map(lambda leaf: leaf * 2, tree), donate_argnums=0
+  )
+  changed = change(start.state.params)["policy"]["w"]
+  np.testing.assert_array_equal(changed, 2 * kept)
+  np.testing.assert_array_equal(given, kept)
+
+
+def _make_training():
+  """A training that begins with what it is given, and does nothing."""
+  return program.Training(
+    init_params=lambda key, given: given,
+    init_actor=jax.random.key_data,
+    collect=None,
+    prepare=None,
+    update=None,
+    assess=None,
+    optimizers={"policy": optax.sgd(0.1)},
+    headline="none",
+    num_streams=1,
+    num_steps=1,
+    num_epochs=1,
+    num_minibatches=1,
+  )
+
+
+def test_all_seeds_share_an_array_in_a_file(texts):
+  stored = pretrained.open_model(str(texts)).params["params"]
+  embedding = stored["embed"]["embedding"]
+  repeated = placement.Repeated(embedding, 2)
+  assert repeated.shape == (2, *embedding.shape)
+  mesh = placement.make_mesh(2, 2, jax.devices()[:2])
   placed = placement.to_devices(repeated, mesh, placement.SEEDS)
-  np.testing.assert_array_equal(placed, [array, array])
-  consume = jax.jit(lambda x: 2 * x, donate_argnums=0)
-  np.testing.assert_array_equal(consume(placed), [2 * array, 2 * array])
-  np.testing.assert_array_equal(array, np.arange(2**20))
+  np.testing.assert_array_equal(placed, [np.asarray(embedding)] * 2)
 
 
 @pytest.fixture
