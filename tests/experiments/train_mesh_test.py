@@ -47,9 +47,9 @@ def model_path(tmp_path_factory):
   return path
 
 
-def _start(workdir, *flags, devices=8):
+def _start(workdir, *flags, devices=8, script="train_llm"):
   return scripts.Process(
-    "train_llm",
+    script,
     f"--workdir={workdir}",
     *flags,
     devices=devices,
@@ -57,8 +57,8 @@ def _start(workdir, *flags, devices=8):
   )
 
 
-def _train(workdir, *flags, devices=8):
-  done = _start(workdir, *flags, devices=devices).finish()
+def _train(workdir, *flags, **options):
+  done = _start(workdir, *flags, **options).finish()
   assert done.returncode == 0, done.stderr
   assert "rematerialization" not in done.stderr  # XLA's, of what it replicates.
   return workdir
@@ -114,6 +114,35 @@ def test_adapters_on_a_mesh(model_path, tmp_path):
   _assert_close(mesh, _train(tmp_path / "alone", *flags, devices=1))
 
 
+def test_a_verifier_on_a_mesh(model_path, tmp_path):
+  """It is trained, evaluated and exported by parts, and so asked."""
+  judge, flags = tmp_path / "judge", ("--config.num_updates=2",)
+  own = [flag for flag in _FLAGS if "max_visits" not in flag]
+  _train(
+    judge,
+    *scripts.overridden(
+      *own,
+      "--config=experiments/configs/verifier.py:chain_sum",
+      f"--config.model={model_path}",
+      "--config.algorithm=dpo",
+      *flags,
+    ),
+    "--mesh=fsdp:8",
+    script="train_verifier",
+  )
+  asks = (
+    "--config.algorithm=lco_kld",
+    "--config.advantage=preference",
+    f"--config.verifier={judge / 'model_0'}",
+    # Adam takes whole steps of what is nothing but rounding.
+    "--config.policy_learning_rate=0.0003",
+    *flags,
+  )
+  flags = scripts.overridden(*_new(model_path), *asks)
+  mesh = _train(tmp_path / "mesh", *flags, "--mesh=fsdp:4,tensor:2")
+  _assert_close(mesh, _train(tmp_path / "alone", *flags, devices=1))
+
+
 def _forget_the_end(workdir, again):
   """A copy of a run, as if it had ended after two updates."""
   shutil.copytree(workdir, again)
@@ -141,12 +170,18 @@ def test_another_mesh_goes_on(divided, tmp_path, mesh, devices):
 
 
 @contextlib.contextmanager
-def _job(workdir, *flags):
-  """Two processes of four devices, of which fsdp spans both."""
+def _job(workdir, *flags, second=None):
+  """Two processes of four devices, of which fsdp spans both.
+
+  Args:
+    workdir: of the run.
+    *flags: of both.
+    second: the directory that the second takes for it; None for the same.
+  """
   address = scripts.free_address()
   started = [
     _start(
-      workdir,
+      second if second is not None and number else workdir,
       *flags,
       "--mesh=fsdp:4,tensor:2",
       "--nogather_weights",  # Each token gathers the layers anew.
@@ -190,6 +225,15 @@ def test_a_job_that_loses_a_process_goes_on(divided, model_path, tmp_path):
     for number in (0, 1):
       parts = arrays / f"ocdbt.process_{number}" / "d"
       assert sum(path.stat().st_size for path in parts.iterdir()) > 0
+  # All have to see the directory.
+  other = tmp_path / "other"
+  other.mkdir()
+  shutil.copy(workdir / "config.json", other)
+  with _job(workdir, "--resume", second=other) as started:
+    done = [process.finish(60) for process in started]
+  for own in done:
+    assert own.returncode != 0
+    assert "take a directory that all processes share" in own.stderr
   with _job(workdir, "--resume") as started:
     done = [process.finish() for process in started]
   assert [own.returncode for own in done] == [0, 0], done[0].stderr[-2000:]
