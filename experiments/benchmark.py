@@ -27,7 +27,7 @@ from absl import flags
 
 from experiments.benchmarks import language
 from experiments.common import command_line
-from lco_jax.runs import runner
+from lco_jax.runs import runner, starts
 from lco_jax.trainers import control
 from lco_jax.trainers import run as run_lib
 from lco_jax.trainers import settings as settings_lib
@@ -124,7 +124,7 @@ def _control(settings: dict, repeats: int) -> dict:
   results = [
     runner.run(
       run.training,
-      runner.begin(run.training, seeds, mesh),
+      starts.begin(run.training, seeds, mesh),
       run.num_updates,
       writers=[],
       show_progress=False,

@@ -13,7 +13,7 @@ from absl import flags
 from experiments.common import command_line, training_run
 from lco_jax.reporting import tables
 from lco_jax.runs import run_directory
-from lco_jax.trainers import llm, llm_estimate, llm_training
+from lco_jax.trainers import llm, llm_estimate, llm_task, llm_training
 from lco_jax.trainers import run as run_lib
 from lco_jax.training import cpu_backend
 
@@ -40,7 +40,7 @@ def main(stack: contextlib.ExitStack) -> None:
       return
     stack.enter_context(command_line.job(flags.FLAGS, settings))
     # After all processes are joined: one of them may lack a file.
-    settings = llm.identify_files(settings)
+    settings = llm_task.identify_files(settings)
     launch = training_run.make_launch(settings)
     prepared = llm_training.prepare(
       stack, launch, llm.build(settings, mesh=launch.mesh)

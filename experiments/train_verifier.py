@@ -13,7 +13,7 @@ import contextlib
 from absl import flags
 
 from experiments.common import command_line, training_run
-from lco_jax.trainers import llm, llm_training, verifier
+from lco_jax.trainers import llm, llm_task, llm_training, verifier
 from lco_jax.training import cpu_backend
 
 _CONFIG = command_line.define_config()
@@ -30,7 +30,7 @@ def main(stack: contextlib.ExitStack) -> None:
       cpu_backend.divide_cores(1)
     stack.enter_context(command_line.job(flags.FLAGS, settings))
     # After all processes are joined: one of them may lack a file.
-    settings = llm.identify_files(settings)
+    settings = llm_task.identify_files(settings)
     launch = training_run.make_launch(settings)
     run = llm.build_verifier(settings, mesh=launch.mesh)
     prepared = llm_training.prepare(stack, launch, run)

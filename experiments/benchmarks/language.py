@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from experiments.common import timing
 from lco_jax import tasks
 from lco_jax.language import generation
-from lco_jax.runs import runner
+from lco_jax.runs import runner, starts
 from lco_jax.trainers import language
 from lco_jax.trainers import run as run_lib
 from lco_jax.training import placement
@@ -37,14 +37,14 @@ def measure(settings: dict, num_updates: int, repeats: int) -> dict:
   results = [
     runner.run(
       run.training,
-      runner.begin(run.training, seeds, mesh),
+      starts.begin(run.training, seeds, mesh),
       num_updates,
       writers=[],
       show_progress=False,
     )
     for _ in range(repeats)
   ]
-  state = runner.begin(run.training, seeds, mesh).state
+  state = starts.begin(run.training, seeds, mesh).state
 
   def collect(state):
     step = functools.partial(program_lib.collect_step, run.training)

@@ -16,7 +16,13 @@ from lco_jax import algorithms, networks, pretrained
 from lco_jax.language import data, generation, objectives, reading, samplers
 from lco_jax.language import training as language
 from lco_jax.networks import products
-from lco_jax.training import cpu_backend, optimizers, placement, program
+from lco_jax.training import (
+  cpu_backend,
+  optimizers,
+  placement,
+  program,
+  transfers,
+)
 
 # Whole steps: (prompts, completions of each).
 STEPS = {"8 prompts x 4": (8, 4), "32 prompts x 1": (32, 1)}
@@ -148,7 +154,7 @@ def _step(num_prompts, num_samples, own, row, repeats) -> dict:
   def grouped(leaf):
     return np.asarray(leaf)[None]
 
-  samples = placement.put_local(
+  samples = transfers.put_local(
     data.Samples(
       prompt=np.broadcast_to(prompt, (*shape, _PROMPT)),
       padding=np.broadcast_to(padding, shape),

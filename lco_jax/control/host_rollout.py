@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 
 from lco_jax import environments, types
 from lco_jax.control import data
-from lco_jax.training import memory, phases, placement, program
+from lco_jax.training import memory, phases, placement, program, transfers
 
 
 class HostCollector:
@@ -54,8 +54,8 @@ class HostCollector:
       np.arange(training.num_streams, dtype=np.uint32),
       indexing="ij",
     )
-    seed, stream = placement.read_local(
-      placement.to_devices(pairs, mesh, placement.STREAMS)
+    seed, stream = transfers.read_local(
+      transfers.to_devices(pairs, mesh, placement.STREAMS)
     )
     self._shape = seed.shape
     self._copies = environment.make_copies(seed.size)
@@ -91,7 +91,7 @@ class HostCollector:
       steps = [
         self._act_once(state, time) for time in range(self._training.num_steps)
       ]
-    return placement.put_local(
+    return transfers.put_local(
       jax.tree.map(lambda *x: np.stack(x, axis=1), *steps),
       self._mesh,
       placement.ROLLOUTS,
@@ -100,9 +100,9 @@ class HostCollector:
   def _act_once(self, state: types.LearnerState, time: int) -> data.Trajectory:
     """One step in every environment."""
     arguments = (
-      placement.to_devices(np.int32(time), self._mesh, placement.EVERYWHERE),
+      transfers.to_devices(np.int32(time), self._mesh, placement.EVERYWHERE),
       state,
-      placement.put_local(self._observation, self._mesh, placement.STREAMS),
+      transfers.put_local(self._observation, self._mesh, placement.STREAMS),
     )
     if self._act is None:
       self._act = placement.compile(
@@ -112,7 +112,7 @@ class HostCollector:
         placement.STREAMS,
         *arguments,
       )
-    return self._step(*placement.read_local(self._act(*arguments)))
+    return self._step(*transfers.read_local(self._act(*arguments)))
 
   def _choose_all(self, time, state, observation):
     """Actions of one device's seeds and streams, and their logits."""

@@ -27,7 +27,7 @@ from lco_jax.language import (
   text_completion,
 )
 from lco_jax.networks import partitioning
-from lco_jax.training import phases, placement, program
+from lco_jax.training import phases, placement, program, transfers
 
 # Replacements of a problem that leaves no room for an answer.
 _REDRAWS = 100
@@ -194,8 +194,8 @@ class TextCollector:
     )
     # Which of all streams are this process' own: int32[S, N].
     numbers = np.arange(self._seeds.size, dtype=np.int32)
-    self._own = placement.read_local(
-      placement.to_devices(
+    self._own = transfers.read_local(
+      transfers.to_devices(
         numbers.reshape(self._seeds.shape), mesh, placement.STREAMS
       )
     )
@@ -213,14 +213,14 @@ class TextCollector:
     Returns:
       Samples [seeds, G, N, ...] of all processes, on the mesh.
     """
-    drawn = placement.to_host(state.actor)
+    drawn = transfers.to_host(state.actor)
     problems, asked = self._ask(drawn)
     samples = self._complete(state, asked)
     if self._update == 0:
-      self._warn_if_none_ends(placement.read_local(samples.truncated))
+      self._warn_if_none_ends(transfers.read_local(samples.truncated))
     with self.phases.measure(phases.SCORING):
       values, failed = self._score(
-        problems, *placement.read_local((samples.action, samples.mask))
+        problems, *transfers.read_local((samples.action, samples.mask))
       )
     first_visit = np.broadcast_to(
       (drawn == self._update)[:, None],
@@ -230,7 +230,7 @@ class TextCollector:
       reward.name: np.float32(values[..., index])
       for index, reward in enumerate(_list_rewards(self._asking.task))
     }
-    reward, correct, failed, parts = placement.put_local(
+    reward, correct, failed, parts = transfers.put_local(
       (
         np.float32(self._asking.reward(values)),
         values[..., 0] >= 1,
@@ -247,7 +247,7 @@ class TextCollector:
       correct=correct,
       failed=failed,
       rewards=parts or None,
-      first_visit=placement.to_devices(
+      first_visit=transfers.to_devices(
         first_visit, self._mesh, placement.ROLLOUTS
       ),
     )
@@ -287,7 +287,7 @@ class TextCollector:
     asked = prompt.reshape(*drawn.shape, -1), padding.reshape(drawn.shape)
     problems = np.empty(len(drawn_problems), object)
     problems[:] = drawn_problems
-    asked = placement.to_devices(asked, self._mesh, placement.STREAMS)
+    asked = transfers.to_devices(asked, self._mesh, placement.STREAMS)
     return problems[self._own], asked
 
   def _complete(self, state: types.LearnerState, asked: Any):
@@ -301,7 +301,7 @@ class TextCollector:
       self._programs[length] = traced.compile()
     with self.phases.measure(phases.GENERATION):
       samples, lengths = self._programs[length](state, *asked)
-      lengths = placement.to_host(lengths)
+      lengths = transfers.to_host(lengths)
     longest = int(lengths.longest.max())
     self.phases.count(phases.GENERATION, self._counters[length](longest - 1))
     samples = self._cut(samples, longest)

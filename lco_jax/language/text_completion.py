@@ -19,7 +19,7 @@ from jax.sharding import Mesh
 from lco_jax import networks, numerics, types
 from lco_jax.language import generation
 from lco_jax.networks import partitioning
-from lco_jax.training import placement
+from lco_jax.training import placement, transfers
 from lco_jax.training import rows as rows_lib
 
 
@@ -195,7 +195,7 @@ class Completer:
       return jax.device_put(params)
     if placement.is_divided(params):
       return params
-    return placement.place_params(params, self.mesh)
+    return transfers.place_params(params, self.mesh)
 
   def _on_mesh(self) -> contextlib.AbstractContextManager:
     if self.mesh is None:

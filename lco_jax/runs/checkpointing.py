@@ -164,7 +164,7 @@ class Checkpoints:
     Args:
       like: pytree of NumPy arrays with the expected structure, shapes and
         dtypes, which also provides the leaves without elements; or of what
-        `placement.describe` returns, to read each part on its device.
+        `transfers.describe` returns, to read each part on its device.
       step: number of the checkpoint; None for the newest.
       together: whether all processes of a job call this at once, and see the
         directory.

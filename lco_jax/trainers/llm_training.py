@@ -18,7 +18,7 @@ from lco_jax.reporting import curves, statistics
 from lco_jax.runs import run_directory, runner
 from lco_jax.trainers import llm, midway
 from lco_jax.trainers import run as run_lib
-from lco_jax.training import placement
+from lco_jax.training import placement, transfers
 
 # Completions are shown in so many of the updates.
 _SHOWN = 20
@@ -78,7 +78,7 @@ def prepare(
   pretrained.check_finite(
     dict(run.given), jax.process_index(), jax.process_count()
   )
-  placement.any_process(False)  # A process that found one ends the job here.
+  transfers.any_process(False)  # A process that found one ends the job here.
   run_lib.open_directory(stack, launch)
   if isinstance(run.asking.task, tasks.RowTask) and jax.process_index() == 0:
     launch.tell(f"data: {run.asking.task.note}")
@@ -191,7 +191,7 @@ def copy_to_seeds(
 ) -> dict[str, types.Params]:
   """Gives all seeds the same parameters, {part: parameters [seeds, ...]}."""
   return jax.tree.map(
-    lambda leaf: placement.Repeated(leaf, settings["num_seeds"]), dict(given)
+    lambda leaf: transfers.Repeated(leaf, settings["num_seeds"]), dict(given)
   )
 
 
@@ -218,7 +218,7 @@ def list_policies(
   def take(seed):
     own = dict(params)
     if placement.is_divided(own):
-      return placement.take_seed(own, seed, placement.find_mesh(own))
+      return transfers.take_seed(own, seed, placement.find_mesh(own))
     return jax.tree.map(lambda leaf: leaf[seed], own)
 
   return [run.learned(take(seed)) for seed in range(settings["num_seeds"])]
@@ -256,7 +256,7 @@ def _evaluate_before(
       written = launch.workdir / "before.json"
       saved = run_lib.checkpoints(launch.workdir, launch.settings).steps()
       # A run may have been killed before it was evaluated, but not trained.
-      (trained,) = placement.any_process(bool(saved))
+      (trained,) = transfers.any_process(bool(saved))
       if trained:
         return json.loads(written.read_text()) if written.exists() else None
     before = _summarize(
@@ -397,7 +397,7 @@ def export(
     if first and folder.exists():
       shutil.rmtree(folder)
     pretrained.export(
-      run.pretrained, own, folder, read=placement.to_host, writes=first
+      run.pretrained, own, folder, read=transfers.to_host, writes=first
     )
     if first:
       launch.tell(f"model: {folder}")

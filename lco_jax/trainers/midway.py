@@ -18,7 +18,7 @@ import jax
 from lco_jax import types
 from lco_jax.runs import checkpointing, runner
 from lco_jax.trainers import run as run_lib
-from lco_jax.training import placement
+from lco_jax.training import placement, transfers
 
 _COLUMNS = ("update", "greedy", "sampled", "score")
 # {part: parameters [seeds, ...]} → an evaluation.
@@ -46,7 +46,7 @@ def make_checkup(
     params, first = state.params, jax.process_index() == 0
     divided = placement.is_divided(params)
     if not divided:
-      params = placement.to_host(params)
+      params = transfers.to_host(params)
     summary = evaluate(params)
     greedy, sampled = summary["greedy"]["mean"], summary["sampled"]["mean"]
     score = next(iter(summary.get("sampled_rewards", {}).values()), sampled)
@@ -61,7 +61,7 @@ def make_checkup(
     # Later ones are of a course that an earlier checkpoint has ended.
     before = {at: own for at, own in _read(path).items() if at < done}
     highest = max((own[-1] for own in before.values()), default=-math.inf)
-    (is_best,) = placement.any_process(first and score > highest)
+    (is_best,) = transfers.any_process(first and score > highest)
     if is_best:
       best = best_checkpoints(launch.workdir, launch.settings)
       if first:

@@ -29,6 +29,7 @@ from lco_jax.trainers import (
   control,
   language,
   llm,
+  llm_task,
   llm_training,
   midway,
 )
@@ -449,7 +450,7 @@ def _build_known(settings: Mapping, problem: Any) -> AnyRun:
       raise ValueError(
         f"it is a run of {settings['algorithm']}, a verifier and no policy"
       )
-    return llm.build(settings, problem or llm.NO_TASK)
+    return llm.build(settings, problem or llm_task.NO_TASK)
   if "environment" in settings:
     return control.build(settings, problem)
   if "task" in settings:

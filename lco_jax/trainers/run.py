@@ -15,9 +15,21 @@ import numpy as np
 from jax.sharding import Mesh
 
 from lco_jax import types
-from lco_jax.runs import checkpointing, metric_writers, run_directory, runner
+from lco_jax.runs import (
+  checkpointing,
+  metric_writers,
+  run_directory,
+  runner,
+  starts,
+)
 from lco_jax.trainers import extension
-from lco_jax.training import finiteness, host_loop, placement, program
+from lco_jax.training import (
+  finiteness,
+  host_loop,
+  placement,
+  program,
+  transfers,
+)
 
 
 class Cell(NamedTuple):
@@ -119,7 +131,7 @@ class Started:
 
   launch: Launch
   training: program.Training
-  start: runner.Start
+  start: starts.Start
   collector: host_loop.Collector | None
   writers: Sequence[metric_writers.MetricWriter]
   recorder: metric_writers.Recorder | None
@@ -429,21 +441,21 @@ def blank_state(
     num_learners(settings), training.num_streams, jax.local_devices()[:1]
   )
   learners, begin = _make_learners(settings, given or {})
-  state = runner.begin(training, learners, here, **begin).state
-  return placement.to_host(state)
+  state = starts.begin(training, learners, here, **begin).state
+  return transfers.to_host(state)
 
 
 def _begin(
   launch: Launch, training: program.Training, given: Mapping[str, Any]
-) -> runner.Start:
+) -> starts.Start:
   """Begins a run, each seed at each rate; or goes on from a checkpoint."""
   settings = launch.settings
   mesh = make_mesh(settings, training, launch.mesh)
   learners, begin = _make_learners(settings, given)
   if not launch.resume:
-    return runner.begin(training, learners, mesh, **begin)
+    return starts.begin(training, learners, mesh, **begin)
   saved = checkpoints(launch.workdir, settings)
-  return runner.resume(
+  return starts.resume(
     training, learners, mesh, saved, launch.resume_update, **begin
   )
 

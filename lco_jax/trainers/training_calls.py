@@ -25,6 +25,7 @@ from lco_jax.trainers import (
   idle_settings,
   language,
   llm,
+  llm_task,
   llm_training,
   policies,
 )
@@ -235,7 +236,7 @@ def train_llm(
     if isinstance(own, str)
   }
   launch = _make_launch(
-    llm_config.get_config(llm.DATA),
+    llm_config.get_config(llm_task.DATA),
     options
     | paths
     | {"model": str(model), "algorithm": algorithm, "num_seeds": num_seeds}
@@ -256,11 +257,11 @@ def train_llm(
   files = _identify(given, found)
   if resume:
     before = run_directory.read_config(launch.workdir)["files"]
-    llm.check_files(before, files)
+    llm_task.check_files(before, files)
   launch = dataclasses.replace(
     launch, settings=launch.settings | {"files": files}
   )
-  task = rows_lib.make_row_task(llm.DATA, given, found, fields)
+  task = rows_lib.make_row_task(llm_task.DATA, given, found, fields)
   cpu_backend.keep_memory()
   with contextlib.ExitStack() as stack:
     run = llm.build(launch.settings, task)

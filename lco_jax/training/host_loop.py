@@ -9,7 +9,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from lco_jax import types
-from lco_jax.training import finiteness, placement, program
+from lco_jax.training import finiteness, placement, program, transfers
 from lco_jax.training import phases as phases_lib
 
 
@@ -63,7 +63,7 @@ def make_programs(
       phases = collector.phases
       with phases.measure(phases_lib.UPDATE):
         state, metrics = steps[shapes](state, rollout)
-        metrics = placement.to_host(metrics)
+        metrics = transfers.to_host(metrics)
       phases.count(phases_lib.UPDATE, counters[shapes](0))
       chunk.append(metrics | phases.take(metrics, mesh))
       required = finiteness.always_finite(chunk[-1], training.counts)

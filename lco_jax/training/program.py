@@ -22,7 +22,7 @@ from jax import Array
 from jax.sharding import Mesh
 
 from lco_jax import numerics, types
-from lco_jax.training import finiteness, placement
+from lco_jax.training import finiteness, placement, transfers
 from lco_jax.training import update as update_lib
 
 DATA_AXIS = numerics.DATA_AXIS
@@ -271,7 +271,7 @@ def initial_state(
     seeds: one run each; the same one again for another learning rate.
     mesh: that seeds and streams are divided over.
     given: {part: parameters [seeds, ...]} to begin with, on the host or in
-      files, as of `placement.to_devices`.
+      files, as of `transfers.to_devices`.
     learning_rates: of the policy, for each of the seeds, if its optimizer is
       from `optimizers.make_own_rate`.
 
@@ -294,7 +294,7 @@ def initial_state(
   if placement.divides_parameters(mesh.shape):
     like = placement.find_shapes(init, mesh, specs, state_specs, *starts)
     state_specs = placement.make_state_specs(like, mesh)
-  starts = placement.to_devices(starts, mesh, specs)
+  starts = transfers.to_devices(starts, mesh, specs)
   program = placement.compile(
     init,
     mesh,

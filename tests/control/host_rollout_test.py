@@ -10,13 +10,14 @@ import pytest
 
 from lco_jax import algorithms, environments, networks
 from lco_jax.control import host_rollout, training
-from lco_jax.runs import checkpointing, fault_replay, runner
+from lco_jax.runs import checkpointing, fault_replay, runner, starts
 from lco_jax.training import (
   finiteness,
   host_loop,
   optimizers,
   phases,
   placement,
+  transfers,
 )
 
 pytestmark = pytest.mark.third_party
@@ -50,7 +51,7 @@ def _make(
   setup = training.Setup(environment, net, row, row.policy_loss(), options)
   task = training.make_training(setup, {"policy": chain, "value": chain})
   mesh = placement.make_mesh(2, 4, jax.devices()[:num_devices])
-  start = runner.begin(task, _SEEDS, mesh)
+  start = starts.begin(task, _SEEDS, mesh)
   collector = host_rollout.HostCollector(
     environment,
     training.make_policy(setup),
@@ -66,7 +67,7 @@ def _make(
 def test_a_trajectory_is_what_the_environments_did():
   """Against single environments, stepped with the recorded actions."""
   task, start, collector = _make("gymnasium:Acrobot-v1", num_steps=600)
-  trajectory = placement.to_host(collector.collect(start.state))
+  trajectory = transfers.to_host(collector.collect(start.state))
   assert trajectory.observation.shape == (2, 600, 4, 6)
   assert trajectory.done.any(axis=1).all()  # The limit is 500 steps.
   single = gymnasium.make("Acrobot-v1").unwrapped
@@ -114,7 +115,7 @@ def test_an_environment_may_reuse_its_array_of_observations():
   """A reset does not overwrite the last observation of an episode."""
   environment = environments.gymnasium_env.wrap(_Countdown, "countdown")
   task, start, collector = _make(environment=environment, num_steps=6)
-  trajectory = placement.to_host(collector.collect(start.state))
+  trajectory = transfers.to_host(collector.collect(start.state))
   for name, expected in (
     ("observation", [3, 2, 1, 3, 2, 1]),
     ("next_observation", [2, 1, 0, 2, 1, 0]),
@@ -138,7 +139,7 @@ def test_devices_do_not_matter(num_devices):
     state, metrics, faulty = programs[3](start.state)
     assert faulty is None and len(rollouts) == 3
     metrics = {k: metrics[k] for k in metrics.keys() - set(phases.METRICS)}
-    runs.append(placement.to_host((state.params, rollouts)) + (metrics,))
+    runs.append(transfers.to_host((state.params, rollouts)) + (metrics,))
     collector.close()
   one, other = runs
   for a, b in zip(one[1], other[1], strict=True):
@@ -207,8 +208,8 @@ def test_a_fault_on_the_host_can_be_replayed(tmp_path):
 
 def test_discounted_returns_are_kept_where_rewards_are_normalised():
   _, start, collector = _make(num_steps=30, normalize_rewards=True)
-  first = placement.to_host(collector.collect(start.state))
-  second = placement.to_host(collector.collect(start.state))
+  first = transfers.to_host(collector.collect(start.state))
+  second = transfers.to_host(collector.collect(start.state))
   collector.close()
   reward, done, found = (
     np.concatenate([getattr(x, name) for x in (first, second)], axis=1)

@@ -7,8 +7,8 @@ import pytest
 
 from lco_jax import algorithms, environments, networks
 from lco_jax.control import evaluation, normalization, training
-from lco_jax.runs import checkpointing, runner
-from lco_jax.training import optimizers, placement, program
+from lco_jax.runs import checkpointing, runner, starts
+from lco_jax.training import optimizers, placement, program, transfers
 
 pytestmark = pytest.mark.third_party
 
@@ -46,10 +46,10 @@ def _run(task, num_updates, devices=1):
   mesh = placement.make_mesh(1, task.num_streams, jax.devices()[:devices])
   state = program.initial_state(task, [0], mesh)
   step = program.compile_chunks(task, mesh, state, [1])[1]
-  states = [placement.to_host(state)]
+  states = [transfers.to_host(state)]
   for _ in range(num_updates):
     state, _ = step(state)
-    states.append(placement.to_host(state))
+    states.append(transfers.to_host(state))
   return [jax.tree.map(lambda x: x[0], state) for state in states]
 
 
@@ -166,9 +166,9 @@ def test_a_resumed_run_is_bit_for_bit_the_same(tmp_path):
   def run(num_updates, devices=2, saver=None, resume=False):
     mesh = placement.make_mesh(1, task.num_streams, jax.devices()[:devices])
     start = (
-      runner.resume(task, (0,), mesh, saved)
+      starts.resume(task, (0,), mesh, saved)
       if resume
-      else runner.begin(task, (0,), mesh)
+      else starts.begin(task, (0,), mesh)
     )
     return runner.run(
       task,

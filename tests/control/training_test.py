@@ -16,6 +16,7 @@ from lco_jax.training import (
   optimizers,
   placement,
   program,
+  transfers,
   update,
 )
 
@@ -75,7 +76,7 @@ def _train(task, num_updates, seeds=(0,), devices=None):
   state = program.initial_state(task, seeds, mesh)
   programs = program.compile_chunks(task, mesh, state, [num_updates])
   state, metrics = programs[num_updates](state)
-  params, metrics = placement.to_host((state.params, metrics))
+  params, metrics = transfers.to_host((state.params, metrics))
   return params, metrics, state
 
 
@@ -149,7 +150,7 @@ def test_every_algorithm_solves_every_probe(name):
     task, [0, 1, 2] * len(names), mesh, given={"which": which}
   )
   state, _ = program.compile_chunks(task, mesh, state, [60])[60](state)
-  params = placement.to_host(state.params)
+  params = transfers.to_host(state.params)
   observations = jnp.asarray(probe.observations)
   logits = jax.vmap(net.policy, in_axes=(0, None))(
     params["policy"], observations
@@ -244,7 +245,7 @@ def test_the_same_step_runs_under_pmap_and_vmap():
   assert len(devices) == 8
   _, task = _make(environments.make("CartPole-v1"), num_envs=16)
   mesh = placement.make_mesh(1, task.num_streams, devices[:1])
-  state = placement.to_host(program.initial_state(task, (0,), mesh))
+  state = transfers.to_host(program.initial_state(task, (0,), mesh))
   state = jax.tree.map(lambda leaf: leaf[0], state)
   step = functools.partial(program.train_step, task)
   expected, metrics = jax.jit(placement.bind_device_axis(step))(state)
@@ -291,7 +292,7 @@ def test_training_is_reproducible_and_chunks_do_not_matter():
   state, _ = programs[4](state)
   state, _ = programs[2](state)
   assert int(state.update[0]) == 6
-  chunked = placement.to_host(state.params)
+  chunked = transfers.to_host(state.params)
   for a, b in zip(
     jax.tree.leaves(whole), jax.tree.leaves(chunked), strict=True
   ):

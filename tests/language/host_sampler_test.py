@@ -9,7 +9,7 @@ import pytest
 
 from lco_jax import algorithms, networks, numerics
 from lco_jax.language import generation, host_sampler, scoring, training
-from lco_jax.trainers import llm
+from lco_jax.trainers import llm_task
 from lco_jax.training import host_loop, optimizers, placement
 from lco_jax.training import program as program_lib
 
@@ -88,7 +88,9 @@ def _collector(
     chat=False,
     completion_length=_LONGEST,
     context_length=64,
-    reward=llm.make_reward({"reward": "exact" if exact else "score"}, words),
+    reward=llm_task.make_reward(
+      {"reward": "exact" if exact else "score"}, words
+    ),
     **{"sampling": generation.Sampling()} | options,
   )
   collector = host_sampler.TextCollector(

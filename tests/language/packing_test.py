@@ -10,8 +10,14 @@ import pytest
 
 from lco_jax import algorithms, networks
 from lco_jax.language import data, generation, samplers, training
-from lco_jax.runs import fault_replay, runner
-from lco_jax.training import host_loop, optimizers, placement, program_cost
+from lco_jax.runs import fault_replay, starts
+from lco_jax.training import (
+  host_loop,
+  optimizers,
+  placement,
+  program_cost,
+  transfers,
+)
 
 # Flax and optax mix ranks.
 pytestmark = pytest.mark.third_party
@@ -96,18 +102,18 @@ def _learn(task, packed, mesh="data:1", samples=None, seeds=1):
   mesh = placement.make_mesh(seeds, _PROMPTS, jax.devices()[:count], sizes)
   params = networks.make_language_model(_CONFIG).init(jax.random.key(0))
   given = jax.tree.map(
-    lambda leaf: placement.Repeated(np.asarray(leaf), seeds), {"policy": params}
+    lambda leaf: transfers.Repeated(np.asarray(leaf), seeds), {"policy": params}
   )
-  state = runner.begin(task, list(range(seeds)), mesh, given).state
+  state = starts.begin(task, list(range(seeds)), mesh, given).state
   samples = dataclasses.replace(samples or _samples(), packed_tokens=packed)
-  rollout = placement.to_devices(
-    jax.tree.map(lambda leaf: placement.Repeated(leaf, seeds), samples),
+  rollout = transfers.to_devices(
+    jax.tree.map(lambda leaf: transfers.Repeated(leaf, seeds), samples),
     mesh,
     placement.ROLLOUTS,
   )
   traced = host_loop.trace_learning(task, mesh, state, rollout)
   state, metrics = traced.compile()(state, rollout)
-  return placement.to_host(state.params), placement.to_host(metrics), traced
+  return transfers.to_host(state.params), transfers.to_host(metrics), traced
 
 
 def _assert_same(found, expected, atol):
@@ -171,7 +177,7 @@ def _count_on_mesh(task, sizes, mask):
   program = placement.compile(
     count, own, (spec,), placement.EVERYWHERE, mask[None]
   )
-  return int(program(placement.to_devices(mask[None], own, spec))[0])
+  return int(program(transfers.to_devices(mask[None], own, spec))[0])
 
 
 def test_seeds_side_by_side():
@@ -253,7 +259,7 @@ def test_a_fault_of_one_device_of_several_is_replayed_whole():
   """One device replays what others had in their own places."""
   task = _make("lco_fisher")
   mesh = placement.make_mesh(1, _PROMPTS, jax.devices()[:1])
-  state = placement.to_host(runner.begin(task, [0], mesh).state)
+  state = transfers.to_host(starts.begin(task, [0], mesh).state)
   state = jax.tree.map(lambda leaf: leaf[0], state)
   few, whole = (
     fault_replay.replay(

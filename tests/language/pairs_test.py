@@ -8,8 +8,8 @@ import pytest
 
 from lco_jax import networks, numerics, tasks, types
 from lco_jax.language import data, generation, host_sampler, pairs, samplers
-from lco_jax.runs import runner
-from lco_jax.training import optimizers, placement, program, rows
+from lco_jax.runs import starts
+from lco_jax.training import optimizers, placement, program, rows, transfers
 from tests import completions
 
 # Flax and optax mix ranks.
@@ -58,17 +58,17 @@ def test_preferences_are_learned_and_the_reference_stays():
   """Endings that are never right (20 of 25) are told from those that are."""
   _, task = _make(num_prompts=64)
   mesh = placement.make_mesh(1, task.num_streams, jax.devices()[:1])
-  start = runner.begin(task, (0,), mesh)
-  reference = placement.to_host(start.state.params["reference"])
+  start = starts.begin(task, (0,), mesh)
+  reference = transfers.to_host(start.state.params["reference"])
   programs = program.compile_chunks(task, mesh, start.state, [40])
   state, metrics = programs[40](start.state)
-  metrics = placement.to_host(metrics)
+  metrics = transfers.to_host(metrics)
   assert metrics["preference_accuracy"][-10:].mean() > 0.9
   assert metrics["preference_margin"][-1] > 1
   assert 0 < metrics["correct"].mean() < 0.3
   for a, b in zip(
     jax.tree.leaves(reference),
-    jax.tree.leaves(placement.to_host(state.params["reference"])),
+    jax.tree.leaves(transfers.to_host(state.params["reference"])),
     strict=True,
   ):
     np.testing.assert_array_equal(a, b)
@@ -148,10 +148,10 @@ def test_differences_of_reward_are_learned_from():
   """REBEL: right endings (1 in 25 at first) come to be half of all."""
   _, task = _make(num_prompts=32, algorithm="rebel")
   mesh = placement.make_mesh(1, task.num_streams, jax.devices()[:1])
-  start = runner.begin(task, (0,), mesh)
+  start = starts.begin(task, (0,), mesh)
   programs = program.compile_chunks(task, mesh, start.state, [60])
   _, metrics = programs[60](start.state)
-  metrics = placement.to_host(metrics)
+  metrics = transfers.to_host(metrics)
   assert metrics["correct"][:3].mean() < 0.2
   assert metrics["correct"][-10:].mean() > 0.4
   assert np.isfinite(metrics["kl_old_new"]).all()

@@ -19,8 +19,8 @@ from lco_jax.language import (
   training,
   warm_start,
 )
-from lco_jax.runs import checkpointing, runner
-from lco_jax.training import optimizers, placement
+from lco_jax.runs import checkpointing, runner, starts
+from lco_jax.training import optimizers, placement, transfers
 from lco_jax.training import program as program_lib
 from tests import completions
 
@@ -102,10 +102,10 @@ def _run(task, num_updates, seeds=(0,), devices=1):
   mesh = placement.make_mesh(
     len(seeds), task.num_streams, jax.devices()[:devices]
   )
-  start = runner.begin(task, seeds, mesh)
+  start = starts.begin(task, seeds, mesh)
   programs = program_lib.compile_chunks(task, mesh, start.state, [num_updates])
   state, metrics = programs[num_updates](start.state)
-  return state, placement.to_host(metrics)
+  return state, transfers.to_host(metrics)
 
 
 def _compiled(function):
@@ -128,7 +128,7 @@ def test_rewards_rise_and_the_reference_stays(caplog):
   """
   task = _make(num_prompts=32, num_samples=8)
   mesh = placement.make_mesh(1, task.num_streams, jax.devices()[:1])
-  state = runner.begin(task, (0,), mesh).state
+  state = starts.begin(task, (0,), mesh).state
   program = program_lib.compile_chunks(task, mesh, state, [20])[20]
   chunks = []
   caplog.set_level("WARNING")
@@ -137,7 +137,7 @@ def test_rewards_rise_and_the_reference_stays(caplog):
       state, metrics = jax.block_until_ready(program(state))
       chunks.append(metrics)
   assert not caplog.messages
-  chunks = [placement.to_host(metrics) for metrics in chunks]
+  chunks = [transfers.to_host(metrics) for metrics in chunks]
   metrics = {k: np.concatenate([c[k] for c in chunks]) for k in chunks[0]}
   assert metrics["correct"][:2].mean() < 0.2
   assert metrics["correct"][-10:].mean() > 0.4
@@ -149,11 +149,11 @@ def test_rewards_rise_and_the_reference_stays(caplog):
   assert state.update[0] == 60
   assert metrics["kl_reference"][0] < 1e-6 < metrics["kl_reference"][-1]
   assert set(state.opt_state) == {"policy"}
-  begun = runner.begin(task, (0,), mesh).state
+  begun = starts.begin(task, (0,), mesh).state
   for name, same in (("reference", True), ("policy", False)):
     pairs = zip(
       *(
-        jax.tree.leaves(placement.to_host(x.params[name]))
+        jax.tree.leaves(transfers.to_host(x.params[name]))
         for x in (begun, state)
       ),
       strict=True,
@@ -205,7 +205,7 @@ def test_eight_devices_match_one():
   runs = []
   for devices in (1, 8):
     state, metrics = _run(_make("reinforce"), 3, devices=devices)
-    runs.append((placement.to_host(state.params), metrics))
+    runs.append((transfers.to_host(state.params), metrics))
   for one, eight in zip(*map(jax.tree.leaves, runs), strict=True):
     np.testing.assert_allclose(one, eight, rtol=2e-3, atol=2e-4)
 
@@ -225,10 +225,10 @@ def test_a_resumed_run_is_bit_for_bit_the_same(tmp_path):
       show_progress=False,
     ).params
 
-  whole = run(runner.begin(task, seeds, mesh), 6, None)
+  whole = run(starts.begin(task, seeds, mesh), 6, None)
   saved = checkpointing.Checkpoints(tmp_path / "checkpoints", "f", 3)
-  run(runner.begin(task, seeds, mesh), 4, saved)
-  start = runner.resume(task, seeds, mesh, saved)
+  run(starts.begin(task, seeds, mesh), 4, saved)
+  start = starts.resume(task, seeds, mesh, saved)
   assert start.update == 4
   for a, b in zip(
     jax.tree.leaves(whole), jax.tree.leaves(run(start, 6, None)), strict=True
@@ -626,7 +626,7 @@ def test_completions_are_of_the_policy_k_updates_ago():
   """Their log-probabilities are its, in the batch and in the objective."""
   task = _make("lco_fisher", staleness=1, rate=3e-2)
   state, _ = _run(task, 3)
-  params = jax.tree.map(lambda x: x[0], placement.to_host(state.params))
+  params = jax.tree.map(lambda x: x[0], transfers.to_host(state.params))
   old = {"policy": jax.tree.map(lambda x: x[0], params["past_policy"])}
   model, one = _model(_task()), jax.tree.map(lambda x: x[0], state)
   samples = _compiled(lambda own: program_lib.collect_step(task, own)[1])(one)

@@ -6,17 +6,14 @@ import shutil
 import sys
 
 import jax
-import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
-import optax
 import pytest
 from safetensors import numpy as safetensors_numpy
 
 from lco_jax import pretrained
 from lco_jax.pretrained import stored_array
-from lco_jax.runs import runner
-from lco_jax.training import placement, program
+from lco_jax.training import placement, transfers
 from tests import tiny_model
 from tests.pretrained import families_test
 
@@ -69,7 +66,7 @@ def test_devices_read_their_parts_alone(path, sizes):
 
   watched = jax.tree.map(watch, opened)
   mesh = placement.make_mesh(1, 8, jax.devices(), placement.parse_sizes(sizes))
-  placed = placement.place_params(watched, mesh)
+  placed = transfers.place_params(watched, mesh)
   jax.tree.map(np.testing.assert_array_equal, placed, opened)
   embedding = opened["params"]["embed"]["embedding"].shape
   kernel = opened["params"]["blocks"]["up"]["kernel"].shape
@@ -77,55 +74,13 @@ def test_devices_read_their_parts_alone(path, sizes):
     assert largest[shape] == np.prod(shape) // 8
 
 
-@pytest.mark.parametrize("place", ["host", "device"])
-@pytest.mark.parametrize("seeds", [1, 2])
-def test_what_a_run_begins_with_is_not_consumed(seeds, place):
-  """Though the program that makes the state consumes its copy."""
-  # Where JAX would take a host's array without a copy, if it did so at all.
-  words = np.zeros(2**12 + 64, np.float32)
-  begin = (-words.ctypes.data % 256) // 4
-  array = words[begin : begin + 2**12].reshape(1, -1)
-  array[:] = np.arange(2**12)
-  given = np.broadcast_to(array, (seeds, 2**12)) if seeds > 1 else array
-  if place == "device":
-    given = jnp.asarray(given)
-  kept = np.array(given)
-  task = _make_training()
-  mesh = placement.make_mesh(seeds, 1, jax.devices()[:1])
-  start = runner.begin(task, list(range(seeds)), mesh, {"policy": {"w": given}})
-  change = jax.jit(
-    lambda tree: jax.tree.map(lambda leaf: leaf * 2, tree), donate_argnums=0
-  )
-  changed = change(start.state.params)["policy"]["w"]
-  np.testing.assert_array_equal(changed, 2 * kept)
-  np.testing.assert_array_equal(given, kept)
-
-
-def _make_training():
-  """A training that begins with what it is given, and does nothing."""
-  return program.Training(
-    init_params=lambda key, given: given,
-    init_actor=jax.random.key_data,
-    collect=None,
-    prepare=None,
-    update=None,
-    assess=None,
-    optimizers={"policy": optax.sgd(0.1)},
-    headline="none",
-    num_streams=1,
-    num_steps=1,
-    num_epochs=1,
-    num_minibatches=1,
-  )
-
-
 def test_all_seeds_share_an_array_in_a_file(texts):
   stored = pretrained.open_model(str(texts)).params["params"]
   embedding = stored["embed"]["embedding"]
-  repeated = placement.Repeated(embedding, 2)
+  repeated = transfers.Repeated(embedding, 2)
   assert repeated.shape == (2, *embedding.shape)
   mesh = placement.make_mesh(2, 2, jax.devices()[:2])
-  placed = placement.to_devices(repeated, mesh, placement.SEEDS)
+  placed = transfers.to_devices(repeated, mesh, placement.SEEDS)
   np.testing.assert_array_equal(placed, [np.asarray(embedding)] * 2)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from lco_jax.runs import distributed
-from lco_jax.training import placement
+from lco_jax.training import transfers
 from tests import scripts
 
 # One worker: every job is several processes of several devices.
@@ -286,5 +286,5 @@ def test_a_job_that_cannot_be(job, name):
 
 def test_one_process_needs_no_agreement():
   tree = {"x": np.float32([-0.0, np.nan])}
-  assert placement.from_first_process(tree) is tree
-  assert placement.any_process(True, False) == (True, False)
+  assert transfers.from_first_process(tree) is tree
+  assert transfers.any_process(True, False) == (True, False)

@@ -7,8 +7,20 @@ import pytest
 
 from lco_jax import algorithms, environments, networks
 from lco_jax.control import training
-from lco_jax.runs import checkpointing, fault_replay, metric_writers, runner
-from lco_jax.training import finiteness, optimizers, placement, program
+from lco_jax.runs import (
+  checkpointing,
+  fault_replay,
+  metric_writers,
+  runner,
+  starts,
+)
+from lco_jax.training import (
+  finiteness,
+  optimizers,
+  placement,
+  program,
+  transfers,
+)
 
 pytestmark = pytest.mark.third_party
 
@@ -56,7 +68,7 @@ def _place(num_devices=1):
 def _run(task, recorder, num_updates, start=None, **options):
   return runner.run(
     task,
-    start or runner.begin(task, _SEEDS, _place()),
+    start or starts.begin(task, _SEEDS, _place()),
     num_updates,
     [recorder],
     **{"updates_per_chunk": 3, "show_progress": False} | options,
@@ -96,7 +108,7 @@ class _StopAfter:
 
 
 def _resume(task, checkpoints, num_devices=1):
-  return runner.resume(task, _SEEDS, _place(num_devices), checkpoints)
+  return starts.resume(task, _SEEDS, _place(num_devices), checkpoints)
 
 
 def test_a_stopped_run_goes_on_bit_for_bit(tmp_path):
@@ -155,16 +167,16 @@ def test_a_state_can_move_to_other_devices():
     for mesh in (one, seeds, streams)
   }
   assert [mesh.shape[placement.DATA_AXIS] for mesh in states] == [1, 1, 2]
-  expected = placement.to_host(states[one])
+  expected = transfers.to_host(states[one])
   assert expected.actor.observation.shape == (2, 2, 4)
   for mesh, state in states.items():
-    _assert_same(placement.to_host(state), expected)
-    placed = placement.to_devices(expected, mesh, placement.STATE)
+    _assert_same(transfers.to_host(state), expected)
+    placed = transfers.to_devices(expected, mesh, placement.STATE)
     for a, b in zip(
       jax.tree.leaves(placed), jax.tree.leaves(state), strict=True
     ):
       assert a.sharding == b.sharding and a.dtype == b.dtype
-    _assert_same(placement.to_host(placed), expected)
+    _assert_same(transfers.to_host(placed), expected)
 
 
 # What turns bad, in the fifth update: rollouts take 8 steps of an episode that
@@ -262,7 +274,7 @@ def test_what_is_not_finite_is_not_applied(tmp_path, make, bad, what):
   # The fifth update is the first of the second chunk.
   assert checkpoints.steps()[-1] == 4
   saved = _resume(task, checkpoints)
-  host = placement.to_host(saved.state)
+  host = transfers.to_host(saved.state)
   _assert_same(state, jax.tree.map(lambda leaf: leaf[0], host))
 
 
@@ -279,14 +291,14 @@ def test_learners_with_rates_of_their_own():
   environment = environments.make("probe:action")
   task = _task(environment, learning_rate=1e-3, own_rate=True)
   recorder = _Recorder()
-  start = runner.begin(
+  start = starts.begin(
     task, (4, 5, 4), _place(), learning_rates=(1.0, 3.0, 1e38)
   )
-  before = placement.to_host(start.state.params)
+  before = transfers.to_host(start.state.params)
   result = _run(task, recorder, 6, start, past_faults=True)
   for position, (seed, rate) in enumerate([(4, 1e-3), (5, 3e-3)]):
     alone = _task(environment, learning_rate=rate)
-    start = runner.begin(alone, (seed,), _place())
+    start = starts.begin(alone, (seed,), _place())
     expected = _run(alone, _Recorder(), 6, start).params
     for got, want in zip(
       jax.tree.leaves(result.params["policy"]),
@@ -307,7 +319,7 @@ def test_a_learner_left_behind_does_not_move_where_a_run_goes_on(tmp_path):
   task = _task(environments.make("probe:action"), own_rate=True)
   begin = {"learning_rates": (1e38, 1.0)}
   whole, cut = _Recorder(), _Recorder()
-  start = runner.begin(task, _SEEDS, _place(), **begin)
+  start = starts.begin(task, _SEEDS, _place(), **begin)
   expected = _run(task, whole, 6, start, past_faults=True)
   checkpoints = _checkpoints(tmp_path / "checkpoints")
   with pytest.raises(runner.StoppedError, match="update 3 of 6"):
@@ -315,12 +327,12 @@ def test_a_learner_left_behind_does_not_move_where_a_run_goes_on(tmp_path):
       task,
       cut,
       6,
-      runner.begin(task, _SEEDS, _place(), **begin),
+      starts.begin(task, _SEEDS, _place(), **begin),
       past_faults=True,
       saver=runner.Saver(checkpoints),
       should_stop=_StopAfter(1),
     )
-  start = runner.resume(task, _SEEDS, _place(), checkpoints, **begin)
+  start = starts.resume(task, _SEEDS, _place(), checkpoints, **begin)
   assert start.update == 3
   result = _run(task, cut, 6, start, past_faults=True)
   _assert_same(result.params, expected.params)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from lco_jax.tasks import built_in_rewards, rewards
-from lco_jax.trainers import llm
+from lco_jax.trainers import llm_task
 
 _FILE = """
 def double(completion, row):
@@ -196,7 +196,7 @@ def test_groups_are_standardised_each_reward_by_its_own():
   rng = np.random.default_rng(0)
   scores = rng.normal(size=(2, 5, 3, 2)) * [1.0, 100.0]
   scores[:, :, 0, 0] = 7.0  # The same for all samples.
-  found = llm.standardize_groups(scores)
+  found = llm_task.standardize_groups(scores)
   for seed, prompt, reward in np.ndindex(2, 3, 2):
     own = scores[seed, :, prompt, reward]
     mean = sum(own) / 5

@@ -16,7 +16,7 @@ from lco_jax import (
   targets,
 )
 from lco_jax.control import training
-from lco_jax.training import memory, optimizers, placement, program
+from lco_jax.training import memory, optimizers, placement, program, transfers
 from lco_jax.training import options as options_lib
 
 pytestmark = pytest.mark.third_party
@@ -53,11 +53,11 @@ def _states(task, num_updates, devices=1):
   mesh = placement.make_mesh(1, task.num_streams, jax.devices()[:devices])
   state = program.initial_state(task, [0], mesh)
   step = program.compile_chunks(task, mesh, state, [1])[1]
-  states, every = [placement.to_host(state)], []
+  states, every = [transfers.to_host(state)], []
   for _ in range(num_updates):
     state, metrics = step(state)
-    states.append(placement.to_host(state))
-    every.append(placement.to_host(metrics))
+    states.append(transfers.to_host(state))
+    every.append(transfers.to_host(metrics))
   one = lambda tree: jax.tree.map(lambda x: x[0], tree)
   return [one(state) for state in states], [
     {name: float(values[0, 0]) for name, values in metrics.items()}

@@ -8,8 +8,8 @@ import pytest
 
 from lco_jax import algorithms, networks, tasks
 from lco_jax.language import generation, samplers, training
-from lco_jax.runs import runner
-from lco_jax.training import optimizers, placement
+from lco_jax.runs import starts
+from lco_jax.training import optimizers, placement, transfers
 from lco_jax.training import program as program_lib
 
 # Flax and optax mix ranks.
@@ -70,7 +70,7 @@ def _start(task, mesh, seeds=(0,)):
   mesh = placement.make_mesh(
     len(seeds), task.num_streams, jax.devices()[:count], sizes
   )
-  return mesh, runner.begin(task, seeds, mesh).state
+  return mesh, starts.begin(task, seeds, mesh).state
 
 
 def _run(task, mesh, num_updates=_UPDATES, seeds=(0,)):
@@ -82,13 +82,13 @@ def _run(task, mesh, num_updates=_UPDATES, seeds=(0,)):
 @functools.cache
 def _alone(algorithm, **changes):
   state, metrics = _run(_make(algorithm), "data:1")
-  return placement.to_host((state, metrics))
+  return transfers.to_host((state, metrics))
 
 
 @pytest.mark.parametrize("mesh", _MESHES)
 @pytest.mark.parametrize("algorithm", ["lco_fisher", "grpo"])
 def test_a_mesh_trains_as_one_device_does(algorithm, mesh):
-  state, metrics = placement.to_host(_run(_make(algorithm), mesh))
+  state, metrics = transfers.to_host(_run(_make(algorithm), mesh))
   expected, expected_metrics = _alone(algorithm)
   _assert_same_params(state.params, expected.params)
   for name, values in metrics.items():
@@ -115,9 +115,9 @@ def test_several_seeds(mesh):
     _assert_same_params(
       jax.tree.map(
         lambda leaf, seed=seed: leaf[seed : seed + 1],
-        placement.to_host(state.params),
+        transfers.to_host(state.params),
       ),
-      placement.to_host(alone.params),
+      transfers.to_host(alone.params),
     )
 
 
@@ -135,7 +135,7 @@ def test_options_on_a_mesh(changes):
   """Parts beside the policy, such as β by feedback, included."""
   task = _make("lco_fisher", rate=3e-4, **changes)
   (found, metrics), (expected, others) = (
-    placement.to_host(_run(task, mesh, num_updates=2))
+    transfers.to_host(_run(task, mesh, num_updates=2))
     for mesh in ("fsdp:4", "data:1")
   )
   _assert_same_params(found.params, expected.params)
@@ -158,7 +158,7 @@ def test_microbatches_on_a_mesh(mesh):
   """A device's prompts divide into microbatches, as on one device."""
   task = _make("grpo", rate=3e-4, num_prompts=16, num_microbatches=2)
   found, expected = (
-    placement.to_host(_run(task, own, num_updates=2)[0].params)
+    transfers.to_host(_run(task, own, num_updates=2)[0].params)
     for own in (mesh, "data:1")
   )
   _assert_same_params(found, expected)
@@ -167,17 +167,17 @@ def test_microbatches_on_a_mesh(mesh):
 def test_a_state_moves_to_any_mesh():
   """Bit for bit, in parts and whole."""
   task = _make("grpo")
-  expected = placement.to_host(_start(task, "data:1")[1])
+  expected = transfers.to_host(_start(task, "data:1")[1])
   for name in _MESHES:
     mesh, state = _start(task, name)
     specs = placement.make_state_specs(state, mesh)
-    placed = placement.to_devices(expected, mesh, specs)
+    placed = transfers.to_devices(expected, mesh, specs)
     for own, like in zip(
       jax.tree.leaves(placed), jax.tree.leaves(state), strict=True
     ):
       assert own.sharding == like.sharding
     jax.tree.map(
-      np.testing.assert_array_equal, placement.to_host(placed), expected
+      np.testing.assert_array_equal, transfers.to_host(placed), expected
     )
 
 

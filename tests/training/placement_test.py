@@ -1,14 +1,12 @@
 """Seeds and streams on devices: who holds what, and what comes back."""
 
-import math
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from lco_jax import numerics
-from lco_jax.training import placement
+from lco_jax.training import placement, transfers
 
 
 def _compiled(function, mesh, array, out_specs=placement.SEEDS):
@@ -18,26 +16,26 @@ def _compiled(function, mesh, array, out_specs=placement.SEEDS):
 def test_seeds_are_divided_if_they_can_be():
   mesh = placement.make_mesh(16, 3, jax.devices())
   assert dict(mesh.shape) == {"seeds": 8, numerics.DATA_AXIS: 1}
-  seeds = placement.to_devices(np.arange(16), mesh, placement.SEEDS)
+  seeds = transfers.to_devices(np.arange(16), mesh, placement.SEEDS)
   np.testing.assert_array_equal(seeds.addressable_shards[1].data, [2, 3])
   doubled = _compiled(lambda own: own * 2, mesh, seeds)(seeds)
-  np.testing.assert_array_equal(placement.to_host(doubled), 2 * np.arange(16))
+  np.testing.assert_array_equal(transfers.to_host(doubled), 2 * np.arange(16))
 
 
 def test_streams_are_divided_otherwise():
   """All devices hold all seeds; the axis spans them."""
   mesh = placement.make_mesh(2, 16, jax.devices())
   assert dict(mesh.shape) == {"seeds": 1, numerics.DATA_AXIS: 8}
-  seeds = placement.to_devices(np.array([5, 7]), mesh, placement.SEEDS)
+  seeds = transfers.to_devices(np.array([5, 7]), mesh, placement.SEEDS)
   total = _compiled(
     lambda own: jax.lax.psum(own, numerics.DATA_AXIS), mesh, seeds
   )
-  np.testing.assert_array_equal(placement.to_host(total(seeds)), [40, 56])
+  np.testing.assert_array_equal(transfers.to_host(total(seeds)), [40, 56])
 
 
 def test_the_axis_is_bound_where_seeds_are_divided():
   mesh = placement.make_mesh(8, 16, jax.devices())
-  seeds = placement.to_devices(np.arange(8), mesh, placement.SEEDS)
+  seeds = transfers.to_devices(np.arange(8), mesh, placement.SEEDS)
   size = _compiled(
     lambda own: own * 0 + jax.lax.axis_size(numerics.DATA_AXIS), mesh, seeds
   )
@@ -73,7 +71,7 @@ def test_each_seed_has_its_own(num_seeds):
 @pytest.mark.parametrize("num_seeds", [2, 16])
 def test_all_devices_are_told_what_each_seed_came_to(num_seeds):
   mesh = placement.make_mesh(num_seeds, 24, jax.devices())
-  seeds = placement.to_devices(np.arange(num_seeds), mesh, placement.SEEDS)
+  seeds = transfers.to_devices(np.arange(num_seeds), mesh, placement.SEEDS)
   told = _compiled(
     lambda own: placement.gather_seeds(jnp.stack([own, -own]), axis=1),
     mesh,
@@ -84,41 +82,7 @@ def test_all_devices_are_told_what_each_seed_came_to(num_seeds):
   assert told.is_fully_replicated and len(told.addressable_shards) == 8
   for shard in told.addressable_shards:
     np.testing.assert_array_equal(shard.data, expected)
-  np.testing.assert_array_equal(placement.to_host(told), expected)
-
-
-@pytest.mark.parametrize("num_seeds", [2, 16])
-@pytest.mark.parametrize(
-  "spec",
-  [
-    placement.EVERYWHERE,
-    placement.SEEDS,
-    placement.STREAMS,
-    placement.ROLLOUTS,
-  ],
-  ids=str,
-)
-def test_arrays_come_back_from_devices(num_seeds, spec):
-  mesh = placement.make_mesh(num_seeds, 24, jax.devices())
-  rng = np.random.default_rng(0)
-  whole = rng.normal(size=(num_seeds, 24, 24)).astype(np.float32)
-  tree = {"a": whole, "b": (whole > 0, None)}
-  placed = placement.to_devices(tree, mesh, spec)
-  put = placement.put_local(tree, mesh, spec)  # One process: all is local.
-  for found in (placed, put):
-    assert jax.tree.structure(found) == jax.tree.structure(tree)
-    shards = [
-      math.prod(dict(mesh.shape).get(name, 1) for name in names or ())
-      for names in (
-        (own,) if isinstance(own, str) else own for own in (*spec, *[None] * 3)
-      )
-    ]
-    own = found["a"].addressable_shards[0].data.shape
-    assert own == tuple(
-      size // count for size, count in zip(whole.shape, shards, strict=False)
-    )
-    for read in (placement.to_host, placement.read_local):
-      jax.tree.map(np.testing.assert_array_equal, read(found), tree)
+  np.testing.assert_array_equal(transfers.to_host(told), expected)
 
 
 def test_one_of_the_two_must_divide():
