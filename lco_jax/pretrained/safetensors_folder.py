@@ -95,7 +95,7 @@ def _read_file(path: pathlib.Path) -> dict[str, model_file.Tensor]:
     raise model_file.ModelFileError(path, f"cannot be read: {error}") from error
   header.pop("__metadata__", None)
   for name, entry in header.items():
-    if entry["dtype"] not in _TYPES:
+    if entry["dtype"] not in _TYPES and not name.endswith(_IGNORED):
       raise model_file.ModelFileError(
         path,
         f"tensor {name} is {entry['dtype']}; only {', '.join(_TYPES)} are"

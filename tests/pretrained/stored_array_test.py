@@ -117,6 +117,9 @@ def test_bfloat16_and_other_types(folder):
   found = pretrained.load(str(folder)).params["params"]["embed"]["embedding"]
   expected = half["model.embed_tokens.weight"].astype(np.float32)
   np.testing.assert_array_equal(found, expected)
+  buffer = {"model.rotary_emb.inv_freq": np.ones(2, np.int64)}
+  safetensors_numpy.save_file(tensors | buffer, folder / "model.safetensors")
+  pretrained.load(str(folder))
   name = "model.norm.weight"
   odd = tensors | {name: tensors[name].astype(np.int8)}
   safetensors_numpy.save_file(odd, folder / "model.safetensors")
