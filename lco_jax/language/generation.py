@@ -311,14 +311,14 @@ def _read_prompts(
   cache = model.empty_cache(len(prompt), prompt_length + length)
   hidden, cache = model.hidden(params, prompt, padding, cache, 0)
 
-  def read_rest(packing=None):
+  def read_rest(*packing):
     return model.hidden(
       params,
       completion[:, :-1],
       rows.repeat(padding, num_samples),
       rows.repeat(cache, num_samples, axis=1),
       prompt_length,
-      packing,
+      *packing,
     )[0]
 
   return rows.repeat(hidden[:, -1], num_samples), read_rest
