@@ -85,11 +85,13 @@ def measure(settings: dict, num_updates: int, repeats: int) -> dict:
     "updates_per_second": round(median("steps_per_second") / per_update, 2),
     "samples_per_second": round(median("steps_per_second"), 1),
     "generation_tokens_per_second": round(
-      tokens / timing.measure(lambda: compiled(state), _REPEATS), 1
+      tokens / timing.measure(lambda: compiled(state), _REPEATS).median, 1
     ),
     "update_tokens_per_second": round(
       tokens
-      / timing.measure(lambda: learning(state, actor, samples), _REPEATS),
+      / timing.measure(
+        lambda: learning(state, actor, samples), _REPEATS
+      ).median,
       1,
     ),
     "compile_seconds": round(median("compile_seconds"), 3),
@@ -142,7 +144,7 @@ def decoding(settings: dict) -> dict:
   for name, function in (("cached", cached), ("uncached", uncached)):
     program = jax.jit(function).lower(params).compile()
     seconds[name] = (
-      timing.measure(lambda p=program: p(params), _REPEATS) / _TOKENS
+      timing.measure(lambda p=program: p(params), _REPEATS).median / _TOKENS
     )
   return {
     "decoded_tokens": _TOKENS,

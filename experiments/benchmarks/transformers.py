@@ -82,7 +82,7 @@ def measure(
 
   made = num_prompts * num_samples * completion_length
   generating, updating = (
-    timing.measure(function, repeats) for function in (generate, update)
+    timing.measure(function, repeats).median for function in (generate, update)
   )
   return {
     "generation_tokens_per_second": round(made / generating, 1),

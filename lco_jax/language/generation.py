@@ -19,6 +19,7 @@ from jax import Array
 
 from lco_jax import checks, networks, numerics, types
 from lco_jax.checks import setting
+from lco_jax.language import refilling
 from lco_jax.networks import partitioning
 from lco_jax.training import rows
 
@@ -61,6 +62,8 @@ class Completion(NamedTuple):
       the policy's logits, float32[B, C, V], before temperature, top-k and
       top-p; 0 at steps that were not computed.
     truncated: bool[B], completions cut off before their end token.
+    num_steps: int32[B], how often tokens of all running sequences were read
+      until the last token was sampled.
   """
 
   tokens: Array
@@ -68,6 +71,7 @@ class Completion(NamedTuple):
   behaviour_log_prob: Array
   observed: Any
   truncated: Array
+  num_steps: Array
 
 
 def sampling_logits(logits: Array, sampling: Sampling) -> Array:
@@ -173,6 +177,8 @@ def generate(
   end: int | Sequence[int],
   sampling: Sampling,
   observe: Observe = observe_logits,
+  num_slots: int | None = None,
+  limits: Array | None = None,
 ) -> Completion:
   """Samples completions of prompts.
 
@@ -187,76 +193,155 @@ def generate(
     end: the token or tokens that end a sequence.
     sampling: options of the sampling distribution.
     observe: computes the outputs to keep of each step.
+    num_slots: sequences that run at a time, see `refilling`; None for all.
+    limits: int32[B], tokens of each sequence at most, ≥ 1; None for C.
   """
   # Files give NumPy arrays, which the compiled loop cannot index.
   params = jax.tree.map(jnp.asarray, params)
-  prompt_length, batch_size = prompt.shape[1], len(keys)
+  batch_size, length = len(keys), prompt.shape[1]
   num_samples = _count_samples(batch_size, len(prompt), "keys")
-  uniform = jax.vmap(lambda key: jax.random.uniform(key, (num_tokens,)))(keys)
-  sample = functools.partial(sample_token, sampling=sampling)
-  ends = jnp.atleast_1d(jnp.asarray(end, jnp.int32))
-
-  def next_token(time, hidden, ended):
-    logits = model.head(params, hidden)
-    token, log_prob = sample(logits, uniform[:, time])
-    token = jnp.where(ended, 0, token)
-    log_prob = jnp.where(ended, 0.0, log_prob)
-    return token, log_prob, observe(params, hidden, logits, token)
-
-  def record(completion, time, hidden, ended):
-    """Samples the next token of the sequences that have not ended."""
-    token, log_prob, observed = next_token(time, hidden, ended)
-    return completion._replace(
-      tokens=completion.tokens.at[:, time].set(token),
-      mask=completion.mask.at[:, time].set(~ended),
-      behaviour_log_prob=completion.behaviour_log_prob.at[:, time].set(
-        log_prob
-      ),
-      observed=jax.tree.map(
-        lambda all_steps, own: all_steps.at[:, time].set(own),
-        completion.observed,
-        observed,
-      ),
-      truncated=~ended & ~jnp.isin(token, ends),
-    ), token
-
-  read, cache = model.reader(params, len(prompt), prompt_length + num_tokens)
-  hidden, cache = read(prompt, padding, cache, 0)
+  if limits is None:
+    limits = jnp.full(batch_size, num_tokens)
+  sampler = _Sampler(
+    lambda hidden: model.head(params, hidden),
+    functools.partial(observe, params),
+    sampling,
+    jax.vmap(lambda key: jax.random.uniform(key, (num_tokens,)))(keys),
+    jnp.atleast_1d(jnp.asarray(end, jnp.int32)),
+    limits,
+  )
+  in_slots = num_slots is not None and num_slots < batch_size
+  read, caches = model.reader(
+    params, len(prompt), length if in_slots else length + num_tokens
+  )
+  hidden, caches = read(prompt, padding, caches, 0)
+  first = rows.repeat(hidden[:, -1], num_samples)
+  completion, token, ended = sampler.sample(
+    sampler.make_blank(first),
+    (slice(None), 0),
+    0,
+    first,
+    jnp.zeros(batch_size, bool),
+  )
+  if in_slots:
+    waiting = refilling.Waiting(
+      # Those that the first token ended come last.
+      sequences=jnp.argsort(ended, stable=True),
+      count=jnp.sum(~ended),
+      tokens=token,
+      prompts=rows.repeat(jnp.arange(len(prompt)), num_samples),
+      padding=padding,
+      caches=caches,
+    )
+    _, cache = model.reader(params, num_slots, length + num_tokens)
+    return refilling.continue_in_slots(
+      read, waiting, cache, length, num_tokens, sampler.sample, completion
+    )
   # Every sample continues from its own copy of the prompt's cache.
-  cache, first, padding = rows.repeat(
-    (cache, hidden[:, -1], padding), num_samples
-  )
-  shape = (batch_size, num_tokens)
-  running = jnp.ones(batch_size, bool)
-  blank = Completion(
-    tokens=jnp.zeros(shape, jnp.int32),
-    mask=jnp.zeros(shape, bool),
-    behaviour_log_prob=jnp.zeros(shape, jnp.float32),
-    observed=jax.tree.map(
-      lambda own: jnp.zeros((*shape, *own.shape[1:]), own.dtype),
-      jax.eval_shape(next_token, 0, first, ~running)[2],
-    ),
-    truncated=running,
-  )
-  completion, token = record(blank, 0, first, ~running)
-
-  def is_running(carry):
-    time, _, _, completion = carry
-    return (time < num_tokens) & completion.truncated.any()
+  cache, padding = rows.repeat((caches, padding), num_samples)
 
   def step(carry):
-    time, token, cache, completion = carry
-    hidden, cache = read(
-      token[:, None], padding, cache, prompt_length + time - 1
+    time, token, ended, cache, completion = carry
+    hidden, cache = read(token[:, None], padding, cache, length + time - 1)
+    completion, token, ended = sampler.sample(
+      completion, (slice(None), time), time, hidden[:, 0], ended
     )
-    ended = ~completion.truncated
-    completion, token = record(completion, time, hidden[:, 0], ended)
-    return time + 1, token, cache, completion
+    return time + 1, token, ended, cache, completion
 
   *_, completion = jax.lax.while_loop(
-    is_running, step, (jnp.int32(1), token, cache, completion)
+    lambda carry: ~carry[2].all(),
+    step,
+    (jnp.int32(1), token, ended, cache, completion),
   )
   return completion
+
+
+class _Sampler(NamedTuple):
+  """Samples next tokens, and records them.
+
+  Attributes:
+    head: hidden states float[R, W] → logits float32[R, V].
+    observe: (hidden states, logits, tokens) → pytree [R, ...].
+    sampling: options of the distribution.
+    uniform: float32[B, C], a random number for each token.
+    ends: int32[E], tokens that end a sequence.
+    limits: int32[B], tokens of each sequence at most.
+  """
+
+  head: Callable[[Array], Array]
+  observe: Callable[[Array, Array, Array], Any]
+  sampling: Sampling
+  uniform: Array
+  ends: Array
+  limits: Array
+
+  def make_blank(self, hidden: Array) -> Completion:
+    """Completions without tokens, of hidden states float[B, W]."""
+    shape = self.uniform.shape
+    token = jnp.zeros(len(hidden), jnp.int32)
+    observed = jax.eval_shape(
+      lambda: self.observe(hidden, self.head(hidden), token)
+    )
+    return Completion(
+      tokens=jnp.zeros(shape, jnp.int32),
+      mask=jnp.zeros(shape, bool),
+      behaviour_log_prob=jnp.zeros(shape, jnp.float32),
+      observed=jax.tree.map(
+        lambda own: jnp.zeros((*shape, *own.shape[1:]), own.dtype), observed
+      ),
+      truncated=jnp.ones(len(hidden), bool),
+      num_steps=jnp.zeros(len(hidden), jnp.int32),
+    )
+
+  def sample(
+    self,
+    completion: Completion,
+    place: tuple[Any, Any],
+    step: Array,
+    hidden: Array,
+    ended: Array,
+  ) -> tuple[Completion, Array, Array]:
+    """Samples the next token of each of R rows that has not ended.
+
+    Args:
+      completion: the tokens before.
+      place: (sequence, time) of each row's token, as indices of [B, C]. Rows
+        of sequence B are dropped.
+      step: int32[], how often rows were read until now.
+      hidden: float[R, W], final hidden states that predict the tokens.
+      ended: bool[R].
+
+    Returns:
+      (completion with the tokens; tokens int32[R]; rows that have ended now,
+      bool[R]).
+    """
+    sequence, time = place
+    logits = self.head(hidden)
+    token, log_prob = sample_token(logits, self.uniform[place], self.sampling)
+    token = jnp.where(ended, 0, token)
+    is_end = jnp.isin(token, self.ends)
+
+    def write(every, own):
+      return every.at[place].set(own, mode="drop")
+
+    def update(every, own):
+      own = jnp.where(ended, every[sequence], own)
+      return every.at[sequence].set(own, mode="drop")
+
+    completion = completion._replace(
+      tokens=write(completion.tokens, token),
+      mask=write(completion.mask, ~ended),
+      behaviour_log_prob=write(
+        completion.behaviour_log_prob, jnp.where(ended, 0.0, log_prob)
+      ),
+      observed=jax.tree.map(
+        write, completion.observed, self.observe(hidden, logits, token)
+      ),
+      truncated=update(completion.truncated, ~is_end),
+      num_steps=update(completion.num_steps, step),
+    )
+    is_last = time + 1 >= self.limits[sequence]
+    return completion, token, ended | is_end | is_last
 
 
 def completion_hidden(

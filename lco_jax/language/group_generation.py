@@ -22,10 +22,12 @@ class Lengths(NamedTuple):
     longest: int32[seeds], tokens of the longest.
     packed: int32[seeds], most places that a step on a device needs for packed
       tokens; −1 if steps read completions whole.
+    num_steps: int32[seeds], most steps that a device took to generate them.
   """
 
   longest: Array
   packed: Array
+  num_steps: Array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +43,8 @@ class GroupGeneration:
     sampling: the distribution that tokens are sampled from.
     gather_dtype: type in which divided weights are gathered once, before the
       first token; None to gather each layer for each token.
+    num_slots: completions of a seed that run at a time on a device; None for
+      all.
   """
 
   model: networks.LanguageModel
@@ -50,11 +54,18 @@ class GroupGeneration:
   end: tuple[int, ...]
   sampling: generation.Sampling
   gather_dtype: str | None = None
+  num_slots: int | None = None
 
   @property
   def num_samples(self) -> int:
     """G, samples of a prompt."""
     return self.training.num_steps * self.training.samples_per_step
+
+  def count_steps(self, num_prompts: int) -> int:
+    """Counts the steps of completing N prompts if no completion ends early."""
+    completions = self.num_samples * num_prompts
+    rounds = -(-completions // (self.num_slots or completions))
+    return rounds * (self.completion_length - 1)
 
   def trace(
     self, mesh: Mesh, state: types.LearnerState, prompt: Any, padding: Any
@@ -88,18 +99,22 @@ class GroupGeneration:
 
   def _generate_all(self, state, prompt, padding):
     """Every seed's completions, and their lengths."""
-    samples = placement.each_seed(self._generate)(state, prompt, padding)
+    samples, steps = placement.each_seed(self._generate)(state, prompt, padding)
     longest = jnp.max(jnp.sum(samples.mask, axis=-1), axis=(1, 2))
     packed = jnp.full(longest.shape, -1)
     if self.training.count_packed is not None:
       packed = jax.vmap(self.training.count_packed)(samples.mask)
-    lengths = numerics.pmax(Lengths(longest, packed), numerics.DATA_AXIS)
+    lengths = numerics.pmax(Lengths(longest, packed, steps), numerics.DATA_AXIS)
     return samples, placement.gather_seeds(lengths, axis=0)
 
   def _generate(
     self, state: types.LearnerState, prompt: Array, padding: Array
-  ) -> data.Samples:
-    """One seed's completions: Samples [G, N], without rewards."""
+  ) -> tuple[data.Samples, Array]:
+    """One seed's completions, and the steps that they took.
+
+    Returns:
+      (Samples [G, N], without rewards; int32[]).
+    """
     keys = jax.vmap(
       functools.partial(jax.random.split, num=self.num_samples), out_axes=1
     )(program.collection_keys(self.training, state))
@@ -115,11 +130,12 @@ class GroupGeneration:
       self.completion_length,
       self.end,
       self.sampling,
+      self.num_slots,
     )
     hidden, log_prob = done.observed
     shape = done.truncated.shape
     blank = jnp.zeros(shape, bool)
-    return data.Samples(
+    samples = data.Samples(
       prompt=jnp.broadcast_to(prompt[None], (*shape, prompt.shape[-1])),
       padding=jnp.broadcast_to(padding[None], shape),
       action=done.tokens,
@@ -132,3 +148,4 @@ class GroupGeneration:
       failed=blank,
       first_visit=blank,
     )
+    return samples, jnp.max(done.num_steps)

@@ -50,6 +50,8 @@ class Asking:
     context_length: tokens of a prompt and its answer, at most.
     sampling: the distribution that answers are sampled from.
     reward: scores float[S, G, N, K] → rewards float[S, G, N].
+    num_slots: answers of a seed that run at a time on a device, see
+      `refilling`; None for all.
   """
 
   task: tasks.TextTask | tasks.RowTask
@@ -60,6 +62,7 @@ class Asking:
   context_length: int
   sampling: generation.Sampling
   reward: Callable[[np.ndarray], np.ndarray] = operator.itemgetter((..., 0))
+  num_slots: int | None = None
 
   def prompt(self, problem: Mapping[str, Any]) -> list[int]:
     """Tokens of a problem, up to where the answer begins.
@@ -188,6 +191,7 @@ class TextCollector:
       asking.tokenizer.end,
       asking.sampling,
       gather_dtype,
+      asking.num_slots,
     )
     self._seeds, self._streams = np.meshgrid(
       np.asarray(seeds), np.arange(training.num_streams), indexing="ij"
@@ -303,7 +307,8 @@ class TextCollector:
       samples, lengths = self._programs[length](state, *asked)
       lengths = transfers.to_host(lengths)
     longest = int(lengths.longest.max())
-    self.phases.count(phases.GENERATION, self._counters[length](longest - 1))
+    num_steps = int(lengths.num_steps.max())
+    self.phases.count(phases.GENERATION, self._counters[length](num_steps))
     samples = self._cut(samples, longest)
     return dataclasses.replace(
       samples,

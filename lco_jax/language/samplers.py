@@ -194,6 +194,8 @@ def complete_prompts(
   completion_length: int,
   end: Any,
   sampling: generation.Sampling,
+  num_slots: int | None = None,
+  limits: Array | None = None,
 ) -> generation.Completion:
   """Completes each prompt several times, keeping what learning needs.
 
@@ -206,6 +208,8 @@ def complete_prompts(
     completion_length: C.
     end: token that ends a completion, or several.
     sampling: the distribution that tokens are sampled from.
+    num_slots: completions that run at a time; None for all.
+    limits: int32[G, N], tokens of each completion at most; None for C.
 
   Returns:
     Completion [G, N, ...], whose `observed` is (final hidden states
@@ -226,6 +230,8 @@ def complete_prompts(
     end,
     sampling,
     observe,
+    num_slots,
+    None if limits is None else rows.flatten(limits),
   )
   return rows.unflatten(completion, len(keys))
 

@@ -91,6 +91,7 @@ class Completer:
     batch_size: sequences per batch, at least all sequences of one prompt.
     mesh: that divides the model; None for a model on one device.
     gather_dtype: as of `GroupGeneration`.
+    num_slots: sequences of a batch that run at a time; None for all.
   """
 
   model: networks.LanguageModel
@@ -99,6 +100,7 @@ class Completer:
   batch_size: int
   mesh: Mesh | None = None
   gather_dtype: str | None = None
+  num_slots: int | None = None
 
   def complete(
     self,
@@ -218,6 +220,7 @@ class Completer:
       self.end,
       sampling,
       observe=lambda *_: (),
+      num_slots=self.num_slots,
     )
     done = rows_lib.unflatten((done.tokens, done.mask), len(words))
     return partitioning.replicate(done)

@@ -117,6 +117,7 @@ def make_examination(
       batch_size,
       mesh,
       gather_dtype,
+      asking.num_slots,
     ),
     jax.random.fold_in(jax.random.key(seed), _EVALUATION_STREAM),
   )

@@ -55,6 +55,19 @@ class KVCache(NamedTuple):
   values: Array
 
 
+class Positions(NamedTuple):
+  """Positions of tokens in their sequences.
+
+  Attributes:
+    own: int32[B, L], of the tokens that are read.
+    cached: int32[B, S], of the tokens in the slots of the cache, those that are
+      read among them; negative for slots to ignore.
+  """
+
+  own: Array
+  cached: Array
+
+
 class Slots(NamedTuple):
   """Slots of the tokens of one call.
 
@@ -62,11 +75,23 @@ class Slots(NamedTuple):
     start: int32[], slot of the first token.
     padding: int32[B], number of padded slots on the left.
     packing: of the tokens among all slots of the call; None if they are whole.
+    positions: of the tokens; None if they follow from the padding.
   """
 
   start: Array
   padding: Array
   packing: packing_lib.Packing | None = None
+  positions: Positions | None = None
+
+  def locate(self, length: int, num_slots: int) -> Positions:
+    """Positions of L tokens, and of those of S slots."""
+    if self.positions is not None:
+      return self.positions
+    own = self.start + jnp.arange(length)  # [L]
+    return Positions(
+      own[None] - self.padding[:, None],
+      jnp.arange(num_slots)[None] - self.padding[:, None],
+    )
 
 
 def empty_cache(
@@ -265,12 +290,12 @@ class Attention(nn.Module):
       flat = projected.reshape(batch, length, -1)
       return norm(flat).reshape(projected.shape)
 
-    own_slots = slots.start + jnp.arange(length)  # [L]
-    positions = own_slots[None] - slots.padding[:, None]  # [B, L]
+    num_slots = length if cache is None else cache.keys.shape[2]
+    positions = slots.locate(length, num_slots)
     query = _rotate(
-      project_normed("query", config.num_heads), positions, options
+      project_normed("query", config.num_heads), positions.own, options
     )
-    key = _rotate(project_normed("key", num_kv), positions, options)
+    key = _rotate(project_normed("key", num_kv), positions.own, options)
     # The head axis precedes the slots: each head's keys are contiguous.
     key, value = (
       _lay_heads(jnp.swapaxes(x, 1, 2)) for x in (key, project("value", num_kv))
@@ -281,12 +306,10 @@ class Attention(nn.Module):
       value = jax.lax.dynamic_update_slice(cache.values, value, at)
       key, value = _lay_heads(key), _lay_heads(value)
       cache = KVCache(key, value)
-    read = jnp.arange(key.shape[2])  # [S]
-    allowed = (read[None, None] <= own_slots[None, :, None]) & (
-      read[None, None] >= slots.padding[:, None, None]
-    )  # [B, L, S]
+    own, cached = positions.own[..., None], positions.cached[:, None]
+    allowed = (cached >= 0) & (cached <= own)  # [B, L, S]
     if options.window is not None:
-      allowed &= (own_slots[:, None] - read[None] < options.window)[None]
+      allowed &= own - cached < options.window
     # Merge a group's queries of all tokens: one product per key-value head.
     query = query.reshape(batch, length, num_kv, -1, features)
     query = query.transpose(0, 2, 3, 1, 4)  # [B, K, group, L, D]

@@ -38,16 +38,22 @@ def make_reader(
     num_slots: S.
 
   Returns:
-    ((tokens, padding, cache, start) → (hidden, cache), and an empty cache of
-    arrays [B, ...]: a KVCache per layer, or one [B, layers, ...] for narrow
-    matrices).
+    ((tokens, padding, cache, start, positions) → (hidden, cache), and an empty
+    cache of arrays [B, ...]: a KVCache per layer, or one [B, layers, ...] for
+    narrow matrices). The positions may be left out.
   """
   own = params["params"]
   if narrow_matrices.is_narrow(params):  # Unstacked, all would stay widened.
 
-    def read_stacked(tokens, padding, cache, start):
+    def read_stacked(tokens, padding, cache, start, positions=None):
       hidden, cache = read_narrow(
-        config, params, tokens, padding, _swap_axes(cache), start
+        config,
+        params,
+        tokens,
+        padding,
+        _swap_axes(cache),
+        start,
+        positions=positions,
       )
       return hidden, _swap_axes(cache)
 
@@ -61,8 +67,10 @@ def make_reader(
   block, options = transformer.Block(config), list_layer_options(config)
   whole = transformer.empty_cache(config, batch_size, num_slots)
 
-  def read(tokens, padding, cache, start):
-    slots = transformer.Slots(jnp.asarray(start, jnp.int32), padding)
+  def read(tokens, padding, cache, start, positions=None):
+    slots = transformer.Slots(
+      jnp.asarray(start, jnp.int32), padding, positions=positions
+    )
     hidden = _embed(config, params, tokens)
     written = []
     for layer, own_options, before in zip(layers, options, cache, strict=True):
@@ -91,9 +99,12 @@ def read_narrow(
   cache: transformer.KVCache | None = None,
   start=0,
   packing: packing_lib.Packing | None = None,
+  positions: transformer.Positions | None = None,
 ) -> tuple[Array, transformer.KVCache | None]:
   """Reads tokens as `Transformer.hidden`, widening one layer at a time."""
-  slots = transformer.Slots(jnp.asarray(start, jnp.int32), padding, packing)
+  slots = transformer.Slots(
+    jnp.asarray(start, jnp.int32), padding, packing, positions
+  )
   if packing is not None:
     tokens = packing_lib.pack(tokens.reshape(-1), packing)
   block = transformer.Block(config)

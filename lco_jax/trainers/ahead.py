@@ -124,9 +124,11 @@ def _trace_pretrained(
     (_END,),
     settings_lib.take(settings, generation.Sampling),
     llm.choose_gather_dtype(config, mesh, gather_weights),
+    settings["generation_slots"] or None,
   )
   generated = generating.trace(mesh, state, *asked)
-  yield Program("generation", generated, settings["completion_length"] - 1)
+  own_prompts = settings["num_prompts"] // placement.count_data_parts(mesh)
+  yield Program("generation", generated, generating.count_steps(own_prompts))
   samples = jax.tree.map(
     lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype),
     generated.stage.out_info[0],

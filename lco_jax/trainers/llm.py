@@ -170,13 +170,20 @@ def check_placement(settings: Mapping, mesh: Mesh) -> None:
   """Checks what depends on the devices.
 
   Raises:
-    ValueError: if a device's prompts do not divide into microbatches.
+    ValueError: if a device's prompts do not divide into microbatches, or if
+      slots are to be refilled where devices divide completions.
   """
   prompts = settings["num_prompts"] // placement.count_data_parts(mesh)
   if prompts % settings.get("num_microbatches", 1):
     raise ValueError(
       f"num_microbatches {settings['num_microbatches']} does not divide the"
       f" {prompts} prompts of a device"
+    )
+  shards = dict(mesh.shape).get(partitioning.FSDP_AXIS, 1)
+  if settings["generation_slots"] and shards > 1:
+    raise ValueError(
+      "generation_slots: must be 0 on a mesh whose axis fsdp has more than one"
+      f" device, got {settings['generation_slots']} and fsdp:{shards}"
     )
 
 
@@ -270,6 +277,9 @@ def _common(
     raise ValueError(
       "policy_learning_rates: pretrained models take one policy_learning_rate"
     )
+  checks.check_number(
+    "generation_slots", settings["generation_slots"], at_least=0
+  )
   for name in ("scoring_seconds", "temperature"):
     checks.check_number(name, settings[name], above=0.0)
   if task is None:
@@ -299,6 +309,7 @@ def _common(
     context_length=own.context_length,
     sampling=settings_lib.take(settings, generation.Sampling),
     reward=llm_task.make_reward(settings, task),
+    num_slots=settings["generation_slots"] or None,
   )
   config = own.config_with(
     dtype=settings["dtype"], rematerialize=settings["rematerialize"]

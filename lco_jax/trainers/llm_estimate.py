@@ -82,7 +82,7 @@ def estimate(settings: Mapping, run: llm.Run, mesh: Mesh) -> str:
     mesh,
     tokens,
     microbatch * answer,
-    prompts * samples,
+    _cached(settings["generation_slots"], prompts, samples, length, answer),
     length + answer,
   )
   lines += _table({name: here * size for name, size in memory.items()})
@@ -95,6 +95,16 @@ def estimate(settings: Mapping, run: llm.Run, mesh: Mesh) -> str:
   lines += ["", "without effect under these settings:" if idle else ""]
   lines += [f"  {reason}" for reason in idle]
   return "\n".join(lines).rstrip()
+
+
+def _cached(
+  num_slots: int, prompts: int, samples: int, length: int, answer: int
+) -> int:
+  """Tokens in caches: of sequences that run, and of prompts that wait."""
+  completions = prompts * samples
+  if num_slots == 0 or num_slots >= completions:
+    return completions * (length + answer)
+  return num_slots * (length + answer) + prompts * length
 
 
 def _table(memory: Mapping[str, int]) -> list[str]:
@@ -149,7 +159,7 @@ def _memory(
   mesh: Mesh,
   tokens: int,
   answers: int,
-  sequences: int,
+  cached: int,
   slots: int,
 ) -> dict[str, int]:
   """Bytes of one learner on one device, by what they are for.
@@ -160,7 +170,7 @@ def _memory(
     mesh: that it is divided over.
     tokens: that are read at a time.
     answers: those of them that are of completions.
-    sequences: that are generated.
+    cached: tokens in caches while sequences are generated.
     slots: tokens of a sequence.
   """
   config = run.model_config
@@ -211,8 +221,7 @@ def _memory(
     "keys and values while generating": (
       2 * config.num_layers * config.num_kv_heads * config.head_features
     )
-    * sequences
-    * slots
+    * cached
     * item
     // tensor,
     "activations": tokens * config.num_layers * kept * item,

@@ -258,6 +258,7 @@ class TextPolicy:
       asking.tokenizer.end,
       asking.completion_length,
       self.settings["eval_batch"],
+      num_slots=asking.num_slots,
     )
     prompts = [asking.prompt({"question": question}) for question in questions]
     if key is None:

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from experiments.benchmarks import language, llm
+from experiments.benchmarks import language, llm, losses, steps
 from experiments.configs import language as language_config
 from lco_jax.trainers import settings as settings_lib
 from tests import compiler, scripts, tiny_model
@@ -100,22 +100,35 @@ def test_what_is_measured_of_language(monkeypatch):
 
 @pytest.mark.third_party
 @pytest.mark.parametrize(
-  "case", ["8 prompts x 4", "loss 49152 chunked", "loss 128256 dense"]
+  "case",
+  [
+    "8 prompts x 4",
+    "8 prompts x 8, 4 to 64 tokens",
+    "loss 49152 chunked",
+    "loss 128256 dense",
+  ],
 )
 def test_what_is_measured_of_pretrained_models(tmp_path, monkeypatch, case):
-  monkeypatch.setitem(llm.STEPS, case, (2, 2))
-  for losses in (llm.LOSSES, llm.LARGE_LOSSES):
-    if case in losses:
-      small = losses[case]._replace(vocabulary=96, tokens=64, width=8)
+  for cases in (losses.CASES, losses.LARGE_CASES):
+    if case in cases:
+      small = cases[case]._replace(vocabulary=96, tokens=64, width=8)
       if small.chunk_tokens is None:
         small = small._replace(chunk_tokens=8)
-      monkeypatch.setitem(losses, case, small)
+      monkeypatch.setitem(cases, case, small)
+  if case in steps.CASES:
+    small = steps.CASES[case]._replace(num_prompts=2, num_samples=4)
+    if small.num_slots is not None:
+      small = small._replace(num_slots=3)
+    monkeypatch.setitem(steps.CASES, case, small)
   path = tmp_path / "tiny.gguf"
   tiny_model.write_gguf(path, tiny_model.weights())
   figures = llm.measure(case, str(path), "lco_kld", repeats=1)
-  seconds = [value for name, value in figures.items() if "seconds" in name]
+  seconds = [own for name, own in figures.items() if name.endswith("seconds")]
   assert seconds and min(seconds) >= 0
   assert ("chunk_tokens" in figures) == case.startswith("loss")
+  if "to 64" in case:
+    for name in ("refilled_generation", "generation", "packed_update"):
+      assert 0 < figures[f"{name}_slots"] <= figures["update_slots"]
 
 
 @pytest.mark.slow
@@ -123,7 +136,8 @@ def test_what_is_measured_of_pretrained_models(tmp_path, monkeypatch, case):
 def test_what_is_measured_of_transformers(tmp_path, monkeypatch):
   pytest.importorskip("torch")
   case = "8 prompts x 4, transformers"
-  monkeypatch.setitem(llm.PEERS, case, (2, 2))
+  small = llm.PEERS[case]._replace(num_prompts=2, num_samples=2)
+  monkeypatch.setitem(llm.PEERS, case, small)
   path = tmp_path / "tiny.gguf"
   tiny_model.write_gguf(path, tiny_model.weights())
   figures = llm.measure(case, str(path), "lco_kld", repeats=1)

@@ -348,6 +348,7 @@ def test_a_dry_run_says_what_it_would_take(model_path):
     ("--config.extraction=x", "extraction: unknown 'x'"),
     ("--config.num_samples=1", "num_samples must be ≥ 2"),
     ("--config.num_microbatches=3", "num_microbatches 3 does not divide"),
+    ("--config.generation_slots=-1", "generation_slots must be finite and ≥ 0"),
     ("--config.completion_length=200", "completion_length 200"),
     ("--config.temperature=0", "temperature"),
     ("--config.chunk_tokens=-1", "chunk_tokens"),

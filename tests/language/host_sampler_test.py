@@ -148,6 +148,26 @@ def test_slots_behind_the_longest_completion_change_nothing(monkeypatch):
   )
 
 
+def test_refilled_slots_change_nothing_but_steps():
+  end = range(0, _VOCABULARY, 4)
+  expected, found = (
+    _collector(end, num_slots=num_slots)[0].collect for num_slots in (None, 3)
+  )
+  state = _collector(end)[1]
+  expected, found = map(jax.device_get, (expected(state), found(state)))
+  assert len(set(expected.mask.sum(-1).flat)) > 2  # Lengths differ.
+  for field in dataclasses.fields(expected):
+    own, other = (getattr(x, field.name) for x in (found, expected))
+    if own is None:
+      continue
+    if field.name in ("hidden", "log_prob"):
+      mask = expected.mask.reshape(*own.shape[:4], *[1] * (own.ndim - 4))
+      own, other = own * mask, other * mask
+      np.testing.assert_allclose(own, other, atol=1e-5, err_msg=field.name)
+    else:
+      np.testing.assert_array_equal(own, other, field.name)
+
+
 def test_prompts_of_several_lengths_are_cut_off(monkeypatch):
   collector, state, _, _ = _collector(range(0, _VOCABULARY, 2))
   assert collector.collect(state).prompt.shape[-1] == 16

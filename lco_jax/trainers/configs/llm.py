@@ -64,6 +64,9 @@ def make_common(task: str) -> ml_collections.ConfigDict:
     config.extraction = config_dict.placeholder(str)
     config.reward = "exact"  # Or "score", the score of the task's verifier.
   config.completion_length = 24  # Tokens.
+  # Completions that a device generates at a time, the next one when one ends:
+  # faster where they differ much in length. 0 for all.
+  config.generation_slots = 0
   config.scoring_workers = 1  # Processes.
   config.scoring_seconds = 10.0  # Time limit per completion.
 

@@ -43,6 +43,7 @@ MEANINGS = {
   "rewards": 'names or FILE.py:FUNCTION, each with *WEIGHT or not, "A,B*0.1"',
   "reward_combination": "sum, or standardised: each over a prompt's samples",
   "completion_length": "largest number of tokens of a completion",
+  "generation_slots": "completions that a device generates at a time; 0: all",
   "scoring_workers": "processes that score completions",
   "scoring_seconds": "time limit of scoring a completion",
   "eval_every": "updates between validations, whose best is kept; 0: none",
