@@ -10,7 +10,7 @@ import contextlib
 
 from absl import flags
 
-from experiments.common import command_line, training_run
+from experiments.common import command_line, huge_pages, training_run
 from lco_jax.reporting import tables
 from lco_jax.runs import run_directory
 from lco_jax.trainers import llm, llm_estimate, llm_task, llm_training
@@ -29,7 +29,9 @@ def main(stack: contextlib.ExitStack) -> None:
   """Trains, evaluates, and writes the run directory, locked on the stack."""
   with training_run.prepared():
     settings = command_line.read_settings(flags.FLAGS, _CONFIG.value)
-    cpu_backend.keep_memory()
+    if not _DRY_RUN.value:
+      huge_pages.restart()
+      cpu_backend.keep_memory()
     if flags.FLAGS.distributed:  # A process for each core.
       cpu_backend.divide_cores(1)
     if _DRY_RUN.value:

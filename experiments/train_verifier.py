@@ -12,7 +12,7 @@ import contextlib
 
 from absl import flags
 
-from experiments.common import command_line, training_run
+from experiments.common import command_line, huge_pages, training_run
 from lco_jax.trainers import llm, llm_task, llm_training, verifier
 from lco_jax.training import cpu_backend
 
@@ -25,6 +25,7 @@ def main(stack: contextlib.ExitStack) -> None:
   """Trains, evaluates, and writes the run directory, locked on the stack."""
   with training_run.prepared():
     settings = command_line.read_settings(flags.FLAGS, _CONFIG.value)
+    huge_pages.restart()
     cpu_backend.keep_memory()
     if flags.FLAGS.distributed:  # A process for each core.
       cpu_backend.divide_cores(1)

@@ -1,6 +1,7 @@
 """The cases of `experiments.benchmark llm`."""
 
 from experiments.benchmarks import losses, steps, transformers
+from experiments.common import huge_pages
 from lco_jax import algorithms, pretrained
 from lco_jax.training import cpu_backend
 
@@ -30,7 +31,8 @@ def measure(case: str, model: str, algorithm: str, repeats: int) -> dict:
       missing.
   """
   alone = losses.CASES | losses.LARGE_CASES
-  known = (*steps.CASES, *PEERS, *alone)
+  whole = steps.CASES | steps.LARGE_CASES
+  known = (*whole, *PEERS, *alone)
   if case not in known:
     names = ", ".join(map(repr, known))
     raise ValueError(f"case: unknown {case!r}; known: {names}")
@@ -38,7 +40,8 @@ def measure(case: str, model: str, algorithm: str, repeats: int) -> dict:
   row = algorithms.ALGORITHMS[algorithm]
   if case in alone:
     return losses.measure(alone[case], row, repeats)
-  cpu_backend.keep_memory()  # As in runs; the peer has it, too.
+  huge_pages.restart()  # As in runs; the peer has it, too.
+  cpu_backend.keep_memory()
   own = pretrained.load(model)
   if case in PEERS:
     peer = PEERS[case]
@@ -50,7 +53,7 @@ def measure(case: str, model: str, algorithm: str, repeats: int) -> dict:
       peer.longest,
       repeats,
     )
-  return steps.measure(steps.CASES[case], own, row, repeats)
+  return steps.measure(whole[case], own, row, repeats)
 
 
 def cases() -> list[str]:

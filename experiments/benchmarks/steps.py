@@ -27,11 +27,10 @@ class Case(NamedTuple):
     num_prompts: of PROMPT_LENGTH tokens.
     num_samples: completions of each.
     longest: tokens of a completion.
-    shortest: likewise, where lengths are uniform up to the longest; None if all
-      are the longest.
-    num_slots: completions that run at a time, to compare with all; None for all
-      alone.
-    num_microbatches: of the update.
+    shortest: likewise, where lengths are uniform up to the longest, and updates
+      on packed tokens are compared; None if all are the longest.
+    num_slots: completions that run at a time, to compare generation alone with
+      all at a time; None for generation and update.
   """
 
   num_prompts: int
@@ -39,13 +38,16 @@ class Case(NamedTuple):
   longest: int = 24
   shortest: int | None = None
   num_slots: int | None = None
-  num_microbatches: int = 1
 
 
 CASES = {
   "8 prompts x 4": Case(8, 4),
   "32 prompts x 1": Case(32, 1),
-  "8 prompts x 8, 4 to 64 tokens": Case(8, 8, 64, 4, 16, 2),
+  "8 prompts x 4, 4 to 64 tokens": Case(8, 4, 64, 4),
+}
+# Measured only if asked for.
+LARGE_CASES = {
+  "64 prompts x 8, 4 to 64 tokens, slots": Case(64, 8, 64, 4, num_slots=144)
 }
 
 
@@ -55,7 +57,7 @@ def measure(
   row: algorithms.Algorithm,
   repeats: int,
 ) -> dict:
-  """Measures generation, then updates on its completions.
+  """Measures generation, and updates on its completions.
 
   Args:
     case: amount of work.
@@ -77,23 +79,34 @@ def measure(
   mesh = placement.make_mesh(1, case.num_prompts, jax.local_devices()[:1])
   given = {"policy": jax.tree.map(lambda leaf: leaf[None], own.params)}
   state = program.initial_state(training, (0,), mesh, given)
+  ways = {"generation": None}
+  if case.num_slots is not None:
+    ways["refilled_generation"] = case.num_slots
   generations = {
     name: _compile_generation(model, prompt, limits, num_slots, state)
-    for name, num_slots in _list_slots(case).items()
+    for name, num_slots in ways.items()
   }
-  completions = {
+  done = {
     name: jax.block_until_ready(generate(state.params["policy"]))
     for name, generate in generations.items()
   }
-  samples = _make_samples(
-    completions["generation"], prompt, rng.integers(0, 2, shape), mesh
-  )
-  updates = {"update": samples}
-  if case.shortest is not None:
-    needed = int(training.count_packed(completions["generation"].mask))
-    updates["packed_update"] = dataclasses.replace(
-      samples, packed_tokens=needed
-    )
+  # Behind first tokens: each way computes so many.
+  slots = {
+    f"{name}_slots": (ways[name] or limits.size) * int(own.num_steps.max())
+    for name, own in done.items()
+  }
+  updates = {}
+  if case.num_slots is None:
+    reward = rng.integers(0, 2, shape)
+    samples = _make_samples(done["generation"], prompt, reward, mesh)
+    updates["update"] = samples
+    slots["update_slots"] = slots["generation_slots"]
+    if case.shortest is not None:
+      packed = int(training.count_packed(done["generation"].mask))
+      updates["packed_update"] = dataclasses.replace(
+        samples, packed_tokens=packed
+      )
+      slots["packed_update_slots"] = packed
   learning = {
     name: _compile_update(training, mesh, state, own)
     for name, own in updates.items()
@@ -115,25 +128,21 @@ def measure(
   seconds |= timing.measure_in_turn(
     {name: functools.partial(update, name) for name in updates}, repeats
   )
+  whole = sum(
+    seconds[name].median for name in ("generation", "update") if name in seconds
+  )
   return {
     **_describe(seconds, int(limits.sum())),
-    **_count_slots(case, completions, updates),
+    "step_seconds": round(whole, 3),
+    **slots,
     "extra_memory_gib": round(processes.count_peak() - held, 3),
   }
-
-
-def _list_slots(case: Case) -> dict[str, int | None]:
-  """Ways to generate, by name: completions that run at a time."""
-  ways = {"generation": None}
-  if case.num_slots is not None:
-    ways["refilled_generation"] = case.num_slots
-  return ways
 
 
 def _describe(
   seconds: Mapping[str, timing.Timing], num_tokens: int
 ) -> dict[str, float | list[float]]:
-  """Figures of what was measured, and of its whole."""
+  """Figures of what was measured, by its name."""
   found = {}
   for name, own in seconds.items():
     found |= {
@@ -142,25 +151,7 @@ def _describe(
       f"{name}_seconds_range": [round(own.least, 3), round(own.most, 3)],
       f"{name}_first_seconds": round(own.first, 3),
     }
-  whole = seconds["generation"].median + seconds["update"].median
-  return found | {"step_seconds": round(whole, 3)}
-
-
-def _count_slots(
-  case: Case,
-  completions: Mapping[str, generation.Completion],
-  updates: Mapping[str, data.Samples],
-) -> dict[str, int]:
-  """Slots behind first tokens that each way computes, of mixed lengths."""
-  if case.shortest is None:
-    return {}
-  number = case.num_prompts * case.num_samples
-  found = {"update_slots": number * (case.longest - 1)}
-  for name, own in completions.items():
-    running = _list_slots(case)[name] or number
-    found[f"{name}_slots"] = running * int(own.num_steps.max())
-  packed = updates["packed_update"].packed_tokens
-  return found | {"packed_update_slots": packed * case.num_microbatches}
+  return found
 
 
 def _make_training(
@@ -175,7 +166,6 @@ def _make_training(
     language.Options(
       num_prompts=case.num_prompts,
       num_samples=case.num_samples,
-      num_microbatches=case.num_microbatches,
       advantage="batch_centred",
     ),
     keeps_reference=False,

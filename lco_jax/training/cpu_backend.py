@@ -61,8 +61,8 @@ def keep_memory() -> None:
 
   Otherwise every update requests gigabytes from the system again, page by page:
   a quarter of the time for a model of a hundred million parameters. Call it
-  before JAX starts its threads. It does nothing if the user has set MALLOC_...
-  or GLIBC_TUNABLES in the environment, or with another C library.
+  before JAX starts its threads. It does nothing if MALLOC_... or GLIBC_TUNABLES
+  is set in the environment, or with another C library.
   """
   if any(k.startswith("MALLOC_") or k == "GLIBC_TUNABLES" for k in os.environ):
     return
