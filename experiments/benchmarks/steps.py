@@ -47,7 +47,7 @@ CASES = {
 }
 # Measured only if asked for.
 LARGE_CASES = {
-  "64 prompts x 8, 4 to 64 tokens, slots": Case(64, 8, 64, 4, num_slots=144)
+  "64 prompts x 8, 4 to 64 tokens, slots": Case(64, 8, 64, 4, num_slots=64)
 }
 
 

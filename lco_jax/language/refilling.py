@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from lco_jax.networks import transformer
+from lco_jax.networks import attention
 
 
 class Waiting(NamedTuple):
@@ -135,14 +135,14 @@ def continue_in_slots(
 
 def _locate(
   slots: _Slots, step: Array, prompt_length: int, num_tokens: int
-) -> transformer.Positions:
+) -> attention.Positions:
   """Positions of the slots' last tokens, and of those in their caches."""
   own = prompt_length - slots.padding + slots.length - 1  # [S]
   prompt = jnp.arange(prompt_length)[None] - slots.padding[:, None]
   # How many steps ago a place of the ring was written; 0 for the token read.
   age = ((step - jnp.arange(num_tokens)) % num_tokens)[None]
   ring = jnp.where(age < slots.length[:, None], own[:, None] - age, -1)
-  return transformer.Positions(
+  return attention.Positions(
     own[:, None], jnp.concatenate([prompt, ring], axis=1)
   )
 

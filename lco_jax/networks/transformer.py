@@ -22,8 +22,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from lco_jax.networks import attention, partitioning, products
 from lco_jax.networks import packing as packing_lib
-from lco_jax.networks import partitioning, products
 from lco_jax.networks.partitioning import FSDP_AXIS, TENSOR_AXIS
 from lco_jax.networks.transformer_config import (
   ACTIVATIONS,
@@ -34,8 +34,6 @@ from lco_jax.networks.transformer_config import (
   stack,
 )
 
-# Score of masked slots: gives attention weight 0 and, unlike −inf, no NaN.
-_MASKED_SCORE = -1e30
 # Models with at most this many layers are unrolled. A loop copies each layer's
 # activations for the backward pass, which costs small models more than their
 # matrix products. Larger models run and compile faster as a loop.
@@ -55,19 +53,6 @@ class KVCache(NamedTuple):
   values: Array
 
 
-class Positions(NamedTuple):
-  """Positions of tokens in their sequences.
-
-  Attributes:
-    own: int32[B, L], of the tokens that are read.
-    cached: int32[B, S], of the tokens in the slots of the cache, those that are
-      read among them; negative for slots to ignore.
-  """
-
-  own: Array
-  cached: Array
-
-
 class Slots(NamedTuple):
   """Slots of the tokens of one call.
 
@@ -81,14 +66,14 @@ class Slots(NamedTuple):
   start: Array
   padding: Array
   packing: packing_lib.Packing | None = None
-  positions: Positions | None = None
+  positions: attention.Positions | None = None
 
-  def locate(self, length: int, num_slots: int) -> Positions:
+  def locate(self, length: int, num_slots: int) -> attention.Positions:
     """Positions of L tokens, and of those of S slots."""
     if self.positions is not None:
       return self.positions
     own = self.start + jnp.arange(length)  # [L]
-    return Positions(
+    return attention.Positions(
       own[None] - self.padding[:, None],
       jnp.arange(num_slots)[None] - self.padding[:, None],
     )
@@ -210,12 +195,12 @@ class Transformer(nn.Module):
       return self.output(hidden)
     if not self.config.tied_embeddings:
       logits = lay_features(self.output(hidden))
-      return _cap(logits, self.config.logit_cap)
+      return attention.cap(logits, self.config.logit_cap)
     embedding = partitioning.lay_vocabulary(
       self.embed.embedding.astype(hidden.dtype)
     )
     logits = products.multiply_rows("rw,vw->rv", hidden, embedding)
-    return _cap(lay_features(logits), self.config.logit_cap)
+    return attention.cap(lay_features(logits), self.config.logit_cap)
 
 
 class Block(nn.Module):
@@ -306,29 +291,10 @@ class Attention(nn.Module):
       value = jax.lax.dynamic_update_slice(cache.values, value, at)
       key, value = _lay_heads(key), _lay_heads(value)
       cache = KVCache(key, value)
-    own, cached = positions.own[..., None], positions.cached[:, None]
-    allowed = (cached >= 0) & (cached <= own)  # [B, L, S]
-    if options.window is not None:
-      allowed &= own - cached < options.window
-    # Merge a group's queries of all tokens: one product per key-value head.
     query = query.reshape(batch, length, num_kv, -1, features)
     query = query.transpose(0, 2, 3, 1, 4)  # [B, K, group, L, D]
-    grouped = query.shape
-    scores = products.product(
-      "bkmd,bksd->bkms", query.reshape(batch, num_kv, -1, features), key
-    ).reshape(*grouped[:-1], -1)
-    scale = features**-0.5
-    if config.attention_scale is not None:
-      scale = config.attention_scale
-    scores = _cap(scores * scale, config.attention_cap)
-    scores = jnp.where(allowed[:, None, None], scores, _MASKED_SCORE)
-    weights = jax.nn.softmax(scores).astype(value.dtype)
-    mixed = products.product(
-      "bkms,bksd->bkmd",
-      weights.reshape(batch, num_kv, -1, weights.shape[-1]),
-      value,
-    ).astype(value.dtype)
-    mixed = mixed.reshape(grouped).transpose(0, 3, 1, 2, 4)
+    mixed = attention.attend(config, options, query, key, value, positions)
+    mixed = mixed.transpose(0, 3, 1, 2, 4)
     output = _dense(config, config.width, "output", residual=True)
     mixed = lay_features(mixed.reshape(batch * length, -1))
     if packing is not None:
@@ -374,11 +340,6 @@ def _lay_heads(x: Array) -> Array:
 def scale_embedding(x: Array, factor: float) -> Array:
   """x times a factor, rounded to the dtype of x; x itself for 1."""
   return x if factor == 1.0 else x * jnp.asarray(factor, x.dtype)
-
-
-def _cap(x: Array, cap: float | None) -> Array:
-  """c tanh(x / c), which lies between -c and c; x itself for None."""
-  return x if cap is None else cap * jnp.tanh(x / cap)
 
 
 def make_norm(config: TransformerConfig, name: str | None = None) -> nn.Module:

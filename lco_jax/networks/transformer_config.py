@@ -55,6 +55,8 @@ class TransformerConfig:
       weights and logits are float32. float64, which needs jax_enable_x64, helps
       to tell rounding from errors.
     rematerialize: whether the backward pass recomputes the blocks.
+    attention_block: tokens of a sequence whose attention weights exist at a
+      time; 0 for all.
   """
 
   vocab_size: int
@@ -83,12 +85,14 @@ class TransformerConfig:
   qkv_bias: bool = False
   dtype: str = "float32"
   rematerialize: bool = False
+  attention_block: int = 0
 
   def __post_init__(self):
     for field in dataclasses.fields(self):
       value = getattr(self, field.name)
-      if field.type is int and value < 1:
-        raise ValueError(f"{field.name} must be ≥ 1, got {value}")
+      least = 0 if field.name == "attention_block" else 1
+      if field.type is int and value < least:
+        raise ValueError(f"{field.name} must be ≥ {least}, got {value}")
     if self.num_heads % self.num_kv_heads:
       raise ValueError(
         f"num_kv_heads {self.num_kv_heads} does not divide"

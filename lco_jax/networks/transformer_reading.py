@@ -11,7 +11,12 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from lco_jax.networks import narrow_matrices, partitioning, transformer
+from lco_jax.networks import (
+  attention,
+  narrow_matrices,
+  partitioning,
+  transformer,
+)
 from lco_jax.networks import packing as packing_lib
 from lco_jax.networks.transformer_config import (
   TransformerConfig,
@@ -99,7 +104,7 @@ def read_narrow(
   cache: transformer.KVCache | None = None,
   start=0,
   packing: packing_lib.Packing | None = None,
-  positions: transformer.Positions | None = None,
+  positions: attention.Positions | None = None,
 ) -> tuple[Array, transformer.KVCache | None]:
   """Reads tokens as `Transformer.hidden`, widening one layer at a time."""
   slots = transformer.Slots(

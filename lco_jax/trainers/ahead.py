@@ -91,9 +91,7 @@ def _trace_pretrained(
   checks.check_number("--prompt_length", prompt_length, at_least=1)
   config = pretrained.read_config(settings["model"])
   networks.check_divisible(config, sizes or {})
-  config = dataclasses.replace(
-    config, dtype=settings["dtype"], rematerialize=settings["rematerialize"]
-  )
+  config = dataclasses.replace(config, **llm.take_precision(settings))
   if settings.get("base_format", llm.BASE_FORMATS[0]) != llm.BASE_FORMATS[0]:
     raise ValueError("base_format: only float32 is compiled ahead")
   if settings["chunk_tokens"] is None:

@@ -311,9 +311,7 @@ def _common(
     reward=llm_task.make_reward(settings, task),
     num_slots=settings["generation_slots"] or None,
   )
-  config = own.config_with(
-    dtype=settings["dtype"], rematerialize=settings["rematerialize"]
-  )
+  config = own.config_with(**take_precision(settings))
   model = networks.make_language_model(config)
   return {
     "pretrained": own,
@@ -322,6 +320,15 @@ def _common(
     "asking": _within(asking, own.context_length),
     "num_updates": settings["num_updates"],
   }
+
+
+def take_precision(settings: Mapping) -> dict[str, Any]:
+  """Takes the settings of a model's memory and precision."""
+  checks.check_number(
+    "attention_block", settings["attention_block"], at_least=0
+  )
+  names = ("dtype", "rematerialize", "attention_block")
+  return {name: settings[name] for name in names}
 
 
 def _read_model(

@@ -81,6 +81,7 @@ def estimate(settings: Mapping, run: llm.Run, mesh: Mesh) -> str:
     run,
     mesh,
     tokens,
+    microbatch,
     microbatch * answer,
     _cached(settings["generation_slots"], prompts, samples, length, answer),
     length + answer,
@@ -158,6 +159,7 @@ def _memory(
   run: llm.Run,
   mesh: Mesh,
   tokens: int,
+  rows: int,
   answers: int,
   cached: int,
   slots: int,
@@ -169,6 +171,7 @@ def _memory(
     run: built from them.
     mesh: that it is divided over.
     tokens: that are read at a time.
+    rows: sequences that they are of.
     answers: those of them that are of completions.
     cached: tokens in caches while sequences are generated.
     slots: tokens of a sequence.
@@ -207,6 +210,9 @@ def _memory(
   if not config.rematerialize:
     kept = 6 * config.width + 4 * width + 4 * config.mlp_width
     attending = config.num_layers
+  weighing = tokens * attending
+  if config.attention_block:  # Computed again in the backward pass.
+    weighing = min(tokens, rows * config.attention_block)
   chunk = reading.resolve_chunk(settings["chunk_tokens"], config.vocab_size)
   chunk = min(chunk or answers, answers)
   return {
@@ -226,9 +232,7 @@ def _memory(
     // tensor,
     "activations": tokens * config.num_layers * kept * item,
     # Softmax is in float32, whatever the type.
-    "attention weights": (
-      tokens * attending * config.num_heads * slots * 4 // tensor
-    ),
+    "attention weights": (weighing * config.num_heads * slots * 4 // tensor),
     f"logits, {chunk:,} tokens at a time": (
       _LOGIT_ARRAYS + 2 * (settings.get("reference_kl") == "exact")
     )

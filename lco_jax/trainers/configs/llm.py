@@ -98,6 +98,9 @@ def make_common(task: str) -> ml_collections.ConfigDict:
   # Memory and precision.
   config.dtype = "float32"  # Or bfloat16; parameters and losses are float32.
   config.rematerialize = False
+  # Tokens of a sequence whose attention weights are in memory at a time; 0 for
+  # all.
+  config.attention_block = 0
   # Tokens whose logits are in memory at a time; 0 for all, None for 32 MiB of
   # logits, or 1 GiB on accelerators.
   config.chunk_tokens = config_dict.placeholder(int)

@@ -29,6 +29,7 @@ MEANINGS = {
   "dtype": "of matrix products: float32 or bfloat16; losses are float32",
   "rematerialize": "whether to compute activations again to save memory",
   # Pretrained models.
+  "attention_block": "tokens whose attention weights exist at a time; 0: all",
   "model": "a packaged model, a GGUF file, a folder, or an id of the hub",
   "task_options": 'options of the task, "name=value,..."',
   "instruction": "text after every question",
