@@ -88,8 +88,8 @@ class HostEnvironment:
       copy in the same step as its episode ends.
     encode: raw observations of B copies → float32[B, O], on the host.
     action_sizes: as of Environment.
-    make_drawn: makes a gymnasium.Env whose render() returns images; raises
-      whatever its maker does if it cannot.
+    make_drawn: makes a gymnasium.Env whose render() returns images. It raises
+      what gymnasium raises if the environment cannot be drawn.
   """
 
   name: str

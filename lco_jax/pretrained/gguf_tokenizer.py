@@ -78,10 +78,11 @@ def read(
   Args:
     path: of the file.
     values: its metadata.
-    options: what the file leaves open.
+    options: the user's, for what the file does not say.
 
   Raises:
-    ModelFileError: if its kind is not supported or the metadata is malformed.
+    ModelFileError: if the kind of tokenizer is not supported, or the metadata
+      are malformed.
   """
   metadata = _Metadata(path, values)
   kind = metadata.get("model", str)

@@ -414,10 +414,12 @@ def restore_params(
     workdir: the run's directory.
     settings: of the run.
     training: built from them.
-    given: {part: parameters [seeds, ...]} that the run began with.
+    given: {part: parameters [seeds, ...]} that the run was given, such as those
+      of a pretrained model; None if it initialised all. Their shapes are used.
 
   Returns:
-    (completed updates, {part: parameters [learners, ...]} on the host).
+    (completed updates, {part: parameters [learners, ...]} on the host). There
+    is a learner for each seed and learning rate.
 
   Raises:
     CheckpointError: if there is none, or it cannot be used.

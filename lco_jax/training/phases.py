@@ -34,7 +34,7 @@ class Phases:
 
   @contextlib.contextmanager
   def measure(self, phase: str) -> Iterator[None]:
-    """Adds the time that a block takes to a phase."""
+    """Measures a `with` block, and adds its seconds to those of a phase."""
     began = time.perf_counter()
     yield
     self._seconds[phase] = (

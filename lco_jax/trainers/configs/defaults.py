@@ -60,9 +60,10 @@ def add_unset_options(
 
 
 def add_algorithm_options(config: ml_collections.ConfigDict) -> None:
-  """Adds the options of all policy losses, unset: their own defaults hold.
+  """Adds the options of all policy losses to a configuration.
 
-  Algorithms may share an option.
+  They are None: each loss has defaults of its own. Algorithms may share an
+  option.
 
   Raises:
     ValueError: naming an option that is called like another setting.
