@@ -10,9 +10,11 @@ environments, 128 steps, 4 epochs, 4 minibatches, two 64×64 tanh networks,
 500,000 steps. language: addition, 2 layers of width 64, one step on 32 prompts
 × 8 samples; also tokens per second of generation and of learning apart, and
 what the cache is worth. llm: a pretrained model, completions of 24 tokens after
-prompts of 64, beside PyTorch and transformers where they are installed; and a
-loss alone, with the logits of all tokens at once or of some at a time; of a
-size for accelerators only with --case="loss 128256 chunked", or dense.
+prompts of 64, beside PyTorch and transformers where they are installed;
+completions of 4 to 64 tokens, with packed updates; and a loss alone, with the
+logits of all tokens at once or of some at a time. Only if asked for:
+--case="64 prompts x 8, 4 to 64 tokens, slots" (15 minutes), and losses of a
+size for accelerators, --case="loss 128256 chunked" or dense.
 """
 
 import json
@@ -26,7 +28,7 @@ import jax
 from absl import flags
 
 from experiments.benchmarks import language
-from experiments.common import command_line
+from experiments.common import command_line, huge_pages
 from lco_jax.runs import runner, starts
 from lco_jax.trainers import control
 from lco_jax.trainers import run as run_lib
@@ -152,6 +154,8 @@ def main(what: str) -> None:
     given, cases = "case", llm.cases()
   case = getattr(values, given)
   if case is not None:
+    if what == "llm":  # As in runs; PyTorch has it, too.
+      huge_pages.restart()
     try:
       line = measure(what, case, values.algorithm, values.repeats, values.model)
     except ValueError as error:

@@ -29,9 +29,7 @@ def main(stack: contextlib.ExitStack) -> None:
   """Trains, evaluates, and writes the run directory, locked on the stack."""
   with training_run.prepared():
     settings = command_line.read_settings(flags.FLAGS, _CONFIG.value)
-    if not _DRY_RUN.value:
-      huge_pages.restart()
-      cpu_backend.keep_memory()
+    cpu_backend.keep_memory()
     if flags.FLAGS.distributed:  # A process for each core.
       cpu_backend.divide_cores(1)
     if _DRY_RUN.value:
@@ -63,4 +61,5 @@ def main(stack: contextlib.ExitStack) -> None:
 
 
 if __name__ == "__main__":
+  huge_pages.restart()
   command_line.run_with_stack(main)

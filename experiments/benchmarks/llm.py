@@ -1,7 +1,6 @@
 """The cases of `experiments.benchmark llm`."""
 
 from experiments.benchmarks import losses, steps, transformers
-from experiments.common import huge_pages
 from lco_jax import algorithms, pretrained
 from lco_jax.training import cpu_backend
 
@@ -40,8 +39,7 @@ def measure(case: str, model: str, algorithm: str, repeats: int) -> dict:
   row = algorithms.ALGORITHMS[algorithm]
   if case in alone:
     return losses.measure(alone[case], row, repeats)
-  huge_pages.restart()  # As in runs; the peer has it, too.
-  cpu_backend.keep_memory()
+  cpu_backend.keep_memory()  # As in runs; the peer has it, too.
   own = pretrained.load(model)
   if case in PEERS:
     peer = PEERS[case]

@@ -30,14 +30,14 @@ class Case(NamedTuple):
     shortest: likewise, where lengths are uniform up to the longest, and updates
       on packed tokens are compared; None if all are the longest.
     num_slots: completions that run at a time, to compare generation alone with
-      all at a time; None for generation and update.
+      all at a time; 0 for generation and update.
   """
 
   num_prompts: int
   num_samples: int
   longest: int = 24
   shortest: int | None = None
-  num_slots: int | None = None
+  num_slots: int = 0
 
 
 CASES = {
@@ -79,15 +79,23 @@ def measure(
   mesh = placement.make_mesh(1, case.num_prompts, jax.local_devices()[:1])
   given = {"policy": jax.tree.map(lambda leaf: leaf[None], own.params)}
   state = program.initial_state(training, (0,), mesh, given)
-  ways = {"generation": None}
-  if case.num_slots is not None:
+  ways = {"generation": 0}
+  if case.num_slots:
     ways["refilled_generation"] = case.num_slots
   generations = {
     name: _compile_generation(model, prompt, limits, num_slots, state)
     for name, num_slots in ways.items()
   }
+  held = processes.count_held()
+  seconds = timing.measure_in_turn(
+    {
+      name: functools.partial(generate, state.params["policy"])
+      for name, generate in generations.items()
+    },
+    repeats,
+  )
   done = {
-    name: jax.block_until_ready(generate(state.params["policy"]))
+    name: generate(state.params["policy"])
     for name, generate in generations.items()
   }
   # Behind first tokens: each way computes so many.
@@ -96,7 +104,7 @@ def measure(
     for name, own in done.items()
   }
   updates = {}
-  if case.num_slots is None:
+  if not case.num_slots:
     reward = rng.integers(0, 2, shape)
     samples = _make_samples(done["generation"], prompt, reward, mesh)
     updates["update"] = samples
@@ -111,14 +119,6 @@ def measure(
     name: _compile_update(training, mesh, state, own)
     for name, own in updates.items()
   }
-  held = processes.count_held()
-  seconds = timing.measure_in_turn(
-    {
-      name: functools.partial(generate, state.params["policy"])
-      for name, generate in generations.items()
-    },
-    repeats,
-  )
 
   def update(name):
     nonlocal state

@@ -177,7 +177,7 @@ def generate(
   end: int | Sequence[int],
   sampling: Sampling,
   observe: Observe = observe_logits,
-  num_slots: int | None = None,
+  num_slots: int = 0,
   limits: Array | None = None,
 ) -> Completion:
   """Samples completions of prompts.
@@ -193,11 +193,11 @@ def generate(
     end: the token or tokens that end a sequence.
     sampling: options of the sampling distribution.
     observe: computes the outputs to keep of each step.
-    num_slots: sequences that run at a time, see `refilling`; None for all.
-    limits: int32[B], tokens of each sequence at most, ≥ 1; None for C.
+    num_slots: sequences that run at a time, see `refilling`; 0 for all.
+    limits: int32[B], tokens of each sequence at most, from 1 to C; None for C.
   """
   # Files give NumPy arrays, which the compiled loop cannot index.
-  params = jax.tree.map(jnp.asarray, params)
+  params, padding = jax.tree.map(jnp.asarray, (params, padding))
   batch_size, length = len(keys), prompt.shape[1]
   num_samples = _count_samples(batch_size, len(prompt), "keys")
   if limits is None:
@@ -208,9 +208,9 @@ def generate(
     sampling,
     jax.vmap(lambda key: jax.random.uniform(key, (num_tokens,)))(keys),
     jnp.atleast_1d(jnp.asarray(end, jnp.int32)),
-    limits,
+    jnp.minimum(limits, num_tokens),
   )
-  in_slots = num_slots is not None and num_slots < batch_size
+  in_slots = 0 < num_slots < batch_size
   read, caches = model.reader(
     params, len(prompt), length if in_slots else length + num_tokens
   )
@@ -249,7 +249,7 @@ def generate(
     return time + 1, token, ended, cache, completion
 
   *_, completion = jax.lax.while_loop(
-    lambda carry: ~carry[2].all(),
+    lambda carry: partitioning.any_shard(~carry[2].all()),
     step,
     (jnp.int32(1), token, ended, cache, completion),
   )

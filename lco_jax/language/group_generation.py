@@ -43,8 +43,7 @@ class GroupGeneration:
     sampling: the distribution that tokens are sampled from.
     gather_dtype: type in which divided weights are gathered once, before the
       first token; None to gather each layer for each token.
-    num_slots: completions of a seed that run at a time on a device; None for
-      all.
+    num_slots: completions of a seed that run at a time on a device; 0 for all.
   """
 
   model: networks.LanguageModel
@@ -54,7 +53,7 @@ class GroupGeneration:
   end: tuple[int, ...]
   sampling: generation.Sampling
   gather_dtype: str | None = None
-  num_slots: int | None = None
+  num_slots: int = 0
 
   @property
   def num_samples(self) -> int:

@@ -51,7 +51,7 @@ class Asking:
     sampling: the distribution that answers are sampled from.
     reward: scores float[S, G, N, K] → rewards float[S, G, N].
     num_slots: answers of a seed that run at a time on a device, see
-      `refilling`; None for all.
+      `refilling`; 0 for all.
   """
 
   task: tasks.TextTask | tasks.RowTask
@@ -62,7 +62,7 @@ class Asking:
   context_length: int
   sampling: generation.Sampling
   reward: Callable[[np.ndarray], np.ndarray] = operator.itemgetter((..., 0))
-  num_slots: int | None = None
+  num_slots: int = 0
 
   def prompt(self, problem: Mapping[str, Any]) -> list[int]:
     """Tokens of a problem, up to where the answer begins.

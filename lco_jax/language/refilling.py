@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from lco_jax.networks import attention
+from lco_jax.networks import attention, partitioning
 
 
 class Waiting(NamedTuple):
@@ -98,7 +98,7 @@ def continue_in_slots(
 
   def is_running(carry):
     _, slots, _, _ = carry
-    return (slots.sequence < num_sequences).any()
+    return partitioning.any_shard((slots.sequence < num_sequences).any())
 
   def step(carry):
     step, slots, taken, completion = carry

@@ -194,7 +194,7 @@ def complete_prompts(
   completion_length: int,
   end: Any,
   sampling: generation.Sampling,
-  num_slots: int | None = None,
+  num_slots: int = 0,
   limits: Array | None = None,
 ) -> generation.Completion:
   """Completes each prompt several times, keeping what learning needs.
@@ -208,7 +208,7 @@ def complete_prompts(
     completion_length: C.
     end: token that ends a completion, or several.
     sampling: the distribution that tokens are sampled from.
-    num_slots: completions that run at a time; None for all.
+    num_slots: completions that run at a time; 0 for all.
     limits: int32[G, N], tokens of each completion at most; None for C.
 
   Returns:

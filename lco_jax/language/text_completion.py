@@ -91,7 +91,7 @@ class Completer:
     batch_size: sequences per batch, at least all sequences of one prompt.
     mesh: that divides the model; None for a model on one device.
     gather_dtype: as of `GroupGeneration`.
-    num_slots: sequences of a batch that run at a time; None for all.
+    num_slots: sequences of a batch that run at a time; 0 for all.
   """
 
   model: networks.LanguageModel
@@ -100,7 +100,7 @@ class Completer:
   batch_size: int
   mesh: Mesh | None = None
   gather_dtype: str | None = None
-  num_slots: int | None = None
+  num_slots: int = 0
 
   def complete(
     self,

@@ -40,9 +40,9 @@ def attend(
 ) -> Array:
   """Mixes the values of earlier tokens, and the own one, for each query.
 
-  With `config.attention_block` weights of so many queries of each sequence
-  exist at a time, forwards and backwards, where they are computed again. Each
-  query still meets all keys at once: results are the same.
+  It computes the weights of `config.attention_block` queries of each sequence
+  at a time, and computes them again in the backward pass. Each query still
+  meets all keys at once: results are the same.
 
   Args:
     config: of the transformer.

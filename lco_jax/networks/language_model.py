@@ -25,16 +25,16 @@ class LanguageModel:
     init: key → parameters.
     hidden: (parameters, tokens [B, L], padding [B], cache, start, packing) →
       (final hidden states float[B, L, W], or [T, W] of packed tokens, cache);
-      the last three are optional, and the packing is given to updates on packed
-      tokens alone.
+      the last three are optional, and only updates on packed tokens give a
+      packing.
     head: (parameters, float[..., W]) → logits float32[..., V]; V is 1 for a
       value model.
     apply: `hidden`, then `head`.
     empty_cache: (B, slots) → cache for `hidden`.
     reader: (parameters, B, slots) → (read, cache), a faster `hidden` for loops.
       `read` maps (tokens, padding, cache, start, positions) to
-      (float[B, L, W], cache); its cache is a pytree of arrays [B, ...]. The
-      positions are given where slots are refilled alone.
+      (float[B, L, W], cache); its cache is a pytree of arrays [B, ...]. Only
+      `refilling` gives positions.
     vocab_size: V.
   """
 

@@ -74,6 +74,25 @@ def axis_size(axis: str) -> int:
   return dict(jax.sharding.get_abstract_mesh().shape).get(axis, 1)
 
 
+def any_shard(condition: Array) -> Array:
+  """Whether a condition holds on any device along the other axes of the mesh.
+
+  A loop whose body moves arrays along FSDP_AXIS or TENSOR_AXIS must take as
+  many turns on all devices: XLA may let all of them wait for each other.
+  Without such an axis the condition is returned as it is.
+
+  Args:
+    condition: bool[], the device's own.
+  """
+  mesh = jax.sharding.get_abstract_mesh()
+  if max(map(axis_size, AXES)) == 1:
+    return condition
+  others = tuple(name for name in mesh.manual_axes if mesh.shape[name] > 1)
+  if not others:
+    return condition
+  return jax.lax.pmax(condition.astype(jnp.int32), others) > 0
+
+
 def constrain(x: Array, *axes: str | tuple[str, ...] | None) -> Array:
   """Lays the last axes of an array along axes of the mesh.
 

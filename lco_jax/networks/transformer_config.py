@@ -10,6 +10,7 @@ import numpy as np
 
 # Sees all earlier tokens: a window longer than any text.
 _NO_WINDOW = 2**30
+_MAY_BE_0 = ("attention_block",)
 # Of the gated linear unit.
 ACTIVATIONS = {
   "silu": nn.silu,
@@ -90,7 +91,7 @@ class TransformerConfig:
   def __post_init__(self):
     for field in dataclasses.fields(self):
       value = getattr(self, field.name)
-      least = 0 if field.name == "attention_block" else 1
+      least = 0 if field.name in _MAY_BE_0 else 1
       if field.type is int and value < least:
         raise ValueError(f"{field.name} must be ≥ {least}, got {value}")
     if self.num_heads % self.num_kv_heads:

@@ -26,6 +26,9 @@ class _StoredConfig(dict):
     super().__init__(settings)
     self._path = path
 
+  def __or__(self, other):
+    return _StoredConfig(self._path, {**self, **other})
+
   def __missing__(self, name):
     raise ValueError(
       f"workdir {self._path}: config.json has no {name}; another version wrote"

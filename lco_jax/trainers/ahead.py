@@ -91,7 +91,7 @@ def _trace_pretrained(
   checks.check_number("--prompt_length", prompt_length, at_least=1)
   config = pretrained.read_config(settings["model"])
   networks.check_divisible(config, sizes or {})
-  config = dataclasses.replace(config, **llm.take_precision(settings))
+  config = dataclasses.replace(config, **llm.take_model_options(settings))
   if settings.get("base_format", llm.BASE_FORMATS[0]) != llm.BASE_FORMATS[0]:
     raise ValueError("base_format: only float32 is compiled ahead")
   if settings["chunk_tokens"] is None:
@@ -122,7 +122,7 @@ def _trace_pretrained(
     (_END,),
     settings_lib.take(settings, generation.Sampling),
     llm.choose_gather_dtype(config, mesh, gather_weights),
-    settings["generation_slots"] or None,
+    settings["generation_slots"],
   )
   generated = generating.trace(mesh, state, *asked)
   own_prompts = settings["num_prompts"] // placement.count_data_parts(mesh)

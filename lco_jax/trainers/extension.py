@@ -21,7 +21,7 @@ def name_length(settings: Mapping) -> str:
   return "warm_start_updates" if supervised else "num_updates"
 
 
-def extend(settings: Mapping, length: int) -> dict:
+def extend(settings: Mapping, length: int) -> Mapping:
   """Makes the settings of a run that goes on to another length.
 
   Args:
@@ -34,7 +34,7 @@ def extend(settings: Mapping, length: int) -> dict:
   checks.check_number("--extend_to", length, at_least=1)
   name = name_length(settings)
   if length == settings[name]:
-    return dict(settings)
+    return settings
   if length < settings[name]:
     raise ValueError(
       f"--extend_to {length}: the run has {name} {settings[name]} already"
@@ -47,7 +47,7 @@ def extend(settings: Mapping, length: int) -> dict:
         f" {settings[name]} has; an update takes {update} steps"
       )
   before = [*settings.get(_EARLIER, []), settings[name]]
-  return {**settings, name: length, _EARLIER: before}
+  return settings | {name: length, _EARLIER: before}
 
 
 def list_earlier(settings: Mapping) -> list[dict]:

@@ -170,20 +170,13 @@ def check_placement(settings: Mapping, mesh: Mesh) -> None:
   """Checks what depends on the devices.
 
   Raises:
-    ValueError: if a device's prompts do not divide into microbatches, or if
-      slots are to be refilled where devices divide completions.
+    ValueError: if a device's prompts do not divide into microbatches.
   """
   prompts = settings["num_prompts"] // placement.count_data_parts(mesh)
   if prompts % settings.get("num_microbatches", 1):
     raise ValueError(
       f"num_microbatches {settings['num_microbatches']} does not divide the"
       f" {prompts} prompts of a device"
-    )
-  shards = dict(mesh.shape).get(partitioning.FSDP_AXIS, 1)
-  if settings["generation_slots"] and shards > 1:
-    raise ValueError(
-      "generation_slots: must be 0 on a mesh whose axis fsdp has more than one"
-      f" device, got {settings['generation_slots']} and fsdp:{shards}"
     )
 
 
@@ -309,9 +302,9 @@ def _common(
     context_length=own.context_length,
     sampling=settings_lib.take(settings, generation.Sampling),
     reward=llm_task.make_reward(settings, task),
-    num_slots=settings["generation_slots"] or None,
+    num_slots=settings["generation_slots"],
   )
-  config = own.config_with(**take_precision(settings))
+  config = own.config_with(**take_model_options(settings))
   model = networks.make_language_model(config)
   return {
     "pretrained": own,
@@ -322,11 +315,8 @@ def _common(
   }
 
 
-def take_precision(settings: Mapping) -> dict[str, Any]:
-  """Takes the settings of a model's memory and precision."""
-  checks.check_number(
-    "attention_block", settings["attention_block"], at_least=0
-  )
+def take_model_options(settings: Mapping) -> dict[str, Any]:
+  """Takes the settings that are fields of TransformerConfig."""
   names = ("dtype", "rematerialize", "attention_block")
   return {name: settings[name] for name in names}
 
@@ -431,7 +421,7 @@ def _verifier(
         f" {settings['verifier']}"
       )
   config = dataclasses.replace(
-    found["verifier"].config, dtype=settings["dtype"]
+    found["verifier"].config, **take_model_options(settings)
   )
   return (
     networks.make_language_model(config),

@@ -1,6 +1,6 @@
 """Memory and cost of a run on a pretrained model, before it begins."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -80,9 +80,7 @@ def estimate(settings: Mapping, run: llm.Run, mesh: Mesh) -> str:
     settings,
     run,
     mesh,
-    tokens,
-    microbatch,
-    microbatch * answer,
+    [(microbatch // shared, length), (microbatch, answer)],
     _cached(settings["generation_slots"], prompts, samples, length, answer),
     length + answer,
   )
@@ -158,9 +156,7 @@ def _memory(
   settings: Mapping,
   run: llm.Run,
   mesh: Mesh,
-  tokens: int,
-  rows: int,
-  answers: int,
+  reads: Sequence[tuple[int, int]],
   cached: int,
   slots: int,
 ) -> dict[str, int]:
@@ -170,13 +166,14 @@ def _memory(
     settings: of the run.
     run: built from them.
     mesh: that it is divided over.
-    tokens: that are read at a time.
-    rows: sequences that they are of.
-    answers: those of them that are of completions.
+    reads: (sequences, tokens of each) that are read at a time: of prompts, then
+      of completions.
     cached: tokens in caches while sequences are generated.
     slots: tokens of a sequence.
   """
   config = run.model_config
+  tokens = sum(rows * length for rows, length in reads)
+  answers = reads[-1][0] * reads[-1][1]
   parts, state = _shapes(run)
   sizes = dict(mesh.shape)
   tensor = sizes.get(partitioning.TENSOR_AXIS, 1)
@@ -210,9 +207,13 @@ def _memory(
   if not config.rematerialize:
     kept = 6 * config.width + 4 * width + 4 * config.mlp_width
     attending = config.num_layers
-  weighing = tokens * attending
-  if config.attention_block:  # Computed again in the backward pass.
-    weighing = min(tokens, rows * config.attention_block)
+  weighing = sum(
+    # Weights of blocks are computed again in the backward pass.
+    rows * config.attention_block
+    if 0 < config.attention_block < length
+    else rows * length * attending
+    for rows, length in reads
+  )
   chunk = reading.resolve_chunk(settings["chunk_tokens"], config.vocab_size)
   chunk = min(chunk or answers, answers)
   return {

@@ -119,7 +119,7 @@ def test_what_is_measured_of_pretrained_models(tmp_path, monkeypatch, case):
   for cases in (steps.CASES, steps.LARGE_CASES):
     if case in cases:
       small = cases[case]._replace(num_prompts=2, num_samples=4)
-      if small.num_slots is not None:
+      if small.num_slots:
         small = small._replace(num_slots=3)
       monkeypatch.setitem(cases, case, small)
   path = tmp_path / "tiny.gguf"

@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 import signal
+import sys
 import time
 
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 
 from lco_jax import pretrained
 from lco_jax.runs import run_directory
+from lco_jax.trainers import llm
 from tests import scripts, tiny_model
 
 # One worker: every run is eight devices.
@@ -105,6 +107,34 @@ def test_a_summary_has_the_phases(divided):
 def test_a_mesh_is_as_one_device(divided, model_path, tmp_path):
   alone = _train(tmp_path / "alone", *_new(model_path), devices=1)
   _assert_close(divided, alone)
+
+
+@pytest.mark.third_party
+def test_slots_and_blocks_of_attention(
+  divided, model_path, tmp_path, monkeypatch
+):
+  """Both change nothing; devices refill their slots at different times."""
+  flags = ("--config.generation_slots=3", "--config.attention_block=4")
+  mesh = _train(
+    tmp_path / "mesh",
+    *_new(model_path),
+    *flags,
+    "--mesh=data:2,tensor:2",
+    devices=4,
+  )
+  _assert_close(divided, mesh)
+  monkeypatch.syspath_prepend(_STAND_INS)
+  run = llm.build(run_directory.read_config(mesh))
+  for name in [own for own in sys.modules if own.startswith("reasoning_gym")]:
+    sys.modules.pop(name)  # Other tests look for the package itself.
+  assert run.asking.num_slots == 3 and run.model_config.attention_block == 4
+  # Of a directory that an earlier version wrote.
+  path = mesh / "config.json"
+  path.write_text(path.read_text().replace('"generation_slots"', '"other"'))
+  for more in ((), ("--extend_to=8",)):
+    done = _start(mesh, "--resume", *more, devices=1).finish()
+    assert done.returncode == 2
+    assert "config.json has no generation_slots" in done.complaint
 
 
 def test_adapters_on_a_mesh(model_path, tmp_path):

@@ -148,13 +148,20 @@ def test_slots_behind_the_longest_completion_change_nothing(monkeypatch):
   )
 
 
-def test_refilled_slots_change_nothing_but_steps():
+def test_refilled_slots_change_nothing_but_steps(monkeypatch):
   end = range(0, _VOCABULARY, 4)
-  expected, found = (
-    _collector(end, num_slots=num_slots)[0].collect for num_slots in (None, 3)
-  )
-  state = _collector(end)[1]
-  expected, found = map(jax.device_get, (expected(state), found(state)))
+  collected, steps = [], []
+  for num_slots in (0, 3):
+    collector, state, _, _ = _collector(end, num_slots=num_slots)
+    monkeypatch.setattr(
+      host_sampler.phases, "make_counter", lambda *_: lambda n: steps.append(n)
+    )
+    monkeypatch.setattr(collector.phases, "count", lambda *_: None)
+    collected.append(jax.device_get(collector.collect(state)))
+  expected, found = collected
+  lengths = expected.mask.sum(-1)
+  assert steps[0] == lengths.max() - 1
+  assert steps[1] >= np.sum(lengths - 1) / 3 > steps[0]
   assert len(set(expected.mask.sum(-1).flat)) > 2  # Lengths differ.
   for field in dataclasses.fields(expected):
     own, other = (getattr(x, field.name) for x in (found, expected))

@@ -6,9 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import PartitionSpec as P
 
 from lco_jax import networks
-from lco_jax.language import generation
+from lco_jax.language import generation, samplers
+from lco_jax.training import placement, transfers
 
 _END = 1
 _VOCABULARY = 12
@@ -18,7 +20,7 @@ _PADDING = np.array([0, 2, 3, 1], np.int32)
 _PLAIN = generation.Sampling()
 
 
-def _make(form=None, **changes):
+def _make_model(form=None, **changes):
   config = networks.TransformerConfig(
     **{
       "vocab_size": _VOCABULARY,
@@ -37,6 +39,11 @@ def _make(form=None, **changes):
   prompt = jax.random.randint(
     jax.random.key(3), (len(_PADDING), 5), 2, _VOCABULARY, jnp.int32
   )
+  return model, params, prompt
+
+
+def _make(**changes):
+  model, params, prompt = _make_model(**changes)
   return functools.partial(
     jax.jit(
       functools.partial(generation.generate, model),
@@ -98,7 +105,7 @@ def test_limits_end_sequences():
   assert np.asarray(whole.mask).all() and np.asarray(whole.truncated).all()
   limits = jnp.arange(len(whole.tokens)) % _LENGTH + 1
   mask = np.arange(_LENGTH) < np.asarray(limits)[:, None]
-  for num_slots in (None, 5):
+  for num_slots in (0, 5):
     found = generate(
       end=(), sampling=_PLAIN, num_slots=num_slots, limits=limits
     )
@@ -112,6 +119,53 @@ def test_all_end_with_their_first_token():
   assert np.sum(done.mask) == len(done.mask)
   assert not np.asarray(done.truncated).any()
   assert np.max(done.num_steps) == 0
+
+
+@pytest.mark.parametrize("num_slots", [0, 5])
+@pytest.mark.parametrize(
+  "mesh", ["data:2,tensor:2", "data:2,fsdp:2", "fsdp:2,tensor:2"]
+)
+def test_devices_of_a_mesh_end_together(mesh, num_slots):
+  """One shard's completions are short; none waits for it, nor it for others."""
+  model, params, prompt = _make_model()
+  shape = _NUM_SAMPLES, len(_PADDING)
+  keys = jax.random.split(jax.random.key(5), shape)
+  limits = np.where(np.arange(shape[1]) < 2, 3, _LENGTH)
+  limits = np.broadcast_to(limits, shape).astype(np.int32)
+
+  def complete(params, prompt, padding, keys, limits):
+    done = samplers.complete_prompts(
+      model,
+      params,
+      prompt,
+      padding,
+      keys,
+      _LENGTH,
+      _END,
+      _PLAIN,
+      num_slots,
+      limits,
+    )
+    return done.tokens
+
+  arrays = (prompt, _PADDING, keys, limits)
+  expected = jax.jit(complete)(params, *arrays)
+  sizes = placement.parse_sizes(mesh)
+  count = int(np.prod(list(sizes.values())))
+  mesh = placement.make_mesh(1, len(_PADDING), jax.devices()[:count], sizes)
+  rows, columns = P("data"), P(None, "data")
+  divided = jax.shard_map(
+    complete,
+    mesh=mesh,
+    in_specs=(P(), rows, rows, columns, columns),
+    out_specs=columns,
+    axis_names={"seeds", "data"},
+    check_vma=False,
+  )
+  params = transfers.place_params(params, mesh)
+  with jax.set_mesh(mesh):
+    found = jax.jit(divided)(params, *arrays)
+  np.testing.assert_array_equal(found, expected)
 
 
 def test_seeds_refill_their_own_slots():
