@@ -142,11 +142,6 @@ def test_what_does_not_fit_says_so(folder):
     ("fsdp:2,tensor:4", {}, "tensor:4 does not divide .* num_kv_heads 2"),
     ("fsdp:8", {"num_prompts": 12}, "data × fsdp, 8, does not divide"),
     ("fsdp:8", {"num_microbatches": 2}, "num_microbatches 2 does not divide"),
-    (
-      "fsdp:8",
-      {"generation_slots": 4},
-      "generation_slots: must be 0",
-    ),
     ("fsdp:8", {"base_format": "nf4", "lora_rank": 2}, "base_format"),
   ],
 )

@@ -8,7 +8,6 @@ import pytest
 
 from lco_jax import algorithms, networks, tasks
 from lco_jax.language import generation, samplers, training
-from lco_jax.networks import transformer
 from lco_jax.runs import starts
 from lco_jax.training import optimizers, placement, transfers
 from lco_jax.training import program as program_lib
@@ -17,14 +16,6 @@ from lco_jax.training import program as program_lib
 pytestmark = pytest.mark.third_party
 
 _PROMPTS, _SAMPLES, _UPDATES = 8, 4, 5
-
-
-@pytest.fixture(autouse=True)
-def looped_layers(monkeypatch):
-  """As those of models that are worth dividing."""
-  monkeypatch.setattr(transformer, "_MAX_UNROLLED", 0)
-
-
 _MESHES = (
   "data:8",
   "fsdp:8",
