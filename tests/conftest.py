@@ -12,6 +12,8 @@ from tests import compiler
 
 # Before jax starts. Data parallelism needs devices.
 os.environ["XLA_FLAGS"] = compiler.flags(devices=8)
+# They are CPU devices, whatever else the machine has.
+os.environ["JAX_PLATFORMS"] = "cpu"
 # Tests, their workers and the scripts that they start share what they compile.
 os.environ["JAX_COMPILATION_CACHE_DIR"] = os.path.join(
   tempfile.gettempdir(),
