@@ -44,7 +44,7 @@ class Waiting(NamedTuple):
 
 
 class _Slots(NamedTuple):
-  """What runs in each slot.
+  """Slots, each with the sequence that runs in it.
 
   Attributes:
     sequence: int32[S]; B in an empty slot.
@@ -153,28 +153,38 @@ def _refill(
   """Fills empty slots with waiting sequences, of which some are taken."""
   none = len(waiting.sequences)
 
-  def can_fill(carry):
-    slots, taken = carry
+  def can_fill(slots, taken):
     return (taken < waiting.count) & (slots.sequence == none).any()
 
   def fill(carry):
     slots, taken = carry
+    fills = can_fill(slots, taken)  # Or another shard does, see `any_shard`.
     slot = jnp.argmax(slots.sequence == none)
     sequence = waiting.sequences[taken]
     prompt = waiting.prompts[sequence]
 
+    def put(every, own):
+      return every.at[slot].set(jnp.where(fills, own, every[slot]))
+
     def copy(leaf, prompts):
       own = jax.lax.dynamic_slice_in_dim(prompts, prompt, 1)
       at = (slot, *[0] * (leaf.ndim - 1))
-      return jax.lax.dynamic_update_slice(leaf, own, at)
+      before = jax.lax.dynamic_slice(leaf, at, own.shape)
+      return jax.lax.dynamic_update_slice(
+        leaf, jnp.where(fills, own, before), at
+      )
 
     filled = _Slots(
-      slots.sequence.at[slot].set(sequence),
-      slots.length.at[slot].set(1),
-      slots.token.at[slot].set(waiting.tokens[sequence]),
-      slots.padding.at[slot].set(waiting.padding[prompt]),
+      put(slots.sequence, sequence),
+      put(slots.length, 1),
+      put(slots.token, waiting.tokens[sequence]),
+      put(slots.padding, waiting.padding[prompt]),
       jax.tree.map(copy, slots.cache, waiting.caches),
     )
-    return filled, taken + 1
+    return filled, taken + fills.astype(jnp.int32)
 
-  return jax.lax.while_loop(can_fill, fill, (slots, taken))
+  return jax.lax.while_loop(
+    lambda carry: partitioning.any_shard(can_fill(*carry)),
+    fill,
+    (slots, taken),
+  )

@@ -4,6 +4,7 @@ Shapes: B sequences, K key-value heads, G query heads of each, L tokens that are
 read, S slots of keys, D features per head.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -55,9 +56,40 @@ def attend(
   Returns:
     float[B, K, G, L, D].
   """
-  block, length = config.attention_block, query.shape[3]
-  if block == 0 or length <= block:
-    return _attend_whole(config, options, query, key, value, positions)
+
+  def mix(query, own):  # Of all these queries at once.
+    own, cached = own[..., None], positions.cached[:, None]
+    allowed = (cached >= 0) & (cached <= own)  # [B, L, S]
+    if options.window is not None:
+      allowed &= own - cached < options.window
+    # Merge a group's queries of all tokens: one product per key-value head.
+    batch, num_kv, *_, features = grouped = query.shape
+    scores = products.product(
+      "bkmd,bksd->bkms", query.reshape(batch, num_kv, -1, features), key
+    ).reshape(*grouped[:-1], -1)
+    scale = features**-0.5
+    if config.attention_scale is not None:
+      scale = config.attention_scale
+    scores = cap(scores * scale, config.attention_cap)
+    scores = jnp.where(allowed[:, None, None], scores, _MASKED_SCORE)
+    weights = jax.nn.softmax(scores).astype(value.dtype)
+    mixed = products.product(
+      "bkms,bksd->bkmd",
+      weights.reshape(batch, num_kv, -1, weights.shape[-1]),
+      value,
+    )
+    return mixed.astype(value.dtype).reshape(grouped)
+
+  if 0 < config.attention_block < query.shape[3]:
+    return _map_blocks(mix, query, positions.own, config.attention_block)
+  return mix(query, positions.own)
+
+
+def _map_blocks(
+  mix: Callable[[Array, Array], Array], query: Array, own: Array, block: int
+) -> Array:
+  """Maps (queries, their positions) → values, one block of tokens at a time."""
+  length = query.shape[3]
   count = -(-length // block)
 
   def split(x, axis):  # Zeros fill up the last block.
@@ -66,54 +98,11 @@ def attend(
     shape = *x.shape[:axis], count, block, *x.shape[axis + 1 :]
     return jnp.moveaxis(jnp.pad(x, gaps).reshape(shape), axis, 0)
 
-  @jax.checkpoint
-  def attend_block(own):
-    query, own_positions = own
-    return _attend_whole(
-      config,
-      options,
-      query,
-      key,
-      value,
-      Positions(own_positions, positions.cached),
-    )
-
-  mixed = jax.lax.map(attend_block, (split(query, 3), split(positions.own, 1)))
+  mix = jax.checkpoint(mix)
+  mixed = jax.lax.map(lambda part: mix(*part), (split(query, 3), split(own, 1)))
   mixed = jnp.moveaxis(mixed, 0, 3)  # [B, K, G, count, block, D]
   shape = *query.shape[:3], count * block, query.shape[-1]
   return mixed.reshape(shape)[:, :, :, :length]
-
-
-def _attend_whole(
-  config: TransformerConfig,
-  options: LayerOptions,
-  query: Array,
-  key: Array,
-  value: Array,
-  positions: Positions,
-) -> Array:
-  """`attend` of all queries at once."""
-  own, cached = positions.own[..., None], positions.cached[:, None]
-  allowed = (cached >= 0) & (cached <= own)  # [B, L, S]
-  if options.window is not None:
-    allowed &= own - cached < options.window
-  # Merge a group's queries of all tokens: one product per key-value head.
-  batch, num_kv, *_, features = grouped = query.shape
-  scores = products.product(
-    "bkmd,bksd->bkms", query.reshape(batch, num_kv, -1, features), key
-  ).reshape(*grouped[:-1], -1)
-  scale = features**-0.5
-  if config.attention_scale is not None:
-    scale = config.attention_scale
-  scores = cap(scores * scale, config.attention_cap)
-  scores = jnp.where(allowed[:, None, None], scores, _MASKED_SCORE)
-  weights = jax.nn.softmax(scores).astype(value.dtype)
-  mixed = products.product(
-    "bkms,bksd->bkmd",
-    weights.reshape(batch, num_kv, -1, weights.shape[-1]),
-    value,
-  )
-  return mixed.astype(value.dtype).reshape(grouped)
 
 
 def cap(x: Array, most: float | None) -> Array:

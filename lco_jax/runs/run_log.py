@@ -1,4 +1,4 @@
-"""What a run tells while it trains: metrics to writers, progress on a bar."""
+"""Log of a run in training: its metrics, and its progress bar."""
 
 import contextlib
 import sys

@@ -65,7 +65,7 @@ def test_a_script_starts_anew_once(tmp_path):
   ],
 )
 def test_others_go_on(tmp_path, command, environment, tunables):
-  """Those whose user chose, and what is no module of the command line."""
+  """If the user has set the allocator, or Python did not start a module."""
   assert _run(tmp_path, *command, **environment) == [
     "started",
     f"{tunables} ['a', '--b=c d']",

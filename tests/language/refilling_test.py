@@ -121,7 +121,7 @@ def test_all_end_with_their_first_token():
   assert np.max(done.num_steps) == 0
 
 
-@pytest.mark.parametrize("num_slots", [0, 5])
+@pytest.mark.parametrize("num_slots", [0, 4, 5])
 @pytest.mark.parametrize(
   "mesh", ["data:2,tensor:2", "data:2,fsdp:2", "fsdp:2,tensor:2"]
 )
