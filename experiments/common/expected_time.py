@@ -1,10 +1,9 @@
 """The expected time of many runs, from the course of the first one."""
 
-import math
 import pathlib
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping
 
 from lco_jax.reporting import conditions
 from lco_jax.runs import run_directory
@@ -15,28 +14,29 @@ _SHARE = 0.05
 
 
 def announce(
-  workdirs: Sequence[pathlib.Path], jobs: int, over: threading.Event
+  work: Mapping[pathlib.Path, float], jobs: int, over: threading.Event
 ) -> None:
   """Prints the expected time of all runs as soon as one of them has a speed.
 
   Args:
-    workdirs: directories of the runs to train.
+    work: of each run to train, by its directory; in any unit.
     jobs: number of parallel runs.
     over: ends the waiting.
   """
-  print(f"{len(workdirs)} runs, {jobs} at a time", flush=True)
+  print(f"{len(work)} runs, {jobs} at a time", flush=True)
   began, first = time.perf_counter(), {}
   while not over.wait(_EVERY_SECONDS):
     now = time.perf_counter()
-    for workdir in workdirs:
+    for workdir in work:
       share = read_share(workdir)
       if share is None or share == 1:
         continue
       at, before = first.setdefault(workdir, (now, share))
       if share - before >= _SHARE:
         rest = (1 - share) * (now - at) / (share - before)
-        rounds = math.ceil(len(workdirs) / jobs)
-        total = rounds * (now - began + rest)
+        # No number of jobs makes the longest run shorter.
+        most = max(sum(work.values()) / jobs, *work.values())
+        total = (now - began + rest) * most / work[workdir]
         print(f"expected time: about {format_duration(total)}", flush=True)
         return
 

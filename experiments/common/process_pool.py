@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 
 from experiments.common import command_line, expected_time, plugins
 from lco_jax import environments, tasks
+from lco_jax.reporting import conditions
 from lco_jax.runs import run_directory
 from lco_jax.trainers import settings as settings_lib
 
@@ -52,6 +53,15 @@ class Run(NamedTuple):
   def done(self) -> bool:
     """Whether the run is complete."""
     return (self.workdir / self.ends_with).exists()
+
+  def estimate_work(self) -> int:
+    """Estimates its work in samples that it draws and learns from.
+
+    Drawing a sample is counted as much as one pass of learning from it.
+    """
+    base, _, task = self.config.partition(":")
+    settings = check_run(base, task, self.settings)
+    return conditions.plan_length(settings) * (1 + settings["num_epochs"])
 
 
 @contextlib.contextmanager
@@ -268,26 +278,29 @@ def complete(
         " this again to train it anew"
       )
   missing = [run for run in runs if not run.done]
+  work = {run.workdir: run.estimate_work() for run in missing}
   _STOPPING.clear()
   started, over = time.perf_counter(), threading.Event()
   if len(missing) > 1:
     threading.Thread(
       target=expected_time.announce,
-      args=([run.workdir for run in missing], min(jobs, len(missing)), over),
+      args=(work, min(jobs, len(missing)), over),
       daemon=True,
     ).start()
   with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
     waiting = {pool.submit(_complete, run, jobs): run for run in missing}
+    left = dict(work)
     try:
-      for index, future in enumerate(concurrent.futures.as_completed(waiting)):
+      for future in concurrent.futures.as_completed(waiting):
         future.result()
         over.set()  # From here on each line has the time that is left.
         run = waiting[future]
-        done = index + 1
-        each = (time.perf_counter() - started) / done
-        left = expected_time.format_duration(each * (len(missing) - done))
+        del left[run.workdir]
+        share = sum(left.values()) / sum(work.values())
+        seconds = (time.perf_counter() - started) * share / (1 - share)
         print(
-          f"[{done}/{len(missing)}] {run.workdir} {result(run)} ({left} left)",
+          f"[{len(work) - len(left)}/{len(work)}] {run.workdir} {result(run)}"
+          f" ({expected_time.format_duration(seconds)} left)",
           flush=True,
         )
     except BaseException:

@@ -22,19 +22,29 @@ def test_the_share_of_a_run_that_is_done(tmp_path):
   assert expected_time.read_share(tmp_path / "rates") == 0.25
 
 
-def test_the_expected_time_is_said_once(tmp_path, capsys, monkeypatch):
+@pytest.mark.parametrize(
+  ("jobs", "text"), [(1, "30 min"), (2, "18 min"), (3, "18 min")]
+)
+def test_the_expected_time_is_said_once(
+  tmp_path, capsys, monkeypatch, jobs, text
+):
   monkeypatch.setattr(expected_time, "_EVERY_SECONDS", 0.0)
   over, clock = threading.Event(), iter(range(0, 10_000, 10))
   monkeypatch.setattr(expected_time.time, "perf_counter", lambda: next(clock))
   looks = iter([None, 0.1, 0.12, 0.2])
-  monkeypatch.setattr(expected_time, "read_share", lambda _: next(looks))
-  expected_time.announce([tmp_path / name for name in "a"], 1, over)
-  # .1 in 20 s, so that .8 take 160 s after 40 s.
+  monkeypatch.setattr(
+    expected_time,
+    "read_share",
+    lambda path: next(looks) if path.name == "a" else None,
+  )
+  work = {tmp_path / "a": 2, tmp_path / "b": 11, tmp_path / "c": 5}
+  expected_time.announce(work, jobs, over)
+  # .1 in 20 s, so that .8 take 160 s after 40 s: 200 s for a work of 2.
   said = capsys.readouterr().out
-  assert said == "1 runs, 1 at a time\nexpected time: about 3 min\n"
+  assert said == f"3 runs, {jobs} at a time\nexpected time: about {text}\n"
   over.set()
-  expected_time.announce([tmp_path] * 7, 2, over)
-  assert capsys.readouterr().out == "7 runs, 2 at a time\n"
+  expected_time.announce(work, 2, over)
+  assert capsys.readouterr().out == "3 runs, 2 at a time\n"
 
 
 @pytest.mark.parametrize(
