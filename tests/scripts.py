@@ -4,9 +4,9 @@ Processes are forked from one that has imported the libraries and done nothing
 else, so that a script starts in milliseconds.
 """
 
-import ctypes
 import dataclasses
 import multiprocessing
+import multiprocessing.connection
 import os
 import pathlib
 import resource
@@ -15,6 +15,7 @@ import signal
 import socket
 import sys
 import tempfile
+import threading
 
 from tests import compiler
 
@@ -28,8 +29,6 @@ _LIBRARIES = [
   "lco_jax.reporting.curves",
   "orbax.checkpoint",
 ]
-# Of linux/prctl.h.
-_PR_SET_PDEATHSIG = 1
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(_LIBRARIES)
 
@@ -139,17 +138,15 @@ def overridden(*flags: str) -> list[str]:
   return list({flag.partition("=")[0]: flag for flag in flags}.values())
 
 
-def _die_with_tests():
-  """Lets the kernel kill this process when that which forked it is gone.
-
-  Otherwise scripts go on for hours after tests that were killed.
-  """
-  if sys.platform == "linux":
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+def _end_with_tests():
+  """Waits for the end of the tests, and ends this process."""
+  multiprocessing.connection.wait([multiprocessing.parent_process().sentinel])
+  os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _main(module, flags, devices, file_limit, path, out, err):
-  _die_with_tests()
+  # Tests that are killed cannot end it.
+  threading.Thread(target=_end_with_tests, daemon=True).start()
   for name, descriptor in ((out, 1), (err, 2)):
     file = os.open(name, os.O_WRONLY | os.O_CREAT)
     os.dup2(file, descriptor)
