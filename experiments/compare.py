@@ -208,10 +208,11 @@ def _report(
     else:
       results[task], bounds[task] = _read_control(cells)
   scores = comparison.normalize(results, bounds)
-  overall = comparison.make_overall_rows(scores, settings["against"] or None)
+  against = settings["against"] or None
+  overall = comparison.make_overall_rows(scores, against)
   text = "\n\n".join(
     tables.format_markdown(rows)
-    for rows in (comparison.make_task_rows(results), overall)
+    for rows in (comparison.make_task_rows(results, against), overall)
   )
   _write_csv(workdir / "comparison.csv", results)
   (workdir / "comparison.md").write_text(text + "\n")

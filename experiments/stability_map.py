@@ -7,8 +7,9 @@ python -m experiments.stability_map --workdir=DIR \
 Trains every algorithm at every learning rate and value of another setting
 (epochs per rollout, or --config.rows); one program trains all rates and seeds
 of a row in parallel. Draws the score and the share of collapsed runs, and
-reports the share of the map that is nearly as good as its best cell. A repeated
-call with the same flags trains only missing runs.
+reports the share of the map that is nearly as good as its best cell. Compares
+the algorithms in each row, where each half of the seeds is scored at the other
+half's best rate. A repeated call with the same flags trains only missing runs.
 """
 
 import csv
@@ -22,7 +23,15 @@ import numpy as np
 from absl import flags
 
 from experiments.common import command_line, process_pool
-from lco_jax.reporting import heat_maps, stability, statistics, tables
+from lco_jax import algorithms
+from lco_jax.reporting import (
+  comparison,
+  heat_maps,
+  interval_plots,
+  stability,
+  statistics,
+  tables,
+)
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the map.")
 flags.mark_flag_as_required("workdir")
@@ -58,6 +67,11 @@ def _check(settings: dict) -> None:
       raise command_line.ScriptError(
         f"{name} must be a non-empty list without repetitions"
       )
+  against = settings["against"]
+  if against and against not in algorithms.ALGORITHMS:
+    raise command_line.ScriptError(
+      f"against: no algorithm is called {against!r}"
+    )
   file, _, task = settings["base"].partition(":")
   common = process_pool.split_settings(settings["settings"])
   for algorithm in settings["algorithms"]:
@@ -138,12 +152,52 @@ def _report(workdir: pathlib.Path, settings: dict) -> None:
     (found.floor, found.ceiling),
     f"Stability on {settings['base'].partition(':')[2]}",
   )
-  table = tables.format_markdown(
-    [_make_table_row(settings, found, algorithm) for algorithm in found.scores]
+  best = [
+    _make_table_row(settings, found, algorithm) for algorithm in found.scores
+  ]
+  text = "\n\n".join(
+    tables.format_markdown(rows)
+    for rows in (best, _compare_rows(workdir, settings, found))
+    if rows
   )
-  (workdir / "stability_map.md").write_text(table + "\n")
-  print(table)
+  (workdir / "stability_map.md").write_text(text + "\n")
+  print(text)
   print(f"maps: {workdir / 'stability_map.png'}")
+
+
+def _compare_rows(
+  workdir: pathlib.Path, settings: dict, found: _Map
+) -> list[dict[str, object]]:
+  """Draws and compares the algorithms in each row, each at its own rate."""
+  if next(iter(found.collapsed.values())).shape[-1] < 2:
+    return []  # A single seed cannot choose a rate for another.
+  rates = settings["policy_learning_rates"]
+  results = {
+    value: {
+      name: comparison.cross_fit({"score": own.final[index]}, rates)
+      for name, own in found.scores.items()
+    }
+    for index, value in enumerate(settings["values"])
+  }
+  interval_plots.save_rows(
+    [workdir / "stability_rows.png", workdir / "stability_rows.svg"],
+    results,
+    settings["rows"],
+    f"{found.label}, last tenth of training",
+    f"Each at its own rate on {settings['base'].partition(':')[2]}",
+  )
+  rows = comparison.make_task_rows(
+    results, settings["against"] or None, settings["rows"]
+  )
+  gone = (
+    (own[index].sum(), own[index].size)
+    for index in range(len(results))
+    for own in found.collapsed.values()
+  )
+  return [
+    row | {"collapsed": f"{count} of {size}"}
+    for row, (count, size) in zip(rows, gone, strict=True)
+  ]
 
 
 def _read_map(workdir: pathlib.Path, settings: dict) -> _Map:

@@ -13,6 +13,7 @@ _CONTROL = {
   "algorithms": (
     *("lco_mse", "lco_lch", "lco_kld", "ppo", "reinforce", "mdpo"),
   ),
+  "against": "ppo",
   "policy_learning_rates": (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2),
   # Rows of the map: any setting of the training script, and its values.
   "rows": "num_epochs",
@@ -38,6 +39,7 @@ _MANY_ACTIONS = _CONTROL | {
 _REVERSAL = _LANGUAGE | {
   "base": "experiments/configs/language.py:reversal",
   "algorithms": ("lco_fisher", "lco_mse", "grpo"),
+  "against": "grpo",
   "policy_learning_rates": (3e-5, 1e-4, 3e-4, 1e-3),
 }
 _OLD_DATA = {

@@ -124,6 +124,8 @@ def _read_summary(path: pathlib.Path) -> dict:
 
 def make_task_rows(
   results: Mapping[str, Mapping[str, Result]],
+  against: str | None = None,
+  label: str = "task",
 ) -> list[dict[str, object]]:
   """Makes a row per task and algorithm, as IQM [95% interval].
 
@@ -131,17 +133,38 @@ def make_task_rows(
 
   Args:
     results: {task: {algorithm: result}}.
+    against: baseline algorithm, or None. Rows of the others give the mean
+      difference of the compared score, paired by seed, and the p-value of its
+      permutation test, corrected for the number of differences.
+    label: head of the tasks' column.
   """
-  rows = []
+  rows, pairs = [], []
   for task, own in results.items():
     for name, result in own.items():
       rates = dict.fromkeys(f"{rate:g}" for rate in result.rates)
-      row = {"task": task, "algorithm": name, "rate": ", ".join(rates)}
+      row = {label: task, "algorithm": name, "rate": ", ".join(rates)}
       for column, scores in result.scores.items():
         summary = statistics.summarize(scores)
         row[column] = tables.format_interval(summary["iqm"], *summary["ci95"])
       rows.append(row)
+      if against in own and len(result.score) > 1:
+        row |= {f"difference from {against}": "", "p": ""}
+        if name != against:
+          pairs.append((row, result.score, own[against].score))
+  _add_differences(pairs, against)
   return rows
+
+
+def _add_differences(pairs: Sequence[tuple], against: str | None) -> None:
+  """Adds differences and p-values to rows of (row, scores, baseline's)."""
+  if not pairs:
+    return
+  p_values = [statistics.paired_p_value(x, y) for _, x, y in pairs]
+  adjusted = statistics.adjust_p_values(np.array(p_values))
+  for (row, x, y), p_value in zip(pairs, adjusted, strict=True):
+    found = statistics.paired_difference(x, y)
+    row[f"difference from {against}"] = tables.format_interval(*found)
+    row["p"] = f"{p_value:.2g}"
 
 
 def normalize(

@@ -1,4 +1,4 @@
-"""Plots of algorithms' scores and intervals on several tasks."""
+"""Plots of algorithms' scores with intervals, over tasks or a setting."""
 
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -55,5 +55,43 @@ def save_intervals(
   axes[-1].set_ylabel("share of runs above it")
   axes[-1].grid(alpha=0.3)
   figure.suptitle(title)
+  for path in paths:
+    figure.savefig(path, dpi=120)
+
+
+def save_rows(
+  paths: Sequence[pathlib.Path],
+  results: Mapping[str, Mapping[str, comparison.Result]],
+  row_label: str,
+  score_label: str,
+  title: str,
+) -> None:
+  """Draws the score over the values of a setting, a line per algorithm.
+
+  Args:
+    paths: files to write; the suffix determines the format.
+    results: {value of the setting: {algorithm: result}}.
+    row_label: name of the setting.
+    score_label: label of the score.
+    title: title of the figure.
+  """
+  figure, axis = styles.make_figure(figsize=(6.5, 3.6))
+  names = list(next(iter(results.values())))
+  # Beside each other, as intervals that overlap cannot be read.
+  shifts = np.linspace(-0.18, 0.18, len(names)) if len(names) > 1 else [0.0]
+  for index, (name, shift) in enumerate(zip(names, shifts, strict=True)):
+    scores = np.stack([own[name].score for own in results.values()])
+    middle = statistics.interquartile_mean(scores)
+    low, high = statistics.bootstrap_interval(scores)
+    style = styles.line_style(index)
+    at = np.arange(len(results)) + shift
+    axis.plot(at, middle, marker="o", label=name, **style)
+    axis.vlines(at, low, high, color=style["color"], linewidth=2.5, alpha=0.6)
+  axis.set_xticks(range(len(results)), list(results))
+  axis.set_xlabel(row_label)
+  axis.set_ylabel(score_label)
+  axis.grid(axis="y", alpha=0.3)
+  figure.legend(loc="outside right upper", frameon=False)
+  axis.set_title(title)
   for path in paths:
     figure.savefig(path, dpi=120)

@@ -8,7 +8,7 @@ from lco_jax.runs import run_directory
 from tests import scripts
 
 _SMALL = (
-  "--config.algorithms=('ppo',)",
+  "--config.algorithms=('ppo','lco_mse')",
   "--config.values=(1,2)",
   "--config.policy_learning_rates=(1e-3,1e30)",
   "--config.settings=num_seeds=2,total_steps=1024,num_envs=4,num_steps=32,"
@@ -25,15 +25,20 @@ def test_a_map_tells_what_became_of_every_run(tmp_path):
   workdir = tmp_path / "map"
   done = _map(workdir)
   assert done.returncode == 0, done.stderr
-  assert "[2/2]" in done.stdout and " left)" in done.stdout
-  for name in ("stability_map.png", "stability_map.svg"):
+  assert "[4/4]" in done.stdout and " left)" in done.stdout
+  for name in ("stability_map.png", "stability_map.svg", "stability_rows.png"):
     assert (workdir / name).stat().st_size > 10_000
-  assert (workdir / "stability_map.md").read_text().strip() in done.stdout
+  text = (workdir / "stability_map.md").read_text()
+  assert text.strip() in done.stdout
+  best, by_row = text.split("\n\n")
+  assert len(best.splitlines()) == 2 + 2 and len(by_row.splitlines()) == 2 + 4
+  assert "| difference from ppo | p | collapsed |" in by_row
+  assert by_row.splitlines()[3].startswith("| 1 | lco_mse | ")
   with open(workdir / "map.csv") as file:
     rows = list(csv.DictReader(file))
-  assert len(rows) == 2 * 2 * 2
+  assert len(rows) == 2 * 2 * 2 * 2
   for row in rows:
-    cell = workdir / "ppo" / f"num_epochs_{row['num_epochs']}"
+    cell = workdir / row["algorithm"] / f"num_epochs_{row['num_epochs']}"
     logged = run_directory.read_metrics(
       cell / f"rate_{row['learning_rate']}", ["kl_old_new"]
     )["kl_old_new"][:, int(row["seed_index"])]
@@ -62,6 +67,7 @@ def test_a_map_tells_what_became_of_every_run(tmp_path):
     ("--config.policy_learning_rates=(0.0,)", "policy_learning_rates"),
     ("--jobs=0", "jobs"),
     ("--config.rows=nope", "nope"),
+    ("--config.against=nope", "against"),
     ("--config.algorithms=('nope',)", "nope"),
     ("--config=experiments/configs/stability_map.py:nope", "nope"),
   ],

@@ -44,6 +44,18 @@ def test_lines_of_tasks():
   ]
   assert rows[1]["rate"] == "0.1, 0.3"
   assert rows[1]["return"].startswith("13.500 [")
+  assert "p" not in rows[0]
+
+
+def test_differences_on_each_task():
+  """Paired by seed; of four tests, two have the least p of 2 / 2⁸."""
+  rows = comparison.make_task_rows(_results(), "base", "steps")
+  assert [row["steps"] for row in rows] == ["one"] * 3 + ["two"] * 3
+  found = [(row["difference from base"], row["p"]) for row in rows]
+  same, better = ".000 [.000, .000]", "10.000 [10.000, 10.000]"
+  little = f"{2 * 2 / 2**8:.2g}"
+  assert found[:3] == [("", ""), (better, little), (same, "1")]
+  assert "p" not in comparison.make_task_rows(_results(), "other")[0]
 
 
 def test_lines_over_tasks():

@@ -2,6 +2,7 @@ import json
 
 import numpy as np
 import pytest
+import scipy.stats
 
 from lco_jax.reporting import statistics
 
@@ -101,6 +102,26 @@ def test_paired_differences():
   assert statistics.paired_p_value(noise + 1 + 0.1 * x, noise) < 0.01
   swapped = np.where(np.arange(8) % 2, x + 1, x - 1)
   assert statistics.paired_p_value(swapped, x) > 0.5
+
+
+def test_the_interval_of_a_paired_difference():
+  """Against SciPy's test, and by its coverage of the true mean."""
+  rng = np.random.default_rng(0)
+  x, y = rng.normal(size=(2, 4))
+  found = statistics.paired_difference(x, y, confidence=0.9)
+  expected = scipy.stats.ttest_rel(x, y).confidence_interval(0.9)
+  np.testing.assert_allclose(found, [np.mean(x - y), *expected], rtol=1e-12)
+  assert statistics.paired_difference(x + 1, x)[1] == pytest.approx(1)
+  covered = [
+    low <= 0 <= high
+    for _, low, high in (
+      statistics.paired_difference(*rng.normal(size=(2, 4)))
+      for _ in range(2000)
+    )
+  ]
+  assert 0.935 < np.mean(covered) < 0.965
+  with pytest.raises(ValueError, match=r"want scores \[seeds\]"):
+    statistics.paired_difference(x, y[:3])
 
 
 def test_many_comparisons_are_paid_for():
