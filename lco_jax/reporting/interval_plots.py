@@ -78,7 +78,7 @@ def save_rows(
   figure, axis = styles.make_figure(figsize=(6.5, 3.6))
   names = list(next(iter(results.values())))
   # Beside each other, as intervals that overlap cannot be read.
-  shifts = np.linspace(-0.18, 0.18, len(names)) if len(names) > 1 else [0.0]
+  shifts = 0.07 * (np.arange(len(names)) - (len(names) - 1) / 2)
   for index, (name, shift) in enumerate(zip(names, shifts, strict=True)):
     scores = np.stack([own[name].score for own in results.values()])
     middle = statistics.interquartile_mean(scores)
