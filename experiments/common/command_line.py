@@ -49,8 +49,8 @@ def _define_plugins(values: flags.FlagValues) -> None:
   flags.DEFINE_list(
     "plugins",
     [],
-    "Files (.py) or modules that register your own environments, tasks and"
-    " policy losses; imported before --config is read.",
+    "Files (.py) or modules that register your own environments, tasks,"
+    " policy losses and rewards; imported before --config is read.",
     flag_values=values,
   )
 

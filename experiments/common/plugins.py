@@ -1,4 +1,4 @@
-"""Loading of plug-ins: files of a user's own environments, tasks, losses, rewards.
+"""Loading of plug-ins: files with environments, tasks, losses and rewards.
 
 A plug-in registers what it brings when it is imported, see
 `lco_jax.register_environment`. Only files and modules that the command line
