@@ -25,13 +25,13 @@ _MESHES = (
 )
 
 
-def _make(algorithm, rate=1e-3, **changes):
-  """Training of a Llama of four layers, that every mesh divides."""
+def _make(algorithm, rate=1e-3, num_layers=2, **changes):
+  """Training of a small Llama that every mesh divides."""
   task = tasks.make("parity:6")
   model = networks.make_language_model(
     networks.TransformerConfig(
       vocab_size=task.vocab_size + task.vocab_size % 2,
-      num_layers=4,
+      num_layers=num_layers,
       width=32,
       num_heads=4,
       num_kv_heads=2,
@@ -80,16 +80,17 @@ def _run(task, mesh, num_updates=_UPDATES, seeds=(0,)):
 
 
 @functools.cache
-def _alone(algorithm, **changes):
-  state, metrics = _run(_make(algorithm), "data:1")
+def _alone(algorithm, seed=0, **changes):
+  state, metrics = _run(_make(algorithm, **changes), "data:1", seeds=(seed,))
   return transfers.to_host((state, metrics))
 
 
 @pytest.mark.parametrize("mesh", _MESHES)
 @pytest.mark.parametrize("algorithm", ["lco_fisher", "grpo"])
 def test_a_mesh_trains_as_one_device_does(algorithm, mesh):
-  state, metrics = transfers.to_host(_run(_make(algorithm), mesh))
-  expected, expected_metrics = _alone(algorithm)
+  task = _make(algorithm, num_layers=4)
+  state, metrics = transfers.to_host(_run(task, mesh))
+  expected, expected_metrics = _alone(algorithm, num_layers=4)
   _assert_same_params(state.params, expected.params)
   for name, values in metrics.items():
     np.testing.assert_allclose(
@@ -111,13 +112,13 @@ def test_several_seeds(mesh):
   task = _make("grpo")
   state, _ = _run(task, mesh, seeds=(0, 1))
   for seed in (0, 1):
-    alone, _ = _run(task, "data:1", seeds=(seed,))
+    alone, _ = _alone("grpo", seed)
     _assert_same_params(
       jax.tree.map(
         lambda leaf, seed=seed: leaf[seed : seed + 1],
         transfers.to_host(state.params),
       ),
-      transfers.to_host(alone.params),
+      alone.params,
     )
 
 
