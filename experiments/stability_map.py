@@ -174,7 +174,9 @@ def _compare_rows(
   rates = settings["policy_learning_rates"]
   results = {
     value: {
-      name: comparison.cross_fit({"score": own.final[index]}, rates)
+      name: comparison.cross_fit(
+        {"score": own.final[index], "area": own.area[index]}, rates
+      )
       for name, own in found.scores.items()
     }
     for index, value in enumerate(settings["values"])
