@@ -3,7 +3,7 @@ import threading
 
 import pytest
 
-from experiments.common import expected_time
+from experiments.common import expected_time, process_pool
 
 
 def _write(path, steps, total=1000):
@@ -52,3 +52,22 @@ def test_the_expected_time_is_said_once(
 )
 def test_durations_are_short(seconds, text):
   assert expected_time.format_duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+  ("problem", "settings", "work"),
+  [
+    ("control.py:CartPole-v1", ("total_steps=1000", "num_epochs=1"), 2_000),
+    ("control.py:CartPole-v1", ("total_steps=1000", "num_epochs=64"), 65_000),
+    (
+      "language.py:reversal",
+      ("num_updates=10", "num_prompts=4", "num_samples=2", "num_epochs=4"),
+      400,
+    ),
+  ],
+)
+def test_work_is_drawing_and_passes(tmp_path, problem, settings, work):
+  script = "train_control" if "control" in problem else "train_language"
+  config = f"experiments/configs/{problem}"
+  run = process_pool.Run(script, config, settings, tmp_path)
+  assert run.estimate_work() == work
