@@ -13,6 +13,7 @@ _CONTROL = {
   "algorithms": (
     *("lco_mse", "lco_lch", "lco_kld", "ppo", "reinforce", "mdpo"),
   ),
+  # Whose score is subtracted from the others', if it is in the map; "": none.
   "against": "ppo",
   "policy_learning_rates": (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2),
   # Rows of the map: any setting of the training script, and its values.
