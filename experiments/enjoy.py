@@ -18,7 +18,7 @@ from lco_jax.control import video
 from lco_jax.environments import gymnasium_env
 from lco_jax.reporting import statistics, tables
 from lco_jax.runs import checkpointing
-from lco_jax.trainers import control, policies
+from lco_jax.trainers import control, policy_reading
 from lco_jax.trainers import run as run_lib
 
 _RUN = flags.DEFINE_string(
@@ -49,7 +49,7 @@ def main() -> None:
     raise command_line.ScriptError(error) from error
 
 
-def _read(directory: pathlib.Path) -> tuple[policies.Learned, list[int]]:
+def _read(directory: pathlib.Path) -> tuple[policy_reading.Learned, list[int]]:
   """Reads a run, and which of its seeds to play; checks all flags."""
   if _EPISODES.value is not None and _EPISODES.value < 1:
     raise ValueError(f"--episodes must be ≥ 1, got {_EPISODES.value}")
@@ -58,7 +58,7 @@ def _read(directory: pathlib.Path) -> tuple[policies.Learned, list[int]]:
     if out.suffix != ".gif" or not out.absolute().parent.is_dir():
       raise ValueError(f"--video {out}: want NAME.gif in a folder that exists")
   plugins.check_run(directory)
-  learned = policies.read_learned(directory)
+  learned = policy_reading.read_learned(directory)
   if not isinstance(learned.run, control.Run):
     raise ValueError(
       f"--run {directory}: is a language run; complete texts with"
@@ -74,7 +74,7 @@ def _read(directory: pathlib.Path) -> tuple[policies.Learned, list[int]]:
   return learned, [_SEED.value]
 
 
-def _show_returns(learned: policies.Learned, seeds: list[int]) -> None:
+def _show_returns(learned: policy_reading.Learned, seeds: list[int]) -> None:
   """Prints the mean return of each seed."""
   settings = learned.settings
   episodes = _EPISODES.value or settings["eval_episodes"]
@@ -109,7 +109,7 @@ def _show_returns(learned: policies.Learned, seeds: list[int]) -> None:
 
 def _draw(directory: pathlib.Path, seed: int) -> None:
   """Writes an episode of a seed's policy as a GIF."""
-  policy = policies.load_policy(directory, seed)
+  policy = policy_reading.load_policy(directory, seed)
   environment = policy.environment
   if not isinstance(environment, environments.HostEnvironment):
     environment = gymnasium_env.make_twin(environment) or environment

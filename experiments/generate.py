@@ -27,7 +27,7 @@ from experiments.common import command_line, plugins
 from lco_jax import networks, pretrained
 from lco_jax.language import generation, text_completion
 from lco_jax.runs import checkpointing
-from lco_jax.trainers import policies
+from lco_jax.trainers import policies, policy_reading
 
 _TOP = 20  # Number of likeliest next tokens in the output.
 # Unpaired surrogates, which JSON can express but UTF-8 cannot encode.
@@ -140,7 +140,7 @@ def _load(name: str) -> pretrained.Pretrained | policies.LanguagePolicy:
   """Loads a model, or what a run has learned."""
   directory = pathlib.Path(name)
   is_run = (directory / "checkpoints").is_dir()
-  if not is_run and not policies.is_saved(directory):
+  if not is_run and not policy_reading.is_saved(directory):
     return pretrained.load(
       name,
       pretrained.Options(
@@ -151,7 +151,7 @@ def _load(name: str) -> pretrained.Pretrained | policies.LanguagePolicy:
     if flags.FLAGS[flag].present:
       raise ValueError(f"--{flag} does not go with a run: its own holds")
   plugins.check_run(directory)
-  policy = policies.load_policy(directory)
+  policy = policy_reading.load_policy(directory)
   if isinstance(policy, policies.TextPolicy):
     if not flags.FLAGS["chat"].present:  # As in training.
       flags.FLAGS.chat = policy.asking.chat

@@ -80,6 +80,8 @@ def _check(settings: dict) -> None:
       found = process_pool.check_run(file, task, [*common, *own])
     given = [setting.partition("=")[0] for setting in (*common, *own)]
     command_line.say_idle(found, given, f"{algorithm}: ")
+  if against and against not in settings["algorithms"]:
+    print(f"no differences: against {against!r} is not one of the algorithms")
 
 
 def _row_directory(

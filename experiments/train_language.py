@@ -15,7 +15,7 @@ from absl import flags
 from experiments.common import command_line, training_run
 from lco_jax.reporting import tables
 from lco_jax.runs import run_directory
-from lco_jax.trainers import language
+from lco_jax.trainers import language, language_training
 from lco_jax.training import cpu_backend
 
 _CONFIG = command_line.define_config()
@@ -30,9 +30,9 @@ def main(stack: contextlib.ExitStack) -> None:
     cpu_backend.divide_cores(*(language.shares(settings) if alone else (1,)))
     stack.enter_context(command_line.job(flags.FLAGS, settings))
     launch = training_run.make_launch(settings)
-    prepared = language.prepare(stack, launch)
+    prepared = language_training.prepare(stack, launch)
   with training_run.executed(launch) as launch:
-    done = language.execute(launch, prepared)
+    done = language_training.execute(launch, prepared)
   for cell, summary in done.reported:
     print(tables.format_language_run(summary))
     print(f"learning curve: {cell.workdir / run_directory.PICTURE}")

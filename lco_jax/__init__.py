@@ -21,7 +21,7 @@ if TYPE_CHECKING:  # What `__getattr__` finds.
   from lco_jax.environments import register as register_environment
   from lco_jax.tasks import register as register_task
   from lco_jax.tasks.rewards import register as register_reward
-  from lco_jax.trainers.policies import load_policy
+  from lco_jax.trainers.policy_reading import load_policy
   from lco_jax.trainers.training_calls import train, train_language, train_llm
 
 __all__ = [
@@ -41,7 +41,7 @@ __all__ = [
 
 # {name: (module, name in it)} of what is imported when it is asked for.
 _LAZY = {
-  "load_policy": ("trainers.policies", "load_policy"),
+  "load_policy": ("trainers.policy_reading", "load_policy"),
   "register_environment": ("environments", "register"),
   "register_policy_loss": ("algorithms", "register"),
   "register_reward": ("tasks.rewards", "register"),

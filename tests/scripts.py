@@ -22,7 +22,7 @@ from tests import compiler
 ROOT = pathlib.Path(__file__).parent.parent
 _LIBRARIES = [
   "lco_jax.trainers.control",
-  "lco_jax.trainers.language",
+  "lco_jax.trainers.language_training",
   "lco_jax.trainers.llm_training",
   "experiments.common.training_run",
   "lco_jax.runs.distributed",

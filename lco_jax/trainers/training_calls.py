@@ -24,10 +24,12 @@ from lco_jax.trainers import (
   control,
   idle_settings,
   language,
+  language_training,
   llm,
   llm_task,
   llm_training,
   policies,
+  policy_reading,
 )
 from lco_jax.trainers import run as run_lib
 from lco_jax.trainers import settings as settings_lib
@@ -159,8 +161,8 @@ def train_language(
   )
   cpu_backend.divide_cores(*language.shares(launch.settings), warn=False)
   with contextlib.ExitStack() as stack:
-    prepared = language.prepare(stack, launch, own)
-    return _gather(language.execute(launch, prepared), prepared.run)
+    prepared = language_training.prepare(stack, launch, own)
+    return _gather(language_training.execute(launch, prepared), prepared.run)
 
 
 def train_llm(
@@ -301,7 +303,7 @@ def _take_own(given: Any, kind: Any, argument: str) -> tuple[Any, str]:
     raise ValueError(
       f"{argument}: want an id or an object of that kind, got {given!r}"
     )
-  own = policies.rename_own(given)
+  own = policy_reading.rename_own(given)
   return own, own.name
 
 

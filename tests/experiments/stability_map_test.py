@@ -53,6 +53,9 @@ def test_a_map_tells_what_became_of_every_run(tmp_path):
   (workdir / "ppo" / "num_epochs_2" / "rate_1e+30" / "summary.json").unlink()
   missing = _map(workdir)
   assert missing.returncode == 0 and "[1/1]" in missing.stdout
+  alone = _map(workdir, "--config.against=lco_kld")
+  assert "no differences" in alone.stdout and "lco_kld" in alone.stdout
+  assert "difference from" not in (workdir / "stability_map.md").read_text()
   other = _map(workdir, "--config.settings=num_seeds=3")
   assert other.returncode == 2 and "settings" in other.complaint
 
