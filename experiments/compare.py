@@ -6,9 +6,10 @@ python -m experiments.compare --workdir=DIR \
     --config.tasks="('sorting','parity')"
 
 Trains every variant of an algorithm on every task at every learning rate; one
-program trains all rates and seeds in parallel. In control, each half of the
-seeds is scored at the other half's best rate. In language, the score on
-validation problems determines the rate, and that on test problems is compared.
+program trains all rates and seeds in parallel, but one rate at a time of a
+pretrained model. In control, each half of the seeds is scored at the other
+half's best rate. In language, the score on validation problems determines the
+rate, and that on test problems is compared.
 Writes a table, a figure and a CSV file. A repeated call trains only missing
 runs; it may add variants and tasks.
 """
@@ -40,8 +41,8 @@ _CONFIG = command_line.define_default_config(
   "FILE:KIND; then --config.NAME=VALUE to change it.",
 )
 
-# Name of the warm start, from which language runs begin, in the table.
-_START = "warm start"
+# Names in the table of what language runs begin with.
+_WARM_START, _UNTRAINED = "warm start", "untrained"
 
 
 class _Variant(NamedTuple):
@@ -149,35 +150,32 @@ def _run(
   workdir: pathlib.Path, settings: Mapping, variants: list[_Variant]
 ) -> None:
   """Trains the missing runs."""
-  script = process_pool.find_script(settings["base"])
-  rates = settings["policy_learning_rates"]
-
-  def run(task, own, path, *ends_with):
-    common = process_pool.split_settings(settings["settings"])
-    return process_pool.Run(
-      script, f"{settings['base']}:{task}", [*common, *own], path, *ends_with
-    )
-
-  begin = {task: [] for task in settings["tasks"]}
-  if script == "train_language":
+  common = process_pool.split_settings(settings["settings"])
+  configs = {task: f"{settings['base']}:{task}" for task in settings["tasks"]}
+  begin = {task: [] for task in configs}
+  if process_pool.find_script(settings["base"]) == "train_language":
     warm = {
-      task: run(
-        task, ["algorithm=sft"], _task_directory(workdir, task) / "warm_start"
+      task: process_pool.Run(
+        "train_language",
+        config,
+        [*common, "algorithm=sft"],
+        _task_directory(workdir, task) / "warm_start",
       )
-      for task in settings["tasks"]
+      for task, config in configs.items()
     }
     process_pool.complete(list(warm.values()), _JOBS.value)
     begin = {task: [f"init_from={warm[task].workdir}"] for task in warm}
   process_pool.complete(
     [
-      run(
-        task,
-        [*variant.settings, *begin[task], process_pool.format_rates(rates)],
-        _directory(workdir, task, variant),
-        f"rate_{rates[-1]:g}/summary.json",
-      )
-      for task in settings["tasks"]
+      run
+      for task, config in configs.items()
       for variant in variants
+      for run in process_pool.make_runs(
+        config,
+        [*common, *variant.settings, *begin[task]],
+        settings["policy_learning_rates"],
+        _directory(workdir, task, variant),
+      )
     ],
     _JOBS.value,
   )
@@ -188,7 +186,7 @@ def _report(
 ) -> None:
   """Writes comparison.csv, .md, .png and .svg and prints the tables."""
   script = process_pool.find_script(settings["base"])
-  language, score = script == "train_language", settings["score"]
+  score = settings["score"]
   results, bounds = {}, {}
   for task in settings["tasks"]:
     cells = {
@@ -198,15 +196,20 @@ def _report(
       }
       for variant in variants
     }
-    if language:
-      start = _task_directory(workdir, task) / "warm_start"
-      results[task] = {_START: comparison.from_language_run(start, score)} | {
-        name: comparison.tune_on_validation(by_rate, score)
-        for name, by_rate in cells.items()
-      }
-      bounds[task] = 0.0, 1.0
-    else:
+    if script == "train_control":
       results[task], bounds[task] = _read_control(cells)
+      continue
+    tuned = {
+      name: comparison.tune_on_validation(by_rate, score)
+      for name, by_rate in cells.items()
+    }
+    if script == "train_llm":
+      one, *_ = (run for own in cells.values() for run in own.values())
+      start = {_UNTRAINED: comparison.from_before_training(one, score)}
+    else:
+      warm = _task_directory(workdir, task) / "warm_start"
+      start = {_WARM_START: comparison.from_language_run(warm, score)}
+    results[task], bounds[task] = start | tuned, (0.0, 1.0)
   scores = comparison.normalize(results, bounds)
   against = settings["against"] or None
   overall = comparison.make_overall_rows(scores, against)

@@ -95,30 +95,26 @@ def _run(workdir: pathlib.Path, settings: dict) -> None:
   """Trains the missing runs."""
   common = process_pool.split_settings(settings["settings"])
   script = process_pool.find_script(settings["base"])
-
-  def run(own, path, *ends_with):
-    return process_pool.Run(
-      script, settings["base"], [*common, *own], path, *ends_with
-    )
-
   if script == "train_language":
-    warm_start = run(["algorithm=sft"], workdir / "warm_start")
+    warm_start = process_pool.Run(
+      script,
+      settings["base"],
+      [*common, "algorithm=sft"],
+      workdir / "warm_start",
+    )
     process_pool.complete([warm_start], _JOBS.value)
     common.append(f"init_from={warm_start.workdir}")
-  rates = settings["policy_learning_rates"]
   process_pool.complete(
     [
-      run(
-        [
-          f"algorithm={algorithm}",
-          f"{settings['rows']}={value}",
-          process_pool.format_rates(rates),
-        ],
-        _row_directory(workdir, settings, algorithm, value),
-        f"rate_{rates[-1]:g}/summary.json",
-      )
+      run
       for value in settings["values"]
       for algorithm in settings["algorithms"]
+      for run in process_pool.make_runs(
+        settings["base"],
+        [*common, f"algorithm={algorithm}", f"{settings['rows']}={value}"],
+        settings["policy_learning_rates"],
+        _row_directory(workdir, settings, algorithm, value),
+      )
     ],
     _JOBS.value,
   )
@@ -218,11 +214,9 @@ def _read_map(workdir: pathlib.Path, settings: dict) -> _Map:
   }
   every = [cell for rows in cells.values() for row in rows for cell in row]
   # Language runs start from a warm start, so the untrained score is 0. In
-  # control it is estimated from the first tenth of training.
-  in_language = stability.find_score(every[0]) == "correct"
-  floor = 0.0
-  if not in_language:
-    floor = stability.estimate_floor(every)
+  # others it is estimated from the first tenth of training.
+  score = stability.find_score(every[0])
+  floor = 0.0 if score == "correct" else stability.estimate_floor(every)
   scores = {
     algorithm: stability.stack_scores(
       [[stability.read_scores(cell, floor) for cell in row] for row in rows]
@@ -241,7 +235,8 @@ def _read_map(workdir: pathlib.Path, settings: dict) -> _Map:
     )
     for algorithm, own in scores.items()
   }
-  label = "share of right answers" if in_language else "return"
+  in_control = score == "episode_return_mean"
+  label = "return" if in_control else "share of right answers"
   return _Map(scores, collapsed, floor, ceiling, label)
 
 

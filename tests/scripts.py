@@ -156,6 +156,7 @@ def _main(module, flags, devices, file_limit, path, out, err):
   multiprocessing.current_process()._config["daemon"] = False
   if path is not None:
     sys.path.insert(0, path)
+    os.environ["PYTHONPATH"] = path  # Of processes that the script starts.
   if file_limit is not None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, file_limit))
   sys.argv = [module, *flags]

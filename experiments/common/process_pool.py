@@ -24,10 +24,17 @@ from experiments.common import command_line, expected_time, plugins
 from lco_jax import environments, tasks
 from lco_jax.reporting import conditions
 from lco_jax.runs import run_directory
+from lco_jax.trainers import llm_task
 from lco_jax.trainers import settings as settings_lib
 
 # Where the package `experiments` is.
 _ROOT = pathlib.Path(__file__).parent.parent.parent
+# The training script of each configuration, by the name of its file.
+_SCRIPTS = {
+  "control": "train_control",
+  "language": "train_language",
+  "llm": "train_llm",
+}
 _RUNNING: set[subprocess.Popen] = set()
 _STOPPING = threading.Event()
 
@@ -60,7 +67,7 @@ class Run(NamedTuple):
     Drawing a sample is counted as much as one pass of learning from it.
     """
     base, _, task = self.config.partition(":")
-    settings = check_run(base, task, self.settings)
+    settings = _read_settings(base, task, self.settings)
     return conditions.plan_length(settings) * (1 + settings["num_epochs"])
 
 
@@ -121,13 +128,46 @@ def find_script(config: str) -> str:
     ScriptError: if there is none.
   """
   file = pathlib.Path(config.partition(":")[0]).stem
-  scripts = {"control": "train_control", "language": "train_language"}
-  if file not in scripts:
+  if file not in _SCRIPTS:
+    known = " or ".join(f"{name}.py" for name in _SCRIPTS)
     raise command_line.ScriptError(
-      "base: want experiments/configs/control.py or language.py, got"
+      f"base: want a file called {known}, as in experiments/configs, got"
       f" {config!r}"
     )
-  return scripts[file]
+  return _SCRIPTS[file]
+
+
+def make_runs(
+  config: str,
+  settings: Sequence[str],
+  rates: Sequence[float],
+  workdir: pathlib.Path,
+) -> list[Run]:
+  """Makes the runs of an algorithm; each rate writes into WORKDIR/rate_...
+
+  One program trains all rates side by side, except those of a pretrained
+  model, which may fill the memory at one: each has a run of its own.
+
+  Args:
+    config: FILE:NAME.
+    settings: NAME=VALUE, without a rate.
+    rates: of the policy.
+    workdir: directory of the algorithm.
+  """
+  script = find_script(config)
+  if script == "train_llm":
+    return [
+      Run(
+        script,
+        config,
+        [*settings, f"policy_learning_rate={rate:g}"],
+        workdir / f"rate_{rate:g}",
+      )
+      for rate in rates
+    ]
+  every = f"policy_learning_rates=({','.join(f'{rate:g}' for rate in rates)},)"
+  last = f"rate_{rates[-1]:g}/summary.json"
+  return [Run(script, config, [*settings, every], workdir, last)]
 
 
 def split_settings(text: str) -> list[str]:
@@ -181,18 +221,30 @@ def check_run(base: str, task: str, settings: Sequence[str]) -> dict[str, Any]:
     ScriptError: naming an unknown task, setting or algorithm, or a value of
       another type.
   """
+  found = _read_settings(base, task, settings)
+  try:
+    match find_script(base):
+      case "train_control":
+        environments.make(task, found["action_bins"])
+      case "train_language":
+        tasks.make(task)
+      case "train_llm":
+        llm_task.make_task(found)
+  except (OSError, ValueError) as error:
+    raise command_line.ScriptError(error) from error
+  return found
+
+
+def _read_settings(
+  base: str, task: str, settings: Sequence[str]
+) -> dict[str, Any]:
+  """Reads all settings of a run, as `check_run`, but leaves its task alone."""
+  find_script(base)
   given = dict(setting.partition("=")[::2] for setting in settings)
   try:
     config = runpy.run_path(command_line.locate_config(base))["get_config"](
       task
     )
-    if find_script(base) == "train_language":
-      tasks.make(task)
-    else:
-      bins = given.get("action_bins", config.action_bins)
-      if bins is not None and not str(bins).isdecimal():
-        raise ValueError(f"action_bins must be a whole number, got {bins}")
-      environments.make(task, None if bins is None else int(bins))
   except (OSError, ValueError) as error:
     raise command_line.ScriptError(error) from error
   for name, value in given.items():
@@ -251,11 +303,6 @@ def check_rates(rates: Sequence[float], jobs: int) -> None:
     )
   if jobs < 1:
     raise command_line.ScriptError(f"--jobs must be ≥ 1, got {jobs}")
-
-
-def format_rates(rates: Sequence[float]) -> str:
-  """Formats learning rates as a run's setting."""
-  return f"policy_learning_rates=({','.join(f'{rate:g}' for rate in rates)},)"
 
 
 def complete(

@@ -187,6 +187,23 @@ def _dense() -> dict:
   }
 
 
+def _pretrained() -> dict:
+  """LCO and GRPO on a pretrained model, four steps on each batch."""
+  return {
+    "title": "SmolLM2-135M on sums, each at its own learning rate",
+    "base": "experiments/configs/llm.py",
+    "tasks": ("chain_sum",),
+    "variants": ("lco_fisher", "lco_mse", "grpo"),
+    "against": "grpo",
+    "policy_learning_rates": (3e-6, 1e-5, 3e-5, 1e-4),
+    "settings": (
+      "num_seeds=2,num_updates=40,num_prompts=8,num_samples=8,"
+      "num_minibatches=4,max_visits=1"
+    ),
+    "score": "pass@1",
+  }
+
+
 def _language_ablations() -> dict:
   """Ablations of advantages, clipping, KL and noise on one task."""
 
@@ -229,6 +246,7 @@ _KINDS = {
   "many_tasks": _many_tasks,
   "many_tasks_old": _many_tasks_old,
   "dense": _dense,
+  "pretrained": _pretrained,
   "language_ablations": _language_ablations,
 }
 

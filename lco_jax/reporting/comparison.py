@@ -102,15 +102,38 @@ def from_language_run(path: pathlib.Path, score: str = "greedy") -> Result:
     score: the one that comes first, and is compared.
   """
   summary = _read_summary(path)
-  found = _find_scores(summary["evaluation"])
-  found = {score: found.pop(score)} | found
-  found["entropy"] = summary["final_entropy"]
-  scores = {name: np.array(own["per_seed"]) for name, own in found.items()}
+  scores = _stack_scores(summary["evaluation"], score)
+  scores["entropy"] = np.array(summary["final_entropy"]["per_seed"])
   return Result((), scores)
+
+
+def from_before_training(path: pathlib.Path, score: str = "greedy") -> Result:
+  """Reads the scores of the untrained model, the same for all seeds.
+
+  Args:
+    path: directory of the run.
+    score: the one that comes first, and is compared.
+  """
+  summary = _read_summary(path)
+  scores = {
+    name: np.repeat(own, summary["num_seeds"])
+    for name, own in _stack_scores(summary["before"], score).items()
+  }
+  # Entropy is a metric of training.
+  return Result((), scores | {"entropy": np.full(summary["num_seeds"], np.nan)})
+
+
+def _stack_scores(evaluation: Mapping, score: str) -> dict[str, np.ndarray]:
+  """Stacks the scores of all seeds, the compared one first."""
+  found = _find_scores(evaluation)
+  found = {score: found.pop(score)} | found
+  return {name: np.array(own["per_seed"]) for name, own in found.items()}
 
 
 def _find_scores(evaluation: Mapping) -> dict[str, Mapping]:
   """Finds the scores of an evaluation: greedy, pass@1 and pass@8."""
+  if "sampled" in evaluation:  # Of a pretrained model.
+    return {"greedy": evaluation["greedy"], "pass@1": evaluation["sampled"]}
   return {"greedy": evaluation} | {
     f"pass@{k}": scores
     for k, scores in evaluation["pass_at_k"].items()

@@ -159,7 +159,8 @@ def test_maps_are_of_runs_that_can_be(kind):
 
 @pytest.mark.third_party
 @pytest.mark.parametrize("kind", comparison._KINDS)
-def test_comparisons_are_of_runs_that_can_be(kind):
+def test_comparisons_are_of_runs_that_can_be(kind, monkeypatch):
+  monkeypatch.syspath_prepend(scripts.ROOT / "tests" / "stand_ins")
   config = comparison.get_config(kind)
   common = process_pool.split_settings(config.common_settings)
   for task in config.tasks:

@@ -218,6 +218,78 @@ def test_two_processes_are_as_two_devices(divided, model_path, tmp_path):
   assert _metrics(workdir) == _metrics(divided)
 
 
+def _many(script, workdir, model_path, *flags):
+  """Runs a script that trains many small runs."""
+  names = ("task_options", "extraction", "reward", "num_prompts", "num_samples")
+  names += ("completion_length", "eval_problems", "eval_samples", "eval_batch")
+  small = dict(flag[len("--config.") :].split("=") for flag in _SMALL)
+  settings = {"model": model_path, "num_seeds": 2, "num_updates": 2}
+  settings |= {name: small[name] for name in names}
+  return scripts.run(
+    script,
+    f"--workdir={workdir}",
+    *flags,  # First the file of the settings that follow.
+    "--config.policy_learning_rates=(1e-2,1e-1)",
+    "--config.settings=" + ",".join(f"{k}={v}" for k, v in settings.items()),
+    path=_STAND_INS,
+  )
+
+
+def test_a_map_of_a_pretrained_model(model_path, tmp_path):
+  workdir = tmp_path / "map"
+  done = _many(
+    "stability_map",
+    workdir,
+    model_path,
+    "--config.base=experiments/configs/llm.py:chain_sum",
+    "--config.common_settings=",
+    "--config.algorithms=('grpo',)",
+    "--config.values=(2,)",
+  )
+  assert done.returncode == 0, done.stderr
+  with open(workdir / "map.csv") as file:
+    rows = list(csv.DictReader(file))
+  assert len(rows) == 2 * 2
+  cell = workdir / "grpo" / "num_epochs_2" / "rate_0.1"
+  logged = run_directory.read_metrics(cell, ["kl_old_new"])["kl_old_new"]
+  for row, largest in zip(rows[2:], logged.max(axis=0), strict=True):
+    assert float(row["max_kl"]) == pytest.approx(largest, rel=1e-6)
+
+
+def test_a_comparison_trains_each_rate_alone(model_path, tmp_path):
+  """And takes the best on validation problems to the test problems."""
+  workdir = tmp_path / "comparison"
+  done = _many(
+    "compare",
+    workdir,
+    model_path,
+    "--config=experiments/configs/comparison.py:pretrained",
+    "--config.variants=('lco_fisher','grpo')",
+  )
+  assert done.returncode == 0, done.stderr
+  assert "[4/4]" in done.stdout
+  runs = workdir / "chain_sum" / "algorithm=grpo"
+  found = {
+    rate: json.loads((runs / f"rate_{rate}" / "summary.json").read_text())
+    for rate in ("0.01", "0.1")
+  }
+  for rate, own in found.items():
+    assert own["learning_rate"] == float(rate) and own["num_seeds"] == 2
+  rate = max(found, key=lambda r: found[r]["validation"]["sampled"]["mean"])
+  with open(workdir / "comparison.csv") as file:
+    rows = [row for row in csv.DictReader(file) if row["score"] == "pass@1"]
+  values = {
+    name: [float(row["value"]) for row in rows if row["algorithm"] == name]
+    for name in ("untrained", "grpo")
+  }
+  best = found[rate]["evaluation"]["sampled"]["per_seed"]
+  np.testing.assert_allclose(values["grpo"], best, rtol=1e-6)
+  before = found[rate]["before"]["sampled"]["per_seed"]
+  np.testing.assert_allclose(values["untrained"], before * 2, rtol=1e-6)
+  assert f"| chain_sum | grpo | {rate} |" in done.stdout
+  assert "| chain_sum | untrained |  |" in done.stdout
+
+
 @pytest.mark.third_party  # optax.
 @pytest.mark.parametrize("form", ["float32", "nf4"])
 def test_adapters_alone_are_trained(model_path, tmp_path, monkeypatch, form):

@@ -8,10 +8,14 @@ from reasoning_gym import factory
 
 @dataclasses.dataclass
 class ChainSum:
-  """Sums of two digits."""
+  """Sums of two digits; it has no others."""
 
   seed: int
   size: int
+  min_terms: int = 2
+  max_terms: int = 2
+  min_digits: int = 1
+  max_digits: int = 1
 
   def __getitem__(self, index):
     rng = random.Random(self.seed + index)
