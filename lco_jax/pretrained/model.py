@@ -11,6 +11,7 @@ from lco_jax.pretrained import (
   folder_tokenizer,
   gguf_config,
   gguf_file,
+  gguf_shards,
   gguf_tokenizer,
   model_file,
   packaged,
@@ -76,9 +77,10 @@ def open_model(
   """Opens a model whose parameters are read by parts when they are needed.
 
   Args:
-    name: a key of PACKAGED, for a model inside a Python package; a GGUF file; a
-      folder of safetensors; or a hub id, such as HuggingFaceTB/SmolLM2-135M, if
-      it has been downloaded.
+    name: a key of PACKAGED, for a model inside a Python package; a GGUF file,
+      or one of several that a model is divided over; a folder of safetensors;
+      or a hub id, such as HuggingFaceTB/SmolLM2-135M, if it has been
+      downloaded.
     options: what the files leave open about their texts.
     check: takes the configuration before the weights are read; may raise.
 
@@ -86,13 +88,9 @@ def open_model(
     ModelFileError: if there is no such model, or it is not supported.
   """
   options = options or tokenizer.Options()
-  if name in packaged.PACKAGED:
-    return _load_gguf(
-      gguf_file.read(*packaged.list_parts(name)), options, check
-    )
   path = pathlib.Path(name)
-  if path.is_file():
-    return _load_gguf(gguf_file.read(path), options, check)
+  if name in packaged.PACKAGED or path.is_file():
+    return _load_gguf(_read_gguf(name), options, check)
   if path.is_dir():
     return _load_folder(path, options, check)
   return _load_folder(packaged.find_downloaded(name), options, check)
@@ -112,14 +110,20 @@ def read_config(name: str) -> networks.TransformerConfig:
   if name in shapes.SHAPES:
     values = shapes.SHAPES[name]
   elif name in packaged.PACKAGED or path.is_file():
-    parts = [path] if path.is_file() else packaged.list_parts(name)
-    file = gguf_file.read(*parts)
+    file = _read_gguf(name)
     path, values = file.path, gguf_config.to_config_json(file)
   else:
     folder = path if path.is_dir() else packaged.find_downloaded(name)
     path = folder / "config.json"
     values = model_file.read_json(path)
   return config_json.read(path, values).transformer
+
+
+def _read_gguf(name: str) -> gguf_file.GgufFile:
+  """Reads the GGUF file of a packaged model, or at a path."""
+  if name in packaged.PACKAGED:
+    return gguf_file.read(*packaged.list_parts(name))
+  return gguf_shards.read(pathlib.Path(name))
 
 
 def _load_gguf(
