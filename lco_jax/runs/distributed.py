@@ -76,7 +76,7 @@ def joined(
 
   Raises:
     PeerError: if a process does not come.
-    ValueError: if a number is out of range.
+    ValueError: if a number is out of range, or JAX has begun to compute.
   """
   for name, value in (
     ("start_timeout", start_timeout),
@@ -117,16 +117,24 @@ def _initialize(
 ) -> None:
   # JAX's own notice of SIGTERM would keep the signal from ending anything.
   jax.config.update("jax_enable_preemption_service", False)
-  jax.distributed.initialize(
-    service,
-    job.num_processes,
-    job.process_id,
-    local_device_ids=job.local_device_ids,
-    cluster_detection_method="deactivate",
-    initialization_timeout=math.ceil(start_timeout),
-    heartbeat_timeout_seconds=math.ceil(heartbeat_timeout) + _BEHIND,
-    coordinator_bind_address=service,
-  )
+  try:
+    jax.distributed.initialize(
+      service,
+      job.num_processes,
+      job.process_id,
+      local_device_ids=job.local_device_ids,
+      cluster_detection_method="deactivate",
+      initialization_timeout=math.ceil(start_timeout),
+      heartbeat_timeout_seconds=math.ceil(heartbeat_timeout) + _BEHIND,
+      coordinator_bind_address=service,
+    )
+  except RuntimeError as error:
+    if "must be called before" not in str(error):
+      raise
+    raise ValueError(
+      "JAX has computed something before the processes were joined; a plug-in"
+      " must leave computations to functions that are called later"
+    ) from error
 
 
 def _fail(job: Job, watch: peers.Watch, error: BaseException) -> None:

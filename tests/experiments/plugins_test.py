@@ -264,6 +264,24 @@ def test_what_is_wrong_with_a_plugin_is_one_line(tmp_path, text, line):
   assert not workdir.exists()
 
 
+def test_a_plugin_that_computes_cannot_join_a_job(tmp_path):
+  path, workdir = tmp_path / "own.py", tmp_path / "run"
+  path.write_text("import jax\njax.numpy.zeros(3)\n")
+  done = scripts.run(
+    "train_control",
+    f"{_CONTROL}probe:action",
+    f"--workdir={workdir}",
+    f"--plugins={path}",
+    "--distributed",
+    f"--coordinator={scripts.free_address()}",
+    "--num_processes=1",
+    "--process_id=0",
+  )
+  assert done.returncode
+  assert "before the processes were joined" in done.complaint
+  assert not workdir.exists()
+
+
 def test_plugins_that_are_not_there(tmp_path):
   for given, line in (
     (str(tmp_path / "none.py"), "--plugins: no file"),
