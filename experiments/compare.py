@@ -6,8 +6,8 @@ python -m experiments.compare --workdir=DIR \
     --config.tasks="('sorting','parity')"
 
 Trains every variant of an algorithm on every task at every learning rate; one
-program trains all rates and seeds in parallel, but one rate at a time of a
-pretrained model. In control, each half of the seeds is scored at the other
+program trains all rates and seeds in parallel, but for pretrained models a
+single rate. In control, each half of the seeds is scored at the other
 half's best rate. In language, the score on validation problems determines the
 rate, and that on test problems is compared.
 Writes a table, a figure and a CSV file. A repeated call trains only missing
@@ -61,16 +61,24 @@ def main() -> None:
   settings = process_pool.join_settings(
     {"score": comparison.LANGUAGE_SCORES[0]} | given
   )
-  variants = _check(settings)
+  variants, files = _check(settings)
   workdir = pathlib.Path(_WORKDIR.value)
   fixed = ("base", "settings", "policy_learning_rates")
-  with process_pool.hold(workdir, {name: settings[name] for name in fixed}):
+  held = {name: settings[name] for name in fixed} | files
+  with process_pool.hold(workdir, held):
     _run(workdir, settings, variants)
     _report(workdir, settings, variants)
 
 
-def _check(settings: Mapping) -> list[_Variant]:
-  """Parses the variants; raises ScriptError if a setting is wrong."""
+def _check(
+  settings: Mapping,
+) -> tuple[list[_Variant], dict[str, dict[str, str]]]:
+  """Parses the variants; raises ScriptError if a setting is wrong.
+
+  Returns:
+    (the variants, hashes of files that runs read, as of
+    `process_pool.find_files`).
+  """
   process_pool.check_rates(settings["policy_learning_rates"], _JOBS.value)
   if settings["score"] not in comparison.LANGUAGE_SCORES:
     raise command_line.ScriptError(
@@ -94,10 +102,15 @@ def _check(settings: Mapping) -> list[_Variant]:
       raise command_line.ScriptError(
         f"{name} must be a non-empty list without repetitions"
       )
+  for name in {_WARM_START, _UNTRAINED}.intersection(names):
+    raise command_line.ScriptError(
+      f"variants: {name!r} is the name of another row of the table"
+    )
   if settings["against"] and settings["against"] not in names:
     raise command_line.ScriptError(
       f"against: {settings['against']!r} is not one of the variants"
     )
+  runs = []
   for index, task in enumerate(settings["tasks"]):
     found = {
       variant.name: process_pool.check_run(
@@ -106,10 +119,11 @@ def _check(settings: Mapping) -> list[_Variant]:
       for variant in variants
     }
     _check_conditions(found)
+    runs += found.values()
     for variant in variants if index == 0 else ():
       given = [x.partition("=")[0] for x in (*common, *variant.settings)]
       command_line.say_idle(found[variant.name], given, f"{variant.name}: ")
-  return variants
+  return variants, process_pool.find_files(runs)
 
 
 def _check_conditions(variants: Mapping[str, Mapping]) -> None:
@@ -191,7 +205,9 @@ def _report(
   for task in settings["tasks"]:
     cells = {
       variant.name: {
-        rate: _directory(workdir, task, variant) / f"rate_{rate:g}"
+        rate: process_pool.find_cell(
+          settings["base"], _directory(workdir, task, variant), rate
+        )
         for rate in settings["policy_learning_rates"]
       }
       for variant in variants

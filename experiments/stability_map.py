@@ -6,10 +6,11 @@ python -m experiments.stability_map --workdir=DIR \
 
 Trains every algorithm at every learning rate and value of another setting
 (epochs per rollout, or --config.rows); one program trains all rates and seeds
-of a row in parallel. Draws the score and the share of collapsed runs, and
-reports the share of the map that is nearly as good as its best cell. Compares
-the algorithms in each row, where each half of the seeds is scored at the other
-half's best rate. A repeated call with the same flags trains only missing runs.
+of a row in parallel, but for pretrained models a single rate. Draws the score
+and the share of collapsed runs, and reports the share of the map that is nearly
+as good as its best cell. Compares the algorithms in each row, where each half
+of the seeds is scored at the other half's best rate. A repeated call with the
+same flags trains only missing runs.
 """
 
 import csv
@@ -49,17 +50,22 @@ def main() -> None:
   settings = process_pool.join_settings(
     json.loads(json.dumps(_CONFIG.value.to_dict()))
   )
-  _check(settings)
+  files = _check(settings)
   workdir = pathlib.Path(_WORKDIR.value)
   # Later calls may add algorithms and rows and change the bounds.
   fixed = ("base", "settings", "policy_learning_rates")
-  with process_pool.hold(workdir, {name: settings[name] for name in fixed}):
+  held = {name: settings[name] for name in fixed} | files
+  with process_pool.hold(workdir, held):
     _run(workdir, settings)
     _report(workdir, settings)
 
 
-def _check(settings: dict) -> None:
-  """Raises ScriptError if a setting is wrong, before any training."""
+def _check(settings: dict) -> dict[str, dict[str, str]]:
+  """Raises ScriptError if a setting is wrong, before any training.
+
+  Returns:
+    The hashes of files that runs read, as of `process_pool.find_files`.
+  """
   process_pool.check_rates(settings["policy_learning_rates"], _JOBS.value)
   for name in ("algorithms", "values"):
     values = [str(value) for value in settings[name]]
@@ -74,14 +80,16 @@ def _check(settings: dict) -> None:
     )
   file, _, task = settings["base"].partition(":")
   common = process_pool.split_settings(settings["settings"])
+  runs = []
   for algorithm in settings["algorithms"]:
     for value in settings["values"]:
       own = [f"algorithm={algorithm}", f"{settings['rows']}={value}"]
-      found = process_pool.check_run(file, task, [*common, *own])
+      runs.append(process_pool.check_run(file, task, [*common, *own]))
     given = [setting.partition("=")[0] for setting in (*common, *own)]
-    command_line.say_idle(found, given, f"{algorithm}: ")
+    command_line.say_idle(runs[-1], given, f"{algorithm}: ")
   if against and against not in settings["algorithms"]:
     print(f"no differences: against {against!r} is not one of the algorithms")
+  return process_pool.find_files(runs)
 
 
 def _row_directory(
@@ -205,7 +213,11 @@ def _read_map(workdir: pathlib.Path, settings: dict) -> _Map:
   cells = {
     algorithm: [
       [
-        _row_directory(workdir, settings, algorithm, value) / f"rate_{rate:g}"
+        process_pool.find_cell(
+          settings["base"],
+          _row_directory(workdir, settings, algorithm, value),
+          rate,
+        )
         for rate in settings["policy_learning_rates"]
       ]
       for value in settings["values"]
@@ -213,10 +225,10 @@ def _read_map(workdir: pathlib.Path, settings: dict) -> _Map:
     for algorithm in settings["algorithms"]
   }
   every = [cell for rows in cells.values() for row in rows for cell in row]
-  # Language runs start from a warm start, so the untrained score is 0. In
-  # others it is estimated from the first tenth of training.
-  score = stability.find_score(every[0])
-  floor = 0.0 if score == "correct" else stability.estimate_floor(every)
+  # Language runs begin with a model that knows something, which they can lose:
+  # the floor is 0. In control it is estimated from the first tenth of training.
+  in_control = stability.find_score(every[0]) == "episode_return_mean"
+  floor = stability.estimate_floor(every) if in_control else 0.0
   scores = {
     algorithm: stability.stack_scores(
       [[stability.read_scores(cell, floor) for cell in row] for row in rows]
@@ -235,7 +247,6 @@ def _read_map(workdir: pathlib.Path, settings: dict) -> _Map:
     )
     for algorithm, own in scores.items()
   }
-  in_control = score == "episode_return_mean"
   label = "return" if in_control else "share of right answers"
   return _Map(scores, collapsed, floor, ceiling, label)
 

@@ -24,7 +24,7 @@ from experiments.common import command_line, expected_time, plugins
 from lco_jax import environments, tasks
 from lco_jax.reporting import conditions
 from lco_jax.runs import run_directory
-from lco_jax.trainers import llm_task
+from lco_jax.trainers import llm, llm_task
 from lco_jax.trainers import settings as settings_lib
 
 # Where the package `experiments` is.
@@ -129,10 +129,9 @@ def find_script(config: str) -> str:
   """
   file = pathlib.Path(config.partition(":")[0]).stem
   if file not in _SCRIPTS:
-    known = " or ".join(f"{name}.py" for name in _SCRIPTS)
+    known = ", ".join(f"{name}.py" for name in _SCRIPTS)
     raise command_line.ScriptError(
-      f"base: want a file called {known}, as in experiments/configs, got"
-      f" {config!r}"
+      f"base: want a file called one of {known}, got {config!r}"
     )
   return _SCRIPTS[file]
 
@@ -143,46 +142,80 @@ def make_runs(
   rates: Sequence[float],
   workdir: pathlib.Path,
 ) -> list[Run]:
-  """Makes the runs of an algorithm; each rate writes into WORKDIR/rate_...
+  """Makes the runs of an algorithm.
 
   One program trains all rates side by side, except those of a pretrained
   model, which may fill the memory at one: each has a run of its own.
 
   Args:
     config: FILE:NAME.
-    settings: NAME=VALUE, without a rate.
+    settings: NAME=VALUE, without rates.
     rates: of the policy.
     workdir: directory of the algorithm.
   """
   script = find_script(config)
-  if script == "train_llm":
-    return [
+  groups = [[rate] for rate in rates] if script == "train_llm" else [rates]
+  runs = []
+  for group in groups:
+    given = ",".join(f"{rate:g}" for rate in group)
+    cell = find_cell(config, workdir, group[-1])
+    runs.append(
       Run(
         script,
         config,
-        [*settings, f"policy_learning_rate={rate:g}"],
-        workdir / f"rate_{rate:g}",
+        [*settings, f"policy_learning_rates=({given},)"],
+        cell.parent,
+        f"{cell.name}/summary.json",
       )
-      for rate in rates
-    ]
-  every = f"policy_learning_rates=({','.join(f'{rate:g}' for rate in rates)},)"
-  last = f"rate_{rates[-1]:g}/summary.json"
-  return [Run(script, config, [*settings, every], workdir, last)]
+    )
+  return runs
+
+
+def find_cell(config: str, workdir: pathlib.Path, rate: float) -> pathlib.Path:
+  """Names the directory of a rate, in one of the runs of `make_runs`."""
+  if find_script(config) == "train_llm":
+    workdir = workdir / f"run_{rate:g}"
+  return workdir / f"rate_{rate:g}"
 
 
 def split_settings(text: str) -> list[str]:
   """Splits "NAME=VALUE,NAME=VALUE", where values may contain commas.
 
+  A value that has the form NAME=VALUE itself stands in single or double
+  quotes, which are taken away.
+
   Raises:
     ScriptError: if the text does not have that form.
   """
-  settings = [x.strip() for x in re.split(r",\s*(?=\w+=)", text) if x.strip()]
-  for setting in settings:
+  return [
+    re.sub(r"""=(["'])(.*)\1$""", r"=\2", setting)
+    for setting in _split_quoted(text)
+  ]
+
+
+def _split_quoted(text: str) -> list[str]:
+  """Splits as `split_settings`, and leaves the quotes."""
+  settings = []
+  for piece in re.split(r",\s*(?=\w+=)", text):
+    if settings and _is_open(settings[-1]):
+      settings[-1] += f",{piece.rstrip()}"
+    else:
+      settings.append(piece.strip())
+  for setting in filter(None, settings):
     if not re.match(r"\w+=", setting):
       raise command_line.ScriptError(
         f"settings: want NAME=VALUE, got {setting!r}"
       )
-  return settings
+    if _is_open(setting):
+      raise command_line.ScriptError(f"settings: no closing quote: {setting}")
+  return [setting for setting in settings if setting]
+
+
+def _is_open(setting: str) -> bool:
+  """Whether the value begins with a quote, and does not end with it."""
+  value = setting.partition("=")[2]
+  is_quoted = value.startswith(("'", '"'))
+  return is_quoted and (len(value) < 2 or value[-1] != value[0])
 
 
 def join_settings(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -201,13 +234,13 @@ def join_settings(config: Mapping[str, Any]) -> dict[str, Any]:
   found = {
     setting.partition("=")[0]: setting
     for text in given
-    for setting in split_settings(text)
+    for setting in _split_quoted(text)
   }
   return joined | {"settings": ",".join(found.values())}
 
 
 def check_run(base: str, task: str, settings: Sequence[str]) -> dict[str, Any]:
-  """Checks a run's task and settings before it starts.
+  """Checks a run's task and settings before it starts; and its model.
 
   Args:
     base: configuration file of a training script.
@@ -215,11 +248,12 @@ def check_run(base: str, task: str, settings: Sequence[str]) -> dict[str, Any]:
     settings: NAME=VALUE each.
 
   Returns:
-    All settings of the run; lists that were given stay texts.
+    All settings of the run, with the hashes of its files. Lists that were given
+    stay texts.
 
   Raises:
-    ScriptError: naming an unknown task, setting or algorithm, or a value of
-      another type.
+    ScriptError: naming an unknown task, setting, algorithm or model, or a value
+      of another type.
   """
   found = _read_settings(base, task, settings)
   try:
@@ -229,10 +263,28 @@ def check_run(base: str, task: str, settings: Sequence[str]) -> dict[str, Any]:
       case "train_language":
         tasks.make(task)
       case "train_llm":
-        llm_task.make_task(found)
+        llm.build(found)
+        found = dict(llm_task.identify_files(found))
   except (OSError, ValueError) as error:
     raise command_line.ScriptError(error) from error
   return found
+
+
+def find_files(runs: Sequence[Mapping]) -> dict[str, dict[str, str]]:
+  """Finds the part of a comparison's settings that identifies its files.
+
+  Args:
+    runs: settings of all runs, from `check_run`.
+
+  Returns:
+    {"files": {path: SHA-256}} of rows and rewards; empty without files.
+  """
+  found = {
+    path: digest
+    for own in runs
+    for path, digest in own.get("files", {}).items()
+  }
+  return {"files": found} if found else {}
 
 
 def _read_settings(

@@ -3,6 +3,7 @@
 control, language                      epochs on each batch
 control_steps, language_steps          optimizer steps on each batch
 control_staleness, language_staleness  updates that the sampler is behind
+pretrained                             optimizer steps, on a pretrained model
 """
 
 import ml_collections
@@ -82,6 +83,17 @@ _KINDS = {
     "rows": "staleness",
     "values": (0, 1, 4, 16),
     "settings": _join(_OLD_DATA, num_epochs=10),
+  },
+  # One pass over each batch, in 1 or 4 minibatches.
+  "pretrained": _LANGUAGE
+  | {
+    "base": "experiments/configs/llm.py:chain_sum",
+    "algorithms": ("lco_fisher", "grpo"),
+    "against": "grpo",
+    "policy_learning_rates": (3e-6, 1e-5, 3e-5, 1e-4),
+    "rows": "num_minibatches",
+    "values": (1, 4),
+    "settings": "num_seeds=2,num_updates=40,num_prompts=8,max_visits=1",
   },
   "language_staleness": _REVERSAL
   | {

@@ -113,8 +113,13 @@ def from_before_training(path: pathlib.Path, score: str = "greedy") -> Result:
   Args:
     path: directory of the run.
     score: the one that comes first, and is compared.
+
+  Raises:
+    ValueError: if the run did not evaluate the model before it.
   """
   summary = _read_summary(path)
+  if not summary["before"]:
+    raise ValueError(f"{path}: summary.json has no scores before training")
   scores = {
     name: np.repeat(own, summary["num_seeds"])
     for name, own in _stack_scores(summary["before"], score).items()

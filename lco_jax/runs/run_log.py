@@ -64,14 +64,15 @@ class RunLog:
       "steps_per_second": np.full((length, len(self._seeds)), speed)
     }
     self._last_time, bad = now, None
+    # Before metrics of learners that have stopped are left out.
+    for name in metrics.keys() & set(phases.METRICS):
+      self._timings.setdefault(name, []).extend(metrics[name][:, 0].tolist())
     if self._gone is None:
       bad = finiteness.first_nonfinite(metrics, counts)
     else:
       metrics, self._gone = finiteness.without_faults(
         metrics, self._gone, counts
       )
-    for name in metrics.keys() & set(phases.METRICS):
-      self._timings.setdefault(name, []).extend(metrics[name][:, 0].tolist())
     kept = length if bad is None else bad[0]
     updates = np.arange(self._done + 1, self._done + kept + 1)
     if kept:

@@ -279,7 +279,6 @@ def report(
     for name, (where, scores) in evaluations.items()
   }
   if cell.workdir is not None:
-    run_directory.write_json(cell.workdir / "summary.json", summary)
     curves.save_learning_curve(
       cell.workdir / run_directory.PICTURE,
       *curves.bin_returns(
@@ -287,4 +286,6 @@ def report(
       ),
       title=f"{settings['algorithm']} on {settings['environment']}",
     )
+    # Last: with it the run is complete.
+    run_directory.write_json(cell.workdir / "summary.json", summary)
   return summary

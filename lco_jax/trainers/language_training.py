@@ -240,7 +240,6 @@ def _report(
     **evaluations,
   }
   if cell.workdir is not None:
-    run_directory.write_json(cell.workdir / "summary.json", summary)
     curves.save_learning_curve(
       cell.workdir / run_directory.PICTURE,
       *curves.bin_returns(
@@ -253,6 +252,8 @@ def _report(
       x_label="samples",
       y_label="share of correct samples (training prompts)",
     )
+    # Last: with it the run is complete.
+    run_directory.write_json(cell.workdir / "summary.json", summary)
   return summary
 
 

@@ -266,10 +266,8 @@ def _common(
   for name in _DELETED:
     if name in settings:
       raise ValueError(f"{name}: this version has no such setting")
-  if settings["policy_learning_rates"]:
-    raise ValueError(
-      "policy_learning_rates: pretrained models take one policy_learning_rate"
-    )
+  if len(settings["policy_learning_rates"]) > 1:
+    raise ValueError("policy_learning_rates: pretrained models take one")
   checks.check_number(
     "generation_slots", settings["generation_slots"], at_least=0
   )

@@ -351,8 +351,8 @@ def _report(
     "before": before,
     **evaluations,
   }
+  export(started.launch, cell, run, learned)
   if cell.workdir is not None:
-    run_directory.write_json(cell.workdir / "summary.json", summary)
     curves.save_learning_curve(
       cell.workdir / run_directory.PICTURE,
       *curves.bin_returns(
@@ -362,7 +362,8 @@ def _report(
       x_label="samples",
       y_label="share of correct samples (training prompts when first met)",
     )
-  export(started.launch, cell, run, learned)
+    # Last: with it the run is complete.
+    run_directory.write_json(cell.workdir / "summary.json", summary)
   return summary
 
 

@@ -64,9 +64,10 @@ def _report(
       "before": before["accuracy"],
       **statistics.summarize(np.array(found, float)),
     }
-  if cell.workdir is not None and jax.process_index() == 0:
-    run_directory.write_json(cell.workdir / "summary.json", summary)
   llm_training.export(launch, cell, run, learned)
+  if cell.workdir is not None and jax.process_index() == 0:
+    # Last: with it the run is complete.
+    run_directory.write_json(cell.workdir / "summary.json", summary)
   return summary
 
 

@@ -23,7 +23,7 @@ from lco_jax.language import generation, training
 from lco_jax.trainers import llm
 from lco_jax.trainers import settings as settings_lib
 from lco_jax.trainers.configs import defaults, meanings
-from tests import scripts
+from tests import scripts, tiny_model
 
 
 def _plain(config, **changes):
@@ -138,9 +138,18 @@ def test_the_authors_recipe_pulls_at_the_sampled_logit_alone():
   assert settings["num_updates"] == 1
 
 
+@pytest.fixture
+def installed(tmp_path, monkeypatch):
+  """Base of a run → settings of what stands in for packages of models."""
+  monkeypatch.syspath_prepend(scripts.ROOT / "tests" / "stand_ins")
+  path = tmp_path / "tiny.gguf"
+  tiny_model.write_gguf(path, tiny_model.weights())
+  return lambda base: [f"model={path}"] if "llm.py" in base else []
+
+
 @pytest.mark.third_party
 @pytest.mark.parametrize("kind", stability_map._KINDS)
-def test_maps_are_of_runs_that_can_be(kind):
+def test_maps_are_of_runs_that_can_be(kind, installed):
   config = stability_map.get_config(kind)
   file, _, task = config.base.partition(":")
   last = config["values"][-1]  # `values` is a method.
@@ -152,6 +161,7 @@ def test_maps_are_of_runs_that_can_be(kind):
         *process_pool.split_settings(config.common_settings),
         f"algorithm={algorithm}",
         f"{config.rows}={last}",
+        *installed(config.base),
       ],
     )
   process_pool.check_rates(config.policy_learning_rates, 1)
@@ -159,14 +169,14 @@ def test_maps_are_of_runs_that_can_be(kind):
 
 @pytest.mark.third_party
 @pytest.mark.parametrize("kind", comparison._KINDS)
-def test_comparisons_are_of_runs_that_can_be(kind, monkeypatch):
-  monkeypatch.syspath_prepend(scripts.ROOT / "tests" / "stand_ins")
+def test_comparisons_are_of_runs_that_can_be(kind, installed):
   config = comparison.get_config(kind)
   common = process_pool.split_settings(config.common_settings)
   for task in config.tasks:
     for variant in config.variants:
       name, _, own = (part.strip() for part in variant.partition(":"))
       settings = process_pool.split_settings(own or f"algorithm={name}")
+      settings += installed(config.base)
       process_pool.check_run(config.base, task, [*common, *settings])
 
 
@@ -183,6 +193,15 @@ def test_settings_of_a_comparison_add_to_the_common_ones():
   }
   alone = {"settings": "num_seeds=2"}  # Of a user's own configuration file.
   assert process_pool.join_settings(alone) == alone
+  quoted = "task_options='max_terms=3,max_digits=2',rewards=A,B,chat=don't"
+  joined = process_pool.join_settings({"settings": quoted})
+  assert process_pool.split_settings(joined["settings"]) == [
+    "task_options=max_terms=3,max_digits=2",
+    "rewards=A,B",
+    "chat=don't",
+  ]
+  with pytest.raises(command_line.ScriptError, match="no closing quote"):
+    process_pool.split_settings("task_options='max_terms=3,max_digits=2")
   with pytest.raises(command_line.ScriptError, match="want NAME=VALUE"):
     process_pool.join_settings(config | {"settings": "num_epochs"})
 

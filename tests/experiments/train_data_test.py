@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import lco_jax
+from lco_jax.runs import run_directory
 from lco_jax.tasks import rewards, rows
 from tests import compiler, scripts, tiny_model
 
@@ -31,6 +32,9 @@ def near(completion, row):
 
 def brief(completion, row):
   return 1.0 / (1 + len(completion)) + 0 * row["level"]
+
+def odd(completion, row):
+  return float(sum(map(ord, completion)) % 2)
 
 def slow(completion, row):
   time.sleep(0.05)
@@ -406,3 +410,131 @@ def test_files_for_validation_and_test(folder, tmp_path):
   (tmp_path / "test.jsonl").write_text("")
   done = scripts.run("train_llm", "--resume", f"--workdir={tmp_path / 'run'}")
   assert f"{tmp_path / 'test.jsonl'} has changed" in done.complaint
+
+
+def _many(script, folder, workdir, *flags, rates="(1e-2,1e-1)"):
+  """Runs a script that trains small models at several learning rates."""
+  common = {
+    "model": folder / "tiny.gguf",
+    "data": folder / "train.jsonl",
+    "rewards": f"{folder}/own.py:odd,{folder}/own.py:brief*0",
+    "num_seeds": 2,
+    "num_updates": 2,
+    "num_prompts": 4,
+    "num_samples": 4,
+    "completion_length": 5,
+    "eval_problems": 12,
+    "eval_samples": 2,
+    "eval_batch": 12,
+  }
+  common = ",".join(f"{name}={value}" for name, value in common.items())
+  return scripts.run(
+    script,
+    f"--workdir={workdir}",
+    *flags,  # First the file of the settings that follow.
+    f"--config.policy_learning_rates={rates}",
+    f"--config.settings={common}",
+  )
+
+
+def test_a_comparison_trains_each_rate_alone(folder, tmp_path):
+  """And takes the best on validation problems to the test problems."""
+  workdir = tmp_path / "comparison"
+  flags = (
+    "--config=experiments/configs/comparison.py:pretrained",
+    "--config.tasks=('data',)",
+  )
+  done = _many(
+    "compare",
+    folder,
+    workdir,
+    *flags,
+    "--config.variants=('grpo',)",
+    "--config.against=",
+  )
+  assert done.returncode == 0, done.stderr
+  assert "[2/2]" in done.stdout
+  runs, found = workdir / "data" / "algorithm=grpo", {}
+  for rate in ("0.01", "0.1"):
+    path = runs / f"run_{rate}" / f"rate_{rate}" / "summary.json"
+    found[rate] = json.loads(path.read_text())
+    assert found[rate]["learning_rate"] == float(rate)
+  accuracy = {
+    (rate, how, split): own[split][how]["mean"]
+    for rate, own in found.items()
+    for how in ("greedy", "sampled")
+    for split in ("validation", "evaluation", "before")
+  }
+  best = max(found, key=lambda rate: accuracy[rate, "sampled", "validation"])
+  # They differ, or the comparison could be of anything.
+  assert len({accuracy[r, "sampled", "validation"] for r in found}) == 2
+  for how in ("greedy", "sampled"):
+    same = [accuracy[best, how, s] for s in ("evaluation", "before")]
+    assert len({*same, accuracy[best, how, "validation"]}) == 3, how
+  with open(workdir / "comparison.csv") as file:
+    rows = list(csv.DictReader(file))
+  for name, how in (("pass@1", "sampled"), ("greedy", "greedy")):
+    values = {
+      algorithm: [
+        float(row["value"])
+        for row in rows
+        if (row["algorithm"], row["score"]) == (algorithm, name)
+      ]
+      for algorithm in ("untrained", "grpo")
+    }
+    expected = found[best]["evaluation"][how]["per_seed"]
+    np.testing.assert_allclose(values["grpo"], expected, rtol=1e-6)
+    before = found[best]["before"][how]["per_seed"]
+    np.testing.assert_allclose(values["untrained"], before * 2, rtol=1e-6)
+  assert f"| data | grpo | {best} |" in done.stdout
+  assert "| data | untrained |  |" in done.stdout
+  # Rows that have changed are another comparison; nothing is trained.
+  path = folder / "train.jsonl"
+  content = path.read_text()
+  path.write_text(content.rpartition("\n{")[0] + "\n")
+  try:
+    other = _many("compare", folder, workdir, *flags, "--config.against=")
+  finally:
+    path.write_text(content)
+  assert other.returncode == 2 and "files" in other.complaint
+  wrong = _many(
+    "compare",
+    folder,
+    tmp_path / "wrong",
+    *flags,
+    "--config.variants=('ppo',)",
+    "--config.against=",
+  )
+  assert wrong.returncode == 2 and "value network" in wrong.complaint
+  assert not (tmp_path / "wrong").exists()
+
+
+def test_a_map_goes_past_faults(folder, tmp_path):
+  """What a model knew before, it can lose; a fault is a collapse."""
+  workdir = tmp_path / "map"
+  done = _many(
+    "stability_map",
+    folder,
+    workdir,
+    "--config=experiments/configs/stability_map.py:pretrained",
+    "--config.base=experiments/configs/llm.py:data",
+    "--config.algorithms=('reinforce',)",
+    "--config.values=(2,)",
+    rates="(1e-2,1e30)",
+  )
+  assert done.returncode == 0, done.stderr
+  with open(workdir / "map.csv") as file:
+    rows = list(csv.DictReader(file))
+  assert [row["learning_rate"] for row in rows] == ["0.01"] * 2 + ["1e+30"] * 2
+  cell = workdir / "reinforce" / "num_minibatches_2" / "run_0.01" / "rate_0.01"
+  names = ["first_visit_correct", "first_visits", "kl_old_new"]
+  logged = run_directory.read_metrics(cell, names)
+  final = logged["first_visit_correct"][-1]
+  for seed, row in enumerate(rows[:2]):
+    assert float(row["final"]) == pytest.approx(final[seed], rel=1e-6) != 0
+    largest = logged["kl_old_new"][:, seed].max()
+    assert float(row["max_kl"]) == pytest.approx(largest, rel=1e-6)
+    assert row["faulted"] == "0"
+  for row in rows[2:]:
+    assert row["faulted"] == row["collapsed"] == "1"
+    assert float(row["final"]) == 0
