@@ -1,11 +1,15 @@
 """Plots of algorithms' scores with intervals, over tasks or a setting."""
 
+import math
 import pathlib
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from lco_jax.reporting import comparison, statistics, styles
+
+# Panels beside each other: more would be too small on a page.
+_COLUMNS = 5
 
 
 def save_intervals(
@@ -24,13 +28,21 @@ def save_intervals(
   """
   names = list(scores)
   drawn = [styles.line_style(index) for index in range(len(names))]
-  width = 3.2 * (len(results) + 1) + 1.5  # The legend's.
+  count = len(results) + 1
+  rows = math.ceil(count / _COLUMNS)
+  columns = math.ceil(count / rows)
   figure, axes = styles.make_figure(
-    1,
-    len(results) + 1,
-    figsize=(width, 1.4 + 0.3 * len(names)),
+    rows,
+    columns,
+    figsize=(
+      3.2 * columns + 1.5,  # The legend's.
+      0.3 + rows * max(1.1 + 0.3 * len(names), 2.3),
+    ),
+    squeeze=False,
   )
-  for panel, (task, own) in zip(axes, results.items(), strict=False):
+  for panel in axes.flat[count:]:
+    panel.set_visible(False)
+  for panel, (task, own) in zip(axes.flat, results.items(), strict=False):
     for row, name in enumerate(names):
       score = own[name].score
       middle = statistics.interquartile_mean(score)
@@ -42,18 +54,20 @@ def save_intervals(
       panel.plot(score, [row] * len(score), ".", color="0.45", markersize=3)
     panel.set_title(task)
     panel.set_xlabel(next(iter(own[names[0]].scores)))
-    panel.set_yticks(range(len(names)), names if panel is axes[0] else [])
+    panel.set_yticks(range(len(names)), names if panel in axes[:, 0] else [])
+    panel.locator_params(axis="x", nbins=4)
     panel.invert_yaxis()
     panel.grid(axis="x", alpha=0.3)
+  profiles = axes.flat[count - 1]
   thresholds = np.linspace(-0.1, 1.1, 121)
   for name, style in zip(names, drawn, strict=True):
     profile = statistics.performance_profile(scores[name], thresholds)
-    axes[-1].plot(thresholds, profile, label=name, **style)
+    profiles.plot(thresholds, profile, label=name, **style)
   figure.legend(loc="outside right center", frameon=False)
-  axes[-1].set_title("all tasks")
-  axes[-1].set_xlabel("normalised score")
-  axes[-1].set_ylabel("share of runs above it")
-  axes[-1].grid(alpha=0.3)
+  profiles.set_title("all tasks")
+  profiles.set_xlabel("normalised score")
+  profiles.set_ylabel("share of runs above it")
+  profiles.grid(alpha=0.3)
   figure.suptitle(title)
   for path in paths:
     figure.savefig(path, dpi=120)
