@@ -75,6 +75,8 @@ _KINDS = {
   },
   "language_steps": _REVERSAL
   | {
+    "algorithms": ("lco_fisher", "grpo"),
+    "policy_learning_rates": (1e-5, 3e-5, 1e-4, 3e-4, 1e-3),
     "values": (1, 4, 16, 64),
     "settings": _join(_OLD_BATCHES, num_minibatches=1),
   },
