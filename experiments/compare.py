@@ -92,6 +92,11 @@ def _check(
     variants.append(
       _Variant(name, process_pool.split_settings(own or f"algorithm={name}"))
     )
+  for variant in variants:
+    if not any(x.startswith("algorithm=") for x in variant.settings):
+      raise command_line.ScriptError(
+        f"variants: {variant.name!r} names no algorithm; add algorithm=NAME"
+      )
   names = [variant.name for variant in variants]
   for name, values in (
     ("variants", names),

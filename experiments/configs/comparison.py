@@ -205,7 +205,7 @@ def _dense() -> dict:
 def _pretrained() -> dict:
   """LCO and GRPO on a pretrained model, four steps on each batch."""
   return {
-    "title": "SmolLM2-135M on chain_sum, each at its own learning rate",
+    "title": "A pretrained model, each algorithm at its own learning rate",
     "base": "experiments/configs/llm.py",
     "tasks": ("chain_sum",),
     "variants": ("lco_fisher", "lco_mse", "grpo"),

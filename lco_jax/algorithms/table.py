@@ -5,11 +5,13 @@ in language, and the weights of tokens.
 """
 
 import dataclasses
+import functools
 import inspect
 import typing
 from collections.abc import Callable, Iterable
 from types import NoneType
 
+import jax.numpy as jnp
 from jax import Array
 
 from lco_jax import checks, losses, numerics
@@ -135,6 +137,8 @@ def register(
       weights are unknown; or an option has no type, no default, or the name
       of an option of another type.
     TypeError: if `Algorithm` has no such field.
+
+  Losses and metrics of other shapes than [...] raise a ValueError in training.
   """
   function = "register_policy_loss"
 
@@ -149,11 +153,39 @@ def register(
           f"{function}: {option}: another algorithm has an option of this name"
           f" and of type {known[option].__name__}"
         )
-    row = Algorithm(policy_loss, advantage, weighting, **fields)
+    checked = _check_results(policy_loss, name)
+    row = Algorithm(checked, advantage, weighting, **fields)
     ALGORITHMS[name] = CONTROL[name] = row
     return policy_loss
 
   return add
+
+
+def _check_results(make_loss: Callable, name: str) -> Callable:
+  """Makes a user's losses raise a ValueError if they average, or forget."""
+
+  @functools.wraps(make_loss)
+  def make(**options):
+    loss = make_loss(**options)
+
+    @functools.wraps(loss)
+    def checked(logits, batch):
+      found = loss(logits, batch)
+      if not (isinstance(found, tuple) and len(found) == 2):
+        raise ValueError(f"{name}: the loss must return (losses, metrics)")
+      values, metrics = found
+      wanted = batch.old_log_prob.shape
+      for key, own in {"losses": values, **metrics}.items():
+        if jnp.shape(own) != wanted:
+          raise ValueError(
+            f"{name}: {key} must have one number for each step, shape {wanted},"
+            f" got {jnp.shape(own)}; do not average"
+          )
+      return found
+
+    return checked
+
+  return make
 
 
 def option_types(policy_loss: Callable) -> dict[str, type]:

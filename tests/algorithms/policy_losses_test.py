@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from lco_jax import algorithms, losses, numerics, targets
+from lco_jax.algorithms import table
 from lco_jax.control import data, training
 from lco_jax.training import update
 
@@ -304,3 +305,29 @@ def test_baselines_can_read_all_advantages():
     )
     with pytest.raises(ValueError, match="all_actions: only the sampled"):
       algorithms.make_policy_loss(name, all_actions=True)(logits, batch)
+
+
+@pytest.mark.parametrize(
+  ("make_result", "says"),
+  [
+    (lambda loss: (jnp.mean(loss), {}), r"own: losses .* \(6,\), got \(\);"),
+    (lambda loss: (loss[:, None] * jnp.ones((1, 3)), {}), r"got \(6, 3\)"),
+    (lambda loss: (loss, {"m": jnp.mean(loss)}), r"own: m must have one"),
+    (lambda loss: loss, r"must return \(losses, metrics\)"),
+  ],
+)
+def test_losses_of_ones_own_do_not_average(monkeypatch, make_result, says):
+  for name in ("ALGORITHMS", "CONTROL"):
+    monkeypatch.setattr(table, name, dict(getattr(table, name)))
+
+  @algorithms.register("own")
+  def make_own(slope: float = 1.0):
+    return lambda logits, batch: make_result(
+      -slope * batch.advantage * numerics.action_log_prob(logits, batch.action)
+    )
+
+  assert table.option_types(table.ALGORITHMS["own"].policy_loss) == {
+    "slope": float
+  }
+  with pytest.raises(ValueError, match=says):
+    table.ALGORITHMS["own"].policy_loss(slope=2.0)(_logits(), _batch())

@@ -112,6 +112,7 @@ def test_language_is_tuned_on_validation_problems(tmp_path):
     ("--config.tasks=('nope',)", "nope"),
     ("--config.against=nope", "nope"),
     ("--config.base=nope.py", "nope.py"),
+    ("--config.variants=('ppo','early: max_kl=0.02')", "add algorithm=NAME"),
     ("--config.variants=('ppo','untrained: algorithm=grpo')", "untrained"),
     ("--config.policy_learning_rates=(0.0,)", "policy_learning_rates"),
     ("--jobs=0", "jobs"),
