@@ -428,8 +428,11 @@ def fail(error: Exception | str, status: int = WRONG_INPUT) -> None:
   line = lines[-1] if lines else "unknown"
   # What ml_collections says of a setting that is not there.
   meant = re.search(r'Did you mean "(\w+)" instead of "(\w+)"', line)
+  alone = re.fullmatch(r"""["']+(\w+)["']+""", line)
   if meant:
     line = f"{meant[2]}: no such setting; did you mean {meant[1]}?"
+  elif alone:  # It knows none that is similar.
+    line = f"{alone[1]}: no such setting; --help lists them"
   is_error = status not in (STOPPED, INTERRUPTED)
   print(f"{'error: ' if is_error else ''}{line}", file=sys.stderr)
   sys.exit(status)
