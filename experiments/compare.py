@@ -6,12 +6,11 @@ python -m experiments.compare --workdir=DIR \
     --config.tasks="('sorting','parity')"
 
 Trains every variant of an algorithm on every task at every learning rate; one
-program trains all rates and seeds in parallel, but for pretrained models a
-single rate. In control, each half of the seeds is scored at the other
-half's best rate. In language, the score on validation problems determines the
-rate, and that on test problems is compared.
-Writes a table, a figure and a CSV file. A repeated call trains only missing
-runs; it may add variants and tasks.
+program trains all rates and seeds in parallel, or a single rate of a pretrained
+model. In control, each half of the seeds is scored at the other half's best
+rate. In language, the score on validation problems determines the rate, and
+that on test problems is compared. Writes a table, a figure and a CSV file. A
+repeated call trains only missing runs; it may add variants and tasks.
 """
 
 import csv

@@ -6,7 +6,7 @@ python -m experiments.stability_map --workdir=DIR \
 
 Trains every algorithm at every learning rate and value of another setting
 (epochs per rollout, or --config.rows); one program trains all rates and seeds
-of a row in parallel, but for pretrained models a single rate. Draws the score
+of a row in parallel, or a single rate of a pretrained model. Draws the score
 and the share of collapsed runs, and reports the share of the map that is nearly
 as good as its best cell. Compares the algorithms in each row, where each half
 of the seeds is scored at the other half's best rate. A repeated call with the

@@ -144,8 +144,8 @@ def make_runs(
 ) -> list[Run]:
   """Makes the runs of an algorithm.
 
-  One program trains all rates side by side, except those of a pretrained
-  model, which may fill the memory at one: each has a run of its own.
+  One program trains all rates side by side. A pretrained model may fill the
+  memory at one rate, so that each of its rates has a run of its own.
 
   Args:
     config: FILE:NAME.
@@ -240,7 +240,7 @@ def join_settings(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_run(base: str, task: str, settings: Sequence[str]) -> dict[str, Any]:
-  """Checks a run's task and settings before it starts; and its model.
+  """Checks a run's task, settings and model before it starts.
 
   Args:
     base: configuration file of a training script.

@@ -162,7 +162,7 @@ def register(
 
 
 def _check_results(make_loss: Callable, name: str) -> Callable:
-  """Makes a user's losses raise a ValueError if they average, or forget."""
+  """Wraps a user's loss: results of a wrong form raise a ValueError."""
 
   @functools.wraps(make_loss)
   def make(**options):

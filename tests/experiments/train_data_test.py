@@ -510,7 +510,7 @@ def test_a_comparison_trains_each_rate_alone(folder, tmp_path):
 
 
 def test_a_map_goes_past_faults(folder, tmp_path):
-  """What a model knew before, it can lose; a fault is a collapse."""
+  """A run with a fault counts as collapsed; the floor of the map is 0."""
   workdir = tmp_path / "map"
   done = _many(
     "stability_map",
